@@ -1,0 +1,7 @@
+"""Neural memory: fast weights written and read in closed form. Imports torch only."""
+
+from convneur.memory.config import MemoryConfig
+from convneur.memory.neural_memory import MemoryState, NeuralMemory
+from convneur.memory.reference import reference
+
+__all__ = ["MemoryConfig", "MemoryState", "NeuralMemory", "reference"]

@@ -1,0 +1,290 @@
+"""The neural memory: tokens in, context out, by writing the tokens into fast weights and reading them back.
+
+Shape letters: B batch, H heads, N tokens, T chunks, L tokens per chunk, D memory width (of one head after the split).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, overload
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convneur.memory.chunks import Rates, advance, chunk_mean, unroll
+from convneur.memory.config import MemoryConfig
+from convneur.memory.fast_weights import FAST_WEIGHTS, Weights
+
+RMS_EPS = 1e-6
+
+
+class MemoryState(NamedTuple):
+    """A memory between two calls, to be carried from tile to tile or from frame to frame.
+
+    Attributes:
+        weights: M, the fast weights, each (B, H, rows, columns).
+        momentum: S, of the same shapes.
+        pending: (B, P, D) tokens of the chunk that is not written yet. A causal read writes a chunk when a token of
+            the next one arrives, so it keeps 1 to ``chunk_size`` tokens; a global read keeps none.
+    """
+
+    weights: Weights
+    momentum: Weights
+    pending: Tensor
+
+
+class _Writes(NamedTuple):
+    """Tokens as the write sees them: keys and values (B, H, N, D), steps (B, H, N, 1), rates per chunk."""
+
+    keys: Tensor
+    values: Tensor
+    steps: Tensor
+    rates: Rates
+
+    def chunk(self, index: int, size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys, values and steps of one chunk."""
+        part = slice(index * size, (index + 1) * size)
+        return self.keys[:, :, part], self.values[:, :, part], self.steps[:, :, part]
+
+
+class NeuralMemory(nn.Module):
+    """Fast weights that are rewritten for every image: write, then read.
+
+    With z the tokens, keys and values are projections of RMSNorm(z), queries of a second RMSNorm(z). The write is
+    gradient descent with momentum and decay on how well the memory predicts each value from its key; the gradient is
+    written out in closed form, so forward never calls autograd and works under ``inference_mode``, autocast,
+    ``torch.compile`` and ``torch.export``. Every sample has a memory of its own.
+
+    Source: Titans (arXiv 2501.00663, section 3.1) and ConvNeur (arXiv 2603.19567); docs/method.md has the derivation.
+
+    Args:
+        width: D, channels of a token; a multiple of the number of heads.
+        config: All other knobs.
+
+    Raises:
+        ValueError: If ``width`` is not a positive multiple of the number of heads.
+    """
+
+    def __init__(self, width: int, config: MemoryConfig | None = None) -> None:
+        super().__init__()
+        config = config if config is not None else MemoryConfig()
+        if width < 1 or width % config.num_heads:
+            raise ValueError(f"width={width} does not split into {config.num_heads} heads; use a multiple of it")
+        self.width = width
+        self.config = config
+        self.heads = config.num_heads
+        self.store_norm = nn.RMSNorm(width, eps=RMS_EPS)
+        self.retrieve_norm = nn.RMSNorm(width, eps=RMS_EPS)
+        self.to_queries = nn.Linear(width, width, bias=False)
+        self.to_keys = nn.Linear(width, width, bias=False)
+        self.to_values = nn.Linear(width, width, bias=False)
+        # Step of a token, momentum and decay of a chunk, one each per head. In one map: with a single chunk there is
+        # no momentum to carry, and its rows then get a gradient of zero rather than none, which DDP would refuse.
+        self.to_rates = nn.Linear(width, self.heads * (1 + config.momentum + config.decay))
+        self.fast = FAST_WEIGHTS[config.state](self.heads, width // self.heads)
+
+    def extra_repr(self) -> str:
+        return f"width={self.width}, {self.config}"
+
+    def initial_state(self, batch_size: int) -> MemoryState:
+        """State in which nothing was written yet, for ``batch_size`` samples."""
+        weights = tuple(w.expand(batch_size, *w.shape) for w in self.fast.initial())
+        pending = weights[0].new_zeros(batch_size, 0, self.width)
+        return MemoryState(weights, tuple(torch.zeros_like(w) for w in weights), pending)
+
+    @overload
+    def forward(
+        self, tokens: Tensor, state: MemoryState | None = None, return_state: Literal[False] = False
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self, tokens: Tensor, state: MemoryState | None, return_state: Literal[True]
+    ) -> tuple[Tensor, MemoryState]: ...
+
+    def forward(
+        self, tokens: Tensor, state: MemoryState | None = None, return_state: bool = False
+    ) -> Tensor | tuple[Tensor, MemoryState]:
+        """Write the tokens and read with them.
+
+        Args:
+            tokens: (B, N, D), in reading order.
+            state: Memory to go on from; fresh if None.
+            return_state: Also return the memory as it is afterwards.
+
+        Returns:
+            Context (B, N, D), or context and state.
+
+        Raises:
+            ValueError: If ``tokens`` or ``state`` have another width, batch or number of dimensions.
+        """
+        self._check(tokens, state)
+        read = self._causal if self.config.read == "causal" else self._global
+        context, last = read(tokens, state, return_state)
+        context = context.transpose(1, 2).flatten(2)
+        return context if last is None else (context, last)
+
+    def _causal(
+        self, tokens: Tensor, state: MemoryState | None, return_state: bool
+    ) -> tuple[Tensor, MemoryState | None]:
+        """Chunk t reads M_(t-1). The last chunk is read from and not written; it becomes ``pending``."""
+        batch, count = tokens.shape[:2]
+        size = self._chunk_size(count)
+        stored = tokens if state is None else torch.cat([state.pending, tokens], 1)
+        written = (stored.shape[1] - 1) // size
+        memories = [self.fast.initial() if state is None else state.weights]
+        momentum = None if state is None else state.momentum
+        if written:
+            writes = self._writes(stored[:, : written * size], size)
+            if self.config.anchor == "initial":
+                chunked = (x.unflatten(2, (written, size)) for x in (writes.keys, writes.values, writes.steps))
+                together = self.fast.gradient(tuple(w.unsqueeze(-3) for w in self.fast.initial()), *chunked)
+            for index in range(written):
+                if self.config.anchor == "initial":
+                    gradient = tuple(g[:, :, index] for g in together)
+                else:
+                    gradient = self.fast.gradient(memories[-1], *writes.chunk(index, size))
+                weights, momentum = advance(memories[-1], momentum, gradient, writes.rates.at(index))
+                memories.append(weights)
+        queries = self._split(self.to_queries(self.retrieve_norm(tokens)))
+        if written:
+            # One batched read of all chunks: queries are padded to whole chunks, and the padding's answers cut off.
+            before = stored.shape[1] - count
+            after = (written + 1) * size - stored.shape[1]
+            queries = F.pad(queries, (0, 0, before, after)).unflatten(2, (written + 1, size))
+            memories[0] = tuple(w.expand(batch, *w.shape[-3:]) for w in memories[0])
+            context = self.fast.read(tuple(torch.stack(w, 2) for w in zip(*memories, strict=True)), queries)
+            context = context.flatten(2, 3)[:, :, before : before + count]
+        else:
+            context = self.fast.read(memories[0], queries)
+        if not return_state:
+            return context, None
+        fresh = self.initial_state(batch)
+        return context, MemoryState(
+            weights=memories[-1] if written or state is not None else fresh.weights,
+            momentum=momentum if momentum is not None else fresh.momentum,
+            pending=stored[:, written * size :],
+        )
+
+    def _global(
+        self, tokens: Tensor, state: MemoryState | None, return_state: bool
+    ) -> tuple[Tensor, MemoryState | None]:
+        """Every chunk is written, the last one as short as it is; then all tokens read the final memory."""
+        size = self._chunk_size(tokens.shape[1])
+        writes = self._writes(tokens, size)
+        chunks = -(-tokens.shape[1] // size)
+        initial = self.fast.initial()
+        weights = state.weights if state is not None else initial
+        momentum = state.momentum if state is not None else None
+        if chunks == 1:
+            gradient = self.fast.gradient(initial if self.config.anchor == "initial" else weights, *writes[:3])
+            weights, momentum = advance(weights, momentum, gradient, writes.rates.at(0))
+        elif self.config.anchor == "previous":
+            for index in range(chunks):
+                gradient = self.fast.gradient(weights, *writes.chunk(index, size))
+                weights, momentum = advance(weights, momentum, gradient, writes.rates.at(index))
+        else:
+            weights, momentum = self._write_at_once(writes, weights, momentum, chunks, size, return_state)
+        context = self.fast.read(weights, self._split(self.to_queries(self.retrieve_norm(tokens))))
+        if not return_state:
+            return context, None
+        assert momentum is not None  # always known once something was written and a state is wanted
+        return context, MemoryState(weights, momentum, tokens[:, :0])
+
+    def _write_at_once(
+        self,
+        writes: _Writes,
+        weights: Weights,
+        momentum: Weights | None,
+        chunks: int,
+        size: int,
+        return_momentum: bool,
+    ) -> tuple[Weights, Weights | None]:
+        """All chunks in one pass: with gradients at M_0 the final memory is linear in them (see `unroll`)."""
+        initial, tokens = self.fast.initial(), writes.keys.shape[2]
+        unrolled = unroll(writes.rates, writes.keys.new_ones(*writes.keys.shape[:2], chunks))
+
+        def written(per_chunk: Tensor) -> Weights:
+            per_token = per_chunk.repeat_interleave(size, -1)[..., :tokens, None]
+            return self.fast.gradient(initial, writes.keys, writes.values, writes.steps * per_token)
+
+        def scaled(factor: Tensor, matrices: Weights) -> Weights:
+            return tuple(factor[..., None, None] * m for m in matrices)
+
+        final = _minus(scaled(unrolled.memory_start, weights), written(unrolled.memory))
+        last = None
+        if momentum is not None:
+            final = tuple(m + s for m, s in zip(final, scaled(unrolled.momentum_start, momentum), strict=True))
+        if return_momentum:
+            carried = scaled(unrolled.momentum_carry, momentum) if momentum is not None else None
+            gradient = written(unrolled.momentum)
+            last = _minus(carried, gradient) if carried is not None else tuple(-g for g in gradient)
+        return final, last
+
+    def _writes(self, tokens: Tensor, size: int) -> _Writes:
+        """Project tokens (B, N, D) for the write in chunks of ``size``; the last chunk may be shorter."""
+        normed = self.store_norm(tokens)
+        logits = self.to_rates(normed)
+        steps = self.config.max_step * logits[..., : self.heads].sigmoid()
+        if self.config.reference_length is not None:
+            steps = steps * self._loss_scale(tokens, size, self.config.reference_length)
+        momentum = keep = None
+        if self.config.momentum or self.config.decay:
+            rates = chunk_mean(logits[..., self.heads :], size).transpose(1, 2)
+            if self.config.momentum:
+                momentum = rates[:, : self.heads].sigmoid()
+            if self.config.decay:
+                keep = (-rates[:, -self.heads :]).sigmoid()  # 1 - sigmoid(x)
+        return _Writes(
+            keys=self.fast.keys(self._split(self.to_keys(normed))),
+            values=self._split(self.to_values(normed)),
+            steps=steps.transpose(1, 2).unsqueeze(-1),
+            rates=Rates(momentum, keep),
+        )
+
+    @staticmethod
+    def _loss_scale(tokens: Tensor, size: int, reference: int) -> float | Tensor:
+        """What makes a chunk of any length write as one of ``reference`` tokens: a number, or (N, 1) per token."""
+        count = tokens.shape[1]
+        whole = count // size * size
+        if whole == count or not whole:
+            return reference / min(size, count)
+        return torch.cat(
+            [
+                tokens.new_full((whole, 1), reference / size),
+                tokens.new_full((count - whole, 1), reference / (count - whole)),
+            ]
+        )
+
+    def _chunk_size(self, count: int) -> int:
+        return self.config.chunk_size if self.config.chunk_size is not None else count
+
+    def _split(self, x: Tensor) -> Tensor:
+        """Split the width into heads: (B, N, H * D) -> (B, H, N, D)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _check(self, tokens: Tensor, state: MemoryState | None) -> None:
+        if tokens.ndim != 3 or tokens.shape[-1] != self.width:
+            raise ValueError(
+                f"tokens of shape {tuple(tokens.shape)} do not fit; "
+                f"give (batch, tokens, {self.width}), the width of this memory"
+            )
+        if tokens.shape[1] == 0:
+            raise ValueError("no tokens given; give at least one")
+        if state is None:
+            return
+        if state.pending.shape[0] != tokens.shape[0]:
+            raise ValueError(
+                f"the state is of a batch of {state.pending.shape[0]} and the tokens of {tokens.shape[0]}; "
+                "carry a state on with the batch that made it, or start with state=None"
+            )
+        expected = [(tokens.shape[0], *w.shape) for w in self.fast.initial()]
+        if state.pending.shape[-1] != self.width or [tuple(w.shape) for w in state.weights] != expected:
+            raise ValueError(
+                f"the state is of another memory (width {state.pending.shape[-1]}, weights "
+                f"{[tuple(w.shape) for w in state.weights]}); this one needs width {self.width}, weights {expected}"
+            )
+
+
+def _minus(left: Weights, right: Weights) -> Weights:
+    return tuple(a - b for a, b in zip(left, right, strict=True))
