@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from convneur.memory import MemoryConfig, NeuralMemory
+from convneur.memory.neural_memory import RMS_EPS
 
 titans_pytorch = pytest.importorskip("titans_pytorch", reason="titans-pytorch is not installed (extra: dev)")
 
@@ -38,10 +39,12 @@ def test_equals_titans_pytorch(width, chunk_size, length):
         for parameter in theirs.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     ours = twin_of(theirs, width, chunk_size)
+    for norm in (theirs.store_norm, theirs.retrieve_norm):
+        norm.eps = RMS_EPS  # theirs is the dtype's epsilon: another one in every precision
     tokens = torch.randn(2, length, width, dtype=torch.float64)
     # Their token i reads the memory of chunk (i + 1) // chunk_size: the last token of a chunk already sees its own
     # chunk written. Ours reads as the paper says, chunk i // chunk_size. So their sequence is shifted by one token
     # (any token may fill the end), and the first token, which has no row before it to be aligned with, is left out.
     shifted = torch.cat([tokens[:, 1:], tokens[:, :1]], 1)
     expected, _ = theirs(shifted, store_seq=tokens)
-    torch.testing.assert_close(ours(tokens)[:, 1:], expected[:, :-1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours(tokens)[:, 1:], expected[:, :-1], rtol=1e-9, atol=1e-9)
