@@ -1,1 +1,19 @@
+"""ConvNeur: efficient vision backbones with a neural memory of the whole image.
+
+Importing this package registers ``convneur_m1`` to ``convneur_m4`` with timm.
+"""
+
+from convneur.memory import MemoryConfig, MemoryState, NeuralMemory
+from convneur.models import ConvNeur, GlobalConfig, create_model, from_convnext
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "ConvNeur",
+    "GlobalConfig",
+    "MemoryConfig",
+    "MemoryState",
+    "NeuralMemory",
+    "create_model",
+    "from_convnext",
+]

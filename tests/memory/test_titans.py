@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from convneur.memory import MemoryConfig, NeuralMemory
-from convneur.memory.neural_memory import RMS_EPS
 
 titans_pytorch = pytest.importorskip("titans_pytorch", reason="titans-pytorch is not installed (extra: dev)")
 
@@ -40,7 +39,7 @@ def test_equals_titans_pytorch(width, chunk_size, length):
             parameter.add_(0.1 * torch.randn_like(parameter))
     ours = twin_of(theirs, width, chunk_size)
     for norm in (theirs.store_norm, theirs.retrieve_norm):
-        norm.eps = RMS_EPS  # theirs is the dtype's epsilon: another one in every precision
+        norm.eps = ours.store_norm.eps  # theirs is the dtype's epsilon: another one in every precision
     tokens = torch.randn(2, length, width, dtype=torch.float64)
     # Their token i reads the memory of chunk (i + 1) // chunk_size: the last token of a chunk already sees its own
     # chunk written. Ours reads as the paper says, chunk i // chunk_size. So their sequence is shifted by one token

@@ -2,6 +2,7 @@
 
 from convneur.memory.config import MemoryConfig
 from convneur.memory.neural_memory import MemoryState, NeuralMemory
+from convneur.memory.norm import RMSNorm
 from convneur.memory.reference import reference
 
-__all__ = ["MemoryConfig", "MemoryState", "NeuralMemory", "reference"]
+__all__ = ["MemoryConfig", "MemoryState", "NeuralMemory", "RMSNorm", "reference"]

@@ -21,6 +21,19 @@ NORM_EPS = 1e-5  # torch's and titans-pytorch's LayerNorm default
 MLP_EXPANSION = 4  # hidden width of the mlp state over its width (published)
 
 
+def full_precision(x: Tensor) -> torch.autocast:
+    """Context without autocast.
+
+    The weights of an mlp state grow to some 100 within an image; their products leave the range of float16.
+    """
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def _floats(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Half precision to float32; anything else as it is."""
+    return tuple(t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors)
+
+
 class LinearState(nn.Module):
     """``M(x) = x W``: one D x D matrix per head, with L2-normalised keys.
 
@@ -80,9 +93,11 @@ class MlpState(nn.Module):
 
     def read(self, weights: Weights, queries: Tensor) -> Tensor:
         """M(queries): (..., N, D) -> (..., N, D)."""
-        weight1, weight2, gain = weights
-        update = F.gelu(queries @ weight1) @ weight2
-        return queries + (1 + gain) * F.layer_norm(update, update.shape[-1:], eps=NORM_EPS)
+        with full_precision(queries):
+            weight1, weight2, gain = _floats(*weights)
+            (queries,) = _floats(queries)
+            update = F.gelu(queries @ weight1) @ weight2
+            return queries + (1 + gain) * F.layer_norm(update, update.shape[-1:], eps=NORM_EPS)
 
     def gradient(self, weights: Weights, keys: Tensor, values: Tensor, steps: Tensor) -> Weights:
         """Gradient of ``sum_i steps_i * mean_D (M(keys_i) - values_i)^2`` with respect to W1, W2 and g.
@@ -96,7 +111,14 @@ class MlpState(nn.Module):
         Returns:
             Three tensors of the shapes of ``weights``, summed over the tokens.
         """
-        weight1, weight2, gain = weights
+        with full_precision(keys):
+            keys, values, steps = _floats(keys, values, steps)
+            return self._gradient(*_floats(*weights), keys, values, steps)
+
+    @staticmethod
+    def _gradient(
+        weight1: Tensor, weight2: Tensor, gain: Tensor, keys: Tensor, values: Tensor, steps: Tensor
+    ) -> Weights:
         pre = keys @ weight1
         # GELU and its slope share the normal distribution function: GELU(z) = z P(z), GELU'(z) = P(z) + z p(z).
         cdf = 0.5 * (1 + torch.erf(pre * math.sqrt(0.5)))

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from convneur.memory.chunks import Rates, advance, chunk_mean, unroll
 from convneur.memory.config import MemoryConfig
 from convneur.memory.fast_weights import FAST_WEIGHTS, Weights
-
-RMS_EPS = 1e-6
+from convneur.memory.norm import RMSNorm
 
 
 class MemoryState(NamedTuple):
@@ -73,8 +72,8 @@ class NeuralMemory(nn.Module):
         self.width = width
         self.config = config
         self.heads = config.num_heads
-        self.store_norm = nn.RMSNorm(width, eps=RMS_EPS)
-        self.retrieve_norm = nn.RMSNorm(width, eps=RMS_EPS)
+        self.store_norm = RMSNorm(width)
+        self.retrieve_norm = RMSNorm(width)
         self.to_queries = nn.Linear(width, width, bias=False)
         self.to_keys = nn.Linear(width, width, bias=False)
         self.to_values = nn.Linear(width, width, bias=False)

@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-from convneur.memory.neural_memory import RMS_EPS, MemoryState, NeuralMemory
+from convneur.memory.neural_memory import MemoryState, NeuralMemory
 
 
 def reference(
@@ -118,4 +118,4 @@ def _key(memory: NeuralMemory, key: Tensor) -> Tensor:
 
 
 def _rms_norm(x: Tensor, weight: Tensor) -> Tensor:
-    return x / torch.sqrt(x.pow(2).mean() + RMS_EPS) * weight.double()
+    return x / torch.sqrt(x.pow(2).mean() + 1e-6) * weight.double()

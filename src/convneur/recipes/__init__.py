@@ -1,0 +1,1 @@
+"""Named, typed configurations: where tasks, data and engine meet."""

@@ -1,0 +1,67 @@
+"""``convneur info``: the variants and what they cost."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+import tyro
+
+
+def info(
+    json_: Annotated[bool, tyro.conf.arg(name="json")] = False,
+    image_size: int = 224,
+    preset: str = "default",
+    state: Literal["linear", "mlp"] | None = None,
+) -> None:
+    """Show widths, tokens, parameters and true MACs of the variants.
+
+    MACs are counted as they run, the memory's inner loop included, and split into local branch, memory and rest.
+
+    Args:
+        json_: Print JSON, with the default, the mlp state, the published preset and the local-only twin of each.
+        image_size: Height and width of the image.
+        preset: Global branch to show: default or published.
+        state: Another state of the memory than the preset's.
+    """
+    from convneur.bench import count_cost
+    from convneur.models import VARIANTS, create_model
+
+    def cost(name: str, **arguments: Any) -> dict[str, Any]:
+        return asdict(count_cost(lambda: create_model(name, **arguments), image_size))
+
+    shown: dict[str, Any] = {"preset": preset} | ({"memory": {"state": state}} if state else {})
+    if json_:
+        kinds = {
+            "default": {},
+            "mlp": {"memory": {"state": "mlp"}},
+            "published": {"preset": "published"},
+            "local_only": {"global_placement": "none"},
+        }
+        rows = {
+            name: {"dims": v.dims, "depths": v.depths, "memory_width": 2 * v.dims[0], "local_twin": v.local_twin}
+            | {kind: cost(name, **arguments) for kind, arguments in kinds.items()}
+            for name, v in VARIANTS.items()
+        }
+        print(json.dumps({"image_size": image_size, "variants": rows}, indent=2))  # noqa: T201  for other programs
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"ConvNeur at {image_size} px, preset {preset}" + (f", {state} state" if state else "")
+    table = Table(title=title)
+    for heading in ("variant", "widths", "depths", "tokens", "params", "MACs", "local", "memory", "rest", "local twin"):
+        table.add_column(heading, justify="left" if heading in ("variant", "local twin") else "right")
+    for name, variant in VARIANTS.items():
+        counted = count_cost(lambda name=name: create_model(name, **shown), image_size)  # type: ignore[misc]
+        table.add_row(
+            name,
+            ", ".join(map(str, variant.dims)),
+            ", ".join(map(str, variant.depths)),
+            ", ".join(map(str, counted.tokens)),
+            f"{counted.params / 1e6:.2f} M",
+            *(f"{n / 1e9:.3f} G" for n in (counted.macs, counted.macs_local, counted.macs_memory, counted.macs_rest)),
+            variant.local_twin,
+        )
+    Console().print(table)

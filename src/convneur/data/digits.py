@@ -1,0 +1,84 @@
+"""scikit-learn's handwritten digits: 1,797 real scans of 8 x 8 pixels, shipped with the package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+HELD_OUT = 360  # a fifth
+
+
+class Digits(NamedTuple):
+    """Scans (N, 1, S, S), ink 1 on paper 0, and their digits (N,)."""
+
+    images: Tensor
+    labels: Tensor
+
+
+def load_digits(size: int = 8, seed: int = 0) -> tuple[Digits, Digits]:
+    """Training and held-out digits.
+
+    Args:
+        size: Pixels a side; the scans are enlarged bilinearly.
+        seed: Of the split.
+
+    Returns:
+        1,437 digits to train on, and 360 that are stratified over the ten classes.
+    """
+    from sklearn.datasets import load_digits as load_scans
+    from sklearn.model_selection import train_test_split
+
+    scans = load_scans()
+    images = torch.from_numpy(scans.images).float().unsqueeze(1) / 16
+    if size != images.shape[-1]:
+        images = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
+    labels = torch.from_numpy(scans.target).long()
+    train, held_out = train_test_split(
+        range(len(labels)), test_size=HELD_OUT, random_state=seed, stratify=scans.target
+    )
+    return Digits(images[train], labels[train]), Digits(images[held_out], labels[held_out])
+
+
+def jitter(images: Tensor, generator: torch.Generator, pixels: float, degrees: float = 10.0) -> Tensor:
+    """Turn and shift each image (N, C, H, W) by a random amount, as handwriting varies.
+
+    Args:
+        images: Batch.
+        generator: Source of the amounts.
+        pixels: Largest shift.
+        degrees: Largest turn.
+    """
+    count, size = images.shape[0], images.shape[-1]
+    angle = (2 * torch.rand(count, generator=generator) - 1) * torch.pi * degrees / 180
+    shift = (2 * torch.rand(count, 2, generator=generator) - 1) * 2 * pixels / size
+    rows = torch.stack([angle.cos(), -angle.sin(), shift[:, 0], angle.sin(), angle.cos(), shift[:, 1]], 1)
+    grid = F.affine_grid(rows.view(count, 2, 3), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
+
+
+class DigitBatches(IterableDataset[tuple[Tensor, Tensor]]):
+    """Shuffled, jittered batches of images and labels; each pass is an epoch of its own, the same for the same seed.
+
+    Args:
+        digits: To draw from.
+        batch_size: Images per batch; what is left over of an epoch is dropped.
+        pixels: Largest shift of the jitter.
+        seed: Of order and jitter.
+    """
+
+    def __init__(self, digits: Digits, batch_size: int, pixels: float, seed: int = 0) -> None:
+        self.digits, self.batch_size, self.pixels = digits, batch_size, pixels
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        return len(self.digits.labels) // self.batch_size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(self.digits.labels), generator=self.generator)
+        for rows in order.split(self.batch_size)[: len(self)]:
+            yield jitter(self.digits.images[rows], self.generator, self.pixels), self.digits.labels[rows]

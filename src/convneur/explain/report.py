@@ -1,0 +1,96 @@
+"""A self-contained HTML page: headings, text, tables and pictures in one file, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.55 system-ui, sans-serif; max-width: 62rem; margin: 2.5rem auto; padding: 0 1.2rem; }
+h1 { font-size: 1.7rem; margin-bottom: .3rem; } h2 { font-size: 1.2rem; margin-top: 2.4rem; }
+table { border-collapse: collapse; margin: 1rem 0; } caption { text-align: left; opacity: .75; }
+th, td { padding: .35rem .9rem; border-bottom: 1px solid #8884; text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+img { max-width: 100%; background: #fff; border-radius: 6px; } code { font-size: .92em; }
+p.note { opacity: .75; }
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of a report.
+
+    Attributes:
+        title: Heading.
+        text: What the reader sees below, in a sentence or two.
+        figure: Picture, if any.
+        table: Rows of cells, the first one being the head, if any.
+    """
+
+    title: str
+    text: str
+    figure: Figure | None = None
+    table: Sequence[Sequence[str]] | None = None
+
+
+def write_report(path: Path, title: str, lead: str, sections: Sequence[Section], note: str) -> None:
+    """Write the page atomically.
+
+    Args:
+        path: Of the file; its folder must exist.
+        title: Of the page.
+        lead: First paragraph: the outcome in one sentence.
+        sections: Parts in order.
+        note: Last line: the command and versions that made it.
+    """
+    parts = [f"<h1>{html.escape(title)}</h1><p>{html.escape(lead)}</p>"]
+    for section in sections:
+        parts.append(f"<h2>{html.escape(section.title)}</h2><p>{html.escape(section.text)}</p>")
+        if section.table is not None:
+            parts.append(_table(section.table))
+        if section.figure is not None:
+            parts.append(f'<img alt="{html.escape(section.title)}" src="data:image/png;base64,{_png(section.figure)}">')
+    parts.append(f'<p class="note"><code>{html.escape(note)}</code></p>')
+    page = (
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style><body>{''.join(parts)}</body></html>"
+    )
+    write_atomic(path, page)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that a crash or a full disk leaves the old one or none, never half of the new one."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = ([html.escape(cell) for cell in row] for row in rows)
+    top = "".join(f"<th>{cell}</th>" for cell in head)
+    rest = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in body)
+    return f"<table><tr>{top}</tr>{rest}</table>"
+
+
+def _png(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    return base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,86 @@
+"""The block: a ConvNeXt block whose output a global branch may modulate (paper, section 3).
+
+Shape letters: B batch, C channels, H W pixels of the map.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, Mlp
+from torch import Tensor, nn
+
+from convneur.layers.global_branch import GlobalBranch
+
+FusionKind = Literal["gate", "add", "concat"]
+
+
+class ConvNeurBlock(nn.Module):
+    """``X + DropPath(fusion(F_loc, G))`` with F_loc the local and G the global branch; without the latter, ``F_loc``.
+
+    Modules and parameters of the local branch are named as in timm's ConvNeXt. With ``fusion="gate"`` the layer scale
+    starts at twice ``ls_init_value``, which makes up for the gate of 1/2 that a new global branch gives: a fresh block
+    computes what the local one computes. ``add`` and ``concat`` start as the local block without that.
+
+    Args:
+        dim: C.
+        global_branch: Branch that reads the whole map, or None for a local block.
+        fusion: ``gate``: sigmoid(G) * F_loc (published). ``add``: F_loc + G. ``concat``: a linear map of both.
+        drop_path: Probability that a sample skips the block in training.
+        ls_init_value: Initial layer scale of the local branch.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        global_branch: GlobalBranch | None = None,
+        fusion: FusionKind = "gate",
+        drop_path: float = 0.0,
+        ls_init_value: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        self.fusion = fusion
+        gated = global_branch is not None and fusion == "gate"
+        self.conv_dw = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, 4 * dim)
+        self.gamma = nn.Parameter(torch.full((dim,), ls_init_value * (2 if gated else 1)))
+        self.global_branch = global_branch
+        self.fuse = None
+        if global_branch is not None and fusion == "concat":
+            self.fuse = nn.Linear(2 * dim, dim)
+            self.reset_fuse()
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def reset_fuse(self) -> None:
+        """Let the linear map of both branches pass the local one on and leave the global one out."""
+        if self.fuse is not None:
+            with torch.no_grad():
+                dim = self.fuse.out_features
+                self.fuse.weight.copy_(torch.eye(dim, 2 * dim))
+                self.fuse.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W); channels-last inside, whatever the memory format of ``x``."""
+        local = self.mlp(self.norm(self.conv_dw(x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        scale = self.gamma.view(1, -1, 1, 1)
+        if self.global_branch is None:
+            return torch.addcmul(x, self.drop_path(local), scale)
+        context, size = self.global_branch(x), x.shape[-2:]
+        if self.fusion == "gate":
+            # Gate and layer scale meet on the small grid, so the large map is read and written once.
+            gate = self._upsample(context.sigmoid() * scale, size)
+            return torch.addcmul(x, self.drop_path(local), gate)
+        context, local = self._upsample(context, size), local * scale
+        if self.fuse is None:
+            return x + self.drop_path(local + context)
+        both = torch.cat([local, context], 1).permute(0, 2, 3, 1)
+        return x + self.drop_path(self.fuse(both).permute(0, 3, 1, 2))
+
+    def _upsample(self, grid: Tensor, size: tuple[int, int]) -> Tensor:
+        """Bring (B, C, h, w) on the token grid to the H x W of the map, bilinearly."""
+        if self.global_branch is None or self.global_branch.token_stride == 1:
+            return grid
+        return F.interpolate(grid, size=size, mode="bilinear", align_corners=False)

@@ -1,0 +1,47 @@
+"""The global branch: the feature map as compact tokens, through a memory, back to channels.
+
+Shape letters: B batch, C channels, H W pixels of the map, N tokens, D memory width.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from timm.models import register_notrace_module
+from torch import Tensor, nn
+
+from convneur.memory import MemoryConfig, NeuralMemory, RMSNorm
+
+
+@register_notrace_module  # FX keeps it whole: the memory looks at the number of tokens
+class GlobalBranch(nn.Module):
+    """What every place of the map should know about the whole image.
+
+    Pool to the token grid, project C -> D, write and read the memory, normalise its answer, project D -> C. The last
+    projection starts at zero, so that a new branch says the same about every image.
+
+    Args:
+        dim: C, channels of the map.
+        width: D, width of the memory.
+        token_stride: Pixels of the map per token, along each side.
+        memory: Knobs of the memory.
+    """
+
+    def __init__(self, dim: int, width: int, token_stride: int = 1, memory: MemoryConfig | None = None) -> None:
+        super().__init__()
+        self.token_stride = token_stride
+        self.down = nn.Linear(dim, width)
+        self.memory = NeuralMemory(width, memory)
+        self.proj = nn.Linear(width, width, bias=False)
+        self.norm = RMSNorm(width)
+        self.up = nn.Linear(width, dim)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) -> context on the token grid (B, C, ceil(H / stride), ceil(W / stride))."""
+        if self.token_stride > 1:
+            # A window over the edge is the mean of the pixels it holds, so any H and W will do.
+            x = F.avg_pool2d(x, self.token_stride, ceil_mode=True, count_include_pad=False)
+        grid = x.permute(0, 2, 3, 1)
+        context = self.proj(self.memory(self.down(grid.flatten(1, 2))))
+        return self.up(self.norm(context)).reshape(grid.shape).permute(0, 3, 1, 2)

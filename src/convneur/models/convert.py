@@ -1,0 +1,96 @@
+"""Warm start: a ConvNeXt of timm becomes the ConvNeur that computes the same function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import load_state_dict
+from torch import Tensor, nn
+
+from convneur.models.backbone import ConvNeur
+from convneur.models.registry import create_model
+from convneur.models.variants import VARIANTS
+
+
+def from_convnext(
+    source: str | Path | nn.Module | Mapping[str, Tensor], num_classes: int | None = None, **kwargs: Any
+) -> ConvNeur:
+    """Turn a ConvNeXt-Atto, -Femto, -Pico or -Nano into the matching ConvNeur with the same outputs.
+
+    The global branch is new and starts without effect: the gate is 1/2 everywhere, and the layer scale of gated blocks
+    is doubled, which is exact in floating point.
+
+    Args:
+        source: A timm module, its state dict, a checkpoint file (safetensors, or a pickle that is loaded with
+            ``weights_only=True``), or a model name that timm loads with pretrained weights.
+        num_classes: Replace the classifier by a new one of this size, after the conversion.
+        **kwargs: Other arguments of `ConvNeur`, such as ``preset``, ``fusion`` or ``drop_path_rate``.
+
+    Raises:
+        ValueError: If the weights are of no such ConvNeXt; every missing and left-over weight is named.
+        FileNotFoundError: If ``source`` names neither a file nor a model of timm.
+    """
+    given = _state_dict(source)
+    name = _variant(given)
+    head = given.get("head.fc.weight")
+    model = create_model(
+        name, num_classes=0 if head is None else head.shape[0], in_chans=given["stem.0.weight"].shape[1], **kwargs
+    )
+    wanted = model.state_dict()
+    new = model.no_weight_decay() | {key for key in wanted if ".fuse." in key}
+    missing = sorted(set(wanted) - new - set(given))
+    left_over = sorted(set(given) - set(wanted))
+    if missing or left_over:
+        raise ValueError(
+            f"the weights do not make a {VARIANTS[name].local_twin}: missing {missing or 'none'}, "
+            f"left over {left_over or 'none'}; give a plain ConvNeXt-Atto, -Femto, -Pico or -Nano of timm"
+        )
+    converted = {}
+    for key, value in given.items():
+        # timm's small ConvNeXts have 1x1 convolutions where ours has linear maps of the same numbers.
+        if value.numel() != wanted[key].numel():
+            raise ValueError(f"{key} is of shape {tuple(value.shape)} where {tuple(wanted[key].shape)} is needed")
+        converted[key] = value.reshape(wanted[key].shape)
+    if model.global_config.fusion == "gate":
+        for key in [key for key in new if key.endswith("global_branch.up.weight")]:
+            gamma = key.replace("global_branch.up.weight", "gamma")
+            converted[gamma] = 2 * converted[gamma]
+    model.load_state_dict(converted | {key: wanted[key] for key in new})
+    if num_classes is not None:
+        model.reset_classifier(num_classes)
+    return model
+
+
+def _state_dict(source: str | Path | nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    if isinstance(source, nn.Module):
+        return source.state_dict()
+    if isinstance(source, Mapping):
+        return dict(source)
+    if Path(source).is_file():
+        try:
+            return load_state_dict(str(source), weights_only=True)
+        except Exception as error:
+            raise ValueError(f"{source} is no checkpoint that can be read safely ({str(error).splitlines()[0]})") from error
+    if isinstance(source, Path) or not (timm.is_model(source) or ":" in source):
+        raise FileNotFoundError(f"{source} is neither a file nor a model of timm; try 'convnext_atto.d2_in1k'")
+    return timm.create_model(source, pretrained=True).state_dict()
+
+
+def _variant(state_dict: Mapping[str, Tensor]) -> str:
+    """Name of the ConvNeur with the widths and depths of these weights."""
+    found: list[tuple[int, int]] = []
+    while (gamma := state_dict.get(f"stages.{len(found)}.blocks.0.gamma")) is not None:
+        prefix, depth = f"stages.{len(found)}.blocks", 0
+        while f"{prefix}.{depth}.gamma" in state_dict:
+            depth += 1
+        found.append((gamma.shape[0], depth))
+    for name, variant in VARIANTS.items():
+        if found == list(zip(variant.dims, variant.depths, strict=True)) and "stem.0.weight" in state_dict:
+            return name
+    sizes = f"widths {[w for w, _ in found]} and depths {[d for _, d in found]}" if found else "no layer scale of a ConvNeXt"
+    twins = ", ".join(variant.local_twin for variant in VARIANTS.values())
+    raise ValueError(f"the weights have {sizes}; there is a ConvNeur for {twins}")
