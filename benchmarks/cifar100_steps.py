@@ -66,7 +66,9 @@ def run(name: str, bf16: bool, data: tuple[torch.Tensor, torch.Tensor], args: ar
         optimizer.step()
         losses.append(loss.item())
         if (step + 1) % 50 == 0:
-            print(f"{name:17} {'bf16' if bf16 else 'fp32'} step {step + 1} loss {np.mean(losses[-50:]):.3f}", flush=True)
+            print(
+                f"{name:17} {'bf16' if bf16 else 'fp32'} step {step + 1} loss {np.mean(losses[-50:]):.3f}", flush=True
+            )
     return {
         "loss_per_50_steps": [round(float(np.mean(losses[i : i + 50])), 4) for i in range(0, args.steps, 50)],
         "not_a_number": int(np.sum(~np.isfinite(losses))),

@@ -37,9 +37,7 @@ def results(function, tokens: torch.Tensor, parameters, state=None) -> dict[str,
     tokens = tokens.clone().requires_grad_()
     context, last = function(tokens, state, return_state=True)
     pieces = [context, *flat(last)]
-    total = sum(
-        (p * torch.cos(torch.arange(p.numel(), dtype=torch.float64)).view(p.shape).to(p)).sum() for p in pieces
-    )
+    total = sum((p * torch.cos(torch.arange(p.numel(), dtype=torch.float64)).view(p.shape).to(p)).sum() for p in pieces)
     names = [name for name, _ in parameters]
     gradients = torch.autograd.grad(total, [tokens, *(p for _, p in parameters)], allow_unused=True)
     out = {"context": context} | {f"state {i}": p for i, p in enumerate(flat(last))}

@@ -1,5 +1,6 @@
 """What the backbone computes: numbers, modes, sizes, bad input."""
 
+import itertools
 import math
 import subprocess
 import sys
@@ -26,7 +27,9 @@ def m1() -> convneur.ConvNeur:
 @pytest.fixture(scope="module")
 def photos() -> torch.Tensor:
     """Two photographs, 256 x 256, normalised."""
-    images = torch.stack([torch.from_numpy(p.copy()).permute(2, 0, 1) for p in load_sample_images().images]).float() / 255
+    images = (
+        torch.stack([torch.from_numpy(p.copy()).permute(2, 0, 1) for p in load_sample_images().images]).float() / 255
+    )
     images = F.interpolate(images, size=(256, 256), mode="bilinear", antialias=True)
     return (images - images.mean()) / images.std()
 
@@ -237,5 +240,5 @@ def test_macs_grow_linearly_with_the_pixels():
             with FlopCounterMode(display=False) as counter:
                 model(torch.empty(1, 3, size, size))
         counts.append(counter.get_total_flops())
-    slopes = [math.log(b / a, 4) for a, b in zip(counts, counts[1:], strict=False)]
+    slopes = [math.log(b / a, 4) for a, b in itertools.pairwise(counts)]
     assert all(0.95 < slope < 1.02 for slope in slopes)

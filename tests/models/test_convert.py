@@ -51,7 +51,9 @@ def test_a_fresh_model_computes_what_its_local_twin_computes(name, twin):
     """The local twin here is ours without global branch, with the same local weights copied by name."""
     ours = timm.create_model(name, num_classes=10, ls_init_value=0.5).eval()
     local = timm.create_model(name, num_classes=10, ls_init_value=0.5, global_placement="none").eval()
-    assert sum(p.numel() for p in local.parameters()) == sum(p.numel() for p in timm.create_model(twin, num_classes=10).parameters())
+    assert sum(p.numel() for p in local.parameters()) == sum(
+        p.numel() for p in timm.create_model(twin, num_classes=10).parameters()
+    )
     copied = {k: v for k, v in ours.state_dict().items() if k in local.state_dict() and not k.endswith("gamma")}
     local.load_state_dict(copied, strict=False)
     images = torch.randn(2, 3, 96, 64)
@@ -88,7 +90,7 @@ def test_every_missing_and_left_over_weight_is_named():
     state_dict = dict(random_convnext("convnext_atto").state_dict())
     del state_dict["stages.1.blocks.1.mlp.fc2.bias"]
     state_dict["stages.1.blocks.1.mlp.grn.weight"] = torch.zeros(3)
-    with pytest.raises(ValueError, match="missing.*mlp.fc2.bias.*left over.*mlp.grn.weight") as caught:
+    with pytest.raises(ValueError, match=r"missing.*mlp.fc2.bias.*left over.*mlp.grn.weight") as caught:
         convneur.from_convnext(state_dict)
     assert "\n" not in str(caught.value)
 

@@ -148,7 +148,9 @@ def _report(out: Path, recipe: PairRecipe, pair: dict[str, Trained], rows: dict[
         ),
     ]
     sections += _digit_sections(pair) if recipe.task == "digits" else _mosaic_sections(recipe, pair)
-    lead = f"A small ConvNeur and its local-only twin on {what}. {WORDS[metric].capitalize()}: {ours:.3f} and {twin:.3f}."
+    lead = (
+        f"A small ConvNeur and its local-only twin on {what}. {WORDS[metric].capitalize()}: {ours:.3f} and {twin:.3f}."
+    )
     versions = ", ".join(f"{k} {v}" for k, v in _versions().items())
     note = f"convneur demo --task {recipe.task} --epochs {recipe.epochs} --seed {recipe.seed}   ({versions})"
     write_report(out / "report.html", "ConvNeur demo", lead, sections, note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -33,7 +34,7 @@ def info(
 
     shown: dict[str, Any] = {"preset": preset} | ({"memory": {"state": state}} if state else {})
     if json_:
-        kinds = {
+        kinds: dict[str, dict[str, Any]] = {
             "default": {},
             "mlp": {"memory": {"state": "mlp"}},
             "published": {"preset": "published"},
@@ -46,22 +47,22 @@ def info(
         }
         print(json.dumps({"image_size": image_size, "variants": rows}, indent=2))  # noqa: T201  for other programs
         return
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
+    def spaced(numbers: Iterable[int]) -> str:
+        return " ".join(map(str, numbers))
+
     title = f"ConvNeur at {image_size} px, preset {preset}" + (f", {state} state" if state else "")
-    table = Table(title=title)
-    for heading in ("variant", "widths", "depths", "tokens", "params", "MACs", "local", "memory", "rest", "local twin"):
-        table.add_column(heading, justify="left" if heading in ("variant", "local twin") else "right")
+    table = Table(
+        title=title, caption="parameters in millions, MACs in billions", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    for heading in ("variant", "widths", "tokens", "params", "MACs", "local", "memory", "rest"):
+        table.add_column(heading, justify="left" if heading == "variant" else "right")
     for name, variant in VARIANTS.items():
         counted = count_cost(lambda name=name: create_model(name, **shown), image_size)  # type: ignore[misc]
-        table.add_row(
-            name,
-            ", ".join(map(str, variant.dims)),
-            ", ".join(map(str, variant.depths)),
-            ", ".join(map(str, counted.tokens)),
-            f"{counted.params / 1e6:.2f} M",
-            *(f"{n / 1e9:.3f} G" for n in (counted.macs, counted.macs_local, counted.macs_memory, counted.macs_rest)),
-            variant.local_twin,
-        )
+        macs = (counted.macs, counted.macs_local, counted.macs_memory, counted.macs_rest)
+        millions = f"{counted.params / 1e6:.2f}"
+        table.add_row(name, spaced(variant.dims), spaced(counted.tokens), millions, *(f"{n / 1e9:.3f}" for n in macs))
     Console().print(table)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tyro
 
 from convneur.cli.demo import demo
 from convneur.cli.info import info
 
-VERBS = {"demo": demo, "info": info}
+VERBS: dict[str, Callable[..., Any]] = {"demo": demo, "info": info}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("CONVNEUR_TRACEBACK"):
             raise
         reason = " ".join(str(error).split()) or "stopped"
+        if "No space left" in reason:
+            reason += "; free some space, or write elsewhere with --out"
         print(f"convneur: {reason}", file=sys.stderr)  # noqa: T201  the one line
         return 2
     return 0

@@ -38,9 +38,7 @@ def load_digits(size: int = 8, seed: int = 0) -> tuple[Digits, Digits]:
     if size != images.shape[-1]:
         images = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
     labels = torch.from_numpy(scans.target).long()
-    train, held_out = train_test_split(
-        range(len(labels)), test_size=HELD_OUT, random_state=seed, stratify=scans.target
-    )
+    train, held_out = train_test_split(range(len(labels)), test_size=HELD_OUT, random_state=seed, stratify=scans.target)
     return Digits(images[train], labels[train]), Digits(images[held_out], labels[held_out])
 
 

@@ -68,7 +68,7 @@ class ConvNeurBlock(nn.Module):
         scale = self.gamma.view(1, -1, 1, 1)
         if self.global_branch is None:
             return torch.addcmul(x, self.drop_path(local), scale)
-        context, size = self.global_branch(x), x.shape[-2:]
+        context, size = self.global_branch(x), (x.shape[-2], x.shape[-1])
         if self.fusion == "gate":
             # Gate and layer scale meet on the small grid, so the large map is read and written once.
             gate = self._upsample(context.sigmoid() * scale, size)

@@ -112,32 +112,27 @@ class MlpState(nn.Module):
             Three tensors of the shapes of ``weights``, summed over the tokens.
         """
         with full_precision(keys):
+            weight1, weight2, gain = _floats(*weights)
             keys, values, steps = _floats(keys, values, steps)
-            return self._gradient(*_floats(*weights), keys, values, steps)
-
-    @staticmethod
-    def _gradient(
-        weight1: Tensor, weight2: Tensor, gain: Tensor, keys: Tensor, values: Tensor, steps: Tensor
-    ) -> Weights:
-        pre = keys @ weight1
-        # GELU and its slope share the normal distribution function: GELU(z) = z P(z), GELU'(z) = P(z) + z p(z).
-        cdf = 0.5 * (1 + torch.erf(pre * math.sqrt(0.5)))
-        hidden = pre * cdf
-        slope = cdf + pre * torch.exp(-0.5 * pre.square()) * (1 / math.sqrt(2 * math.pi))
-        update = hidden @ weight2
-        centred = update - update.mean(-1, keepdim=True)
-        scale = torch.rsqrt(centred.square().mean(-1, keepdim=True) + NORM_EPS)
-        normed = centred * scale
-        grad_out = (keys + (1 + gain) * normed - values) * (steps * (2 / keys.shape[-1]))
-        grad_gain = (grad_out * normed).sum(-2, keepdim=True)
-        grad_normed = grad_out * (1 + gain)
-        grad_update = scale * (
-            grad_normed
-            - grad_normed.mean(-1, keepdim=True)
-            - normed * (grad_normed * normed).mean(-1, keepdim=True)
-        )
-        grad_pre = (grad_update @ weight2.mT) * slope
-        return keys.mT @ grad_pre, hidden.mT @ grad_update, grad_gain
+            pre = keys @ weight1
+            # GELU and its slope share the normal distribution function: GELU(z) = z P(z), GELU'(z) = P(z) + z p(z).
+            cdf = 0.5 * (1 + torch.erf(pre * math.sqrt(0.5)))
+            hidden = pre * cdf
+            slope = cdf + pre * torch.exp(-0.5 * pre.square()) * (1 / math.sqrt(2 * math.pi))
+            update = hidden @ weight2
+            centred = update - update.mean(-1, keepdim=True)
+            scale = torch.rsqrt(centred.square().mean(-1, keepdim=True) + NORM_EPS)
+            normed = centred * scale
+            grad_out = (keys + (1 + gain) * normed - values) * (steps * (2 / keys.shape[-1]))
+            grad_gain = (grad_out * normed).sum(-2, keepdim=True)
+            grad_normed = grad_out * (1 + gain)
+            grad_update = scale * (
+                grad_normed
+                - grad_normed.mean(-1, keepdim=True)
+                - normed * (grad_normed * normed).mean(-1, keepdim=True)
+            )
+            grad_pre = (grad_update @ weight2.mT) * slope
+            return keys.mT @ grad_pre, hidden.mT @ grad_update, grad_gain
 
 
 FAST_WEIGHTS: dict[str, type[LinearState] | type[MlpState]] = {"linear": LinearState, "mlp": MlpState}

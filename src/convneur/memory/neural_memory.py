@@ -83,6 +83,7 @@ class NeuralMemory(nn.Module):
         self.fast = FAST_WEIGHTS[config.state](self.heads, width // self.heads)
 
     def extra_repr(self) -> str:
+        """Width and knobs, for ``print``."""
         return f"width={self.width}, {self.config}"
 
     def initial_state(self, batch_size: int) -> MemoryState:

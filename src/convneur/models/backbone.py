@@ -55,7 +55,7 @@ class ConvNeurStage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H / 2, W / 2), or the same size in the first stage."""
         x = self.downsample(x)
-        if self.grad_checkpointing and not torch.jit.is_scripting():
+        if self.grad_checkpointing:
             return checkpoint_seq(self.blocks, x)
         return self.blocks(x)
 
@@ -122,7 +122,9 @@ class ConvNeur(nn.Module):
             width=memory_width,
         )
         if len(config.token_strides) < len(dims):
-            raise ValueError(f"token_strides={config.token_strides} is too short; give one for each of {len(dims)} stages")
+            raise ValueError(
+                f"token_strides={config.token_strides} is too short; give one for each of {len(dims)} stages"
+            )
         self.global_config: GlobalConfig = config
         self.num_classes = num_classes
         self.in_chans = in_chans
@@ -135,13 +137,13 @@ class ConvNeur(nn.Module):
         drop_paths = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").split(list(depths))
         stages = []
         for i, (dim, depth) in enumerate(zip(dims, depths, strict=True)):
-            branch = partial(
-                GlobalBranch, dim, config.width or 2 * dims[0], config.token_strides[i], config.memory
-            )
+            branch = partial(GlobalBranch, dim, config.width or 2 * dims[0], config.token_strides[i], config.memory)
             blocks = [
                 ConvNeurBlock(
                     dim,
-                    branch() if config.placement == "per_layer" or (config.placement == "per_stage" and j == 0) else None,
+                    branch()
+                    if config.placement == "per_layer" or (config.placement == "per_stage" and j == 0)
+                    else None,
                     config.fusion,
                     drop_path=drop_paths[i][j].item(),
                     ls_init_value=ls_init_value,
@@ -163,22 +165,21 @@ class ConvNeur(nn.Module):
         self.head_hidden_size = self.head.num_features
         self.init_weights()
 
-    @torch.jit.ignore
     def init_weights(self) -> None:
         """Initialise the local branches as ConvNeXt does; global branches keep their own initialisation."""
         inside = {id(m) for branch in self._global_branches() for m in branch.modules()}
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)) and id(module) not in inside:
                 trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-        for stage in self.stages:
-            for block in stage.blocks:
-                block.reset_fuse()
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, ConvNeurBlock):
+                module.reset_fuse()
 
     def _global_branches(self) -> list[GlobalBranch]:
         return [m for m in self.modules() if isinstance(m, GlobalBranch)]
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that sort parameters by depth, for layer-wise decay (timm)."""
         return {
@@ -192,13 +193,11 @@ class ConvNeur(nn.Module):
             ],
         }
 
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that must not decay: those of the global branches (timm)."""
         inside = {id(p) for branch in self._global_branches() for p in branch.parameters()}
         return {name for name, p in self.named_parameters() if id(p) in inside}
 
-    @torch.jit.ignore
     def parameter_groups(
         self, lr: float, weight_decay: float = 0.05, global_lr_scale: float = 0.1
     ) -> list[dict[str, Any]]:
@@ -226,13 +225,12 @@ class ConvNeur(nn.Module):
             if params
         ]
 
-    @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory: keep no activations inside a stage and compute them again in the backward pass."""
-        for stage in self.stages:
-            stage.grad_checkpointing = enable
+        for module in self.modules():
+            if isinstance(module, ConvNeurStage):
+                module.grad_checkpointing = enable
 
-    @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
         """The last linear layer."""
         return self.head.fc

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
@@ -74,7 +73,9 @@ def _state_dict(source: str | Path | nn.Module | Mapping[str, Tensor]) -> dict[s
         try:
             return load_state_dict(str(source), weights_only=True)
         except Exception as error:
-            raise ValueError(f"{source} is no checkpoint that can be read safely ({str(error).splitlines()[0]})") from error
+            raise ValueError(
+                f"{source} is no checkpoint that can be read safely ({str(error).splitlines()[0]})"
+            ) from error
     if isinstance(source, Path) or not (timm.is_model(source) or ":" in source):
         raise FileNotFoundError(f"{source} is neither a file nor a model of timm; try 'convnext_atto.d2_in1k'")
     return timm.create_model(source, pretrained=True).state_dict()
@@ -91,6 +92,10 @@ def _variant(state_dict: Mapping[str, Tensor]) -> str:
     for name, variant in VARIANTS.items():
         if found == list(zip(variant.dims, variant.depths, strict=True)) and "stem.0.weight" in state_dict:
             return name
-    sizes = f"widths {[w for w, _ in found]} and depths {[d for _, d in found]}" if found else "no layer scale of a ConvNeXt"
+    sizes = (
+        f"widths {[w for w, _ in found]} and depths {[d for _, d in found]}"
+        if found
+        else "no layer scale of a ConvNeXt"
+    )
     twins = ", ".join(variant.local_twin for variant in VARIANTS.values())
     raise ValueError(f"the weights have {sizes}; there is a ConvNeur for {twins}")

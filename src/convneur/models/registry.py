@@ -6,7 +6,7 @@ timm 1.0 has no entry point for models of other packages, so ``import convneur``
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import timm
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -84,4 +84,4 @@ def create_model(name: str = "convneur_m1", pretrained: bool = False, **kwargs: 
     Raises:
         ValueError: For an unknown name or an argument out of range.
     """
-    return timm.create_model(choose(name, VARIANTS, "variant"), pretrained=pretrained, **kwargs)
+    return cast(ConvNeur, timm.create_model(choose(name, VARIANTS, "variant"), pretrained=pretrained, **kwargs))

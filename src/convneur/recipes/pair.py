@@ -17,7 +17,8 @@ from convneur.engine import Curve, Interrupted, OptimConfig, fit
 from convneur.models import ConvNeur, create_model
 from convneur.tasks import Classification, Marking
 
-TWINS = {"convneur": {}, "local-only": {"global_placement": "none"}}
+PREPROCESSING = {"mean": (0.0,), "std": (1.0,)}  # digits are ink 1 on paper 0, and are used as they are
+TWINS: dict[str, dict[str, Any]] = {"convneur": {}, "local-only": {"global_placement": "none"}}
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def train_pair(recipe: PairRecipe, console: Console | None = None) -> Iterator[t
     for name, only in TWINS.items():
         torch.manual_seed(recipe.seed)
         arguments = recipe.model | only
-        task = _task(recipe, create_model("convneur_m1", **arguments))
+        task = _task(recipe, create_model("convneur_m1", **arguments, pretrained_cfg_overlay=PREPROCESSING))
         finished = True
         try:
             curve = fit(

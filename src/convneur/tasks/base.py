@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from convneur.engine import OptimConfig, cosine_with_warmup
@@ -29,7 +28,7 @@ class Task(pl.LightningModule):
         """Images (B, C, H, W) -> what the model says of them."""
         return self.model(images)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW over the model's parameter groups."""
         groups = self.model.parameter_groups(self.optim.lr, self.optim.weight_decay, self.optim.global_lr_scale)
         optimizer = torch.optim.AdamW(groups, betas=self.optim.betas)

@@ -28,7 +28,9 @@ class Marking(Task):
 
     def __init__(self, model: ConvNeur, optim: OptimConfig, prior: float = 0.5) -> None:
         super().__init__(model, optim)
-        torch.nn.init.constant_(model.head.fc.bias, math.log(prior / (1 - prior)))
+        bias = model.get_classifier().bias
+        assert isinstance(bias, Tensor)
+        torch.nn.init.constant_(bias, math.log(prior / (1 - prior)))
         self.iou = BinaryJaccardIndex(ignore_index=IGNORE)
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:

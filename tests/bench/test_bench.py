@@ -1,0 +1,66 @@
+import pytest
+import timm
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from convneur.bench import count_cost, throughput
+from convneur.models import VARIANTS, create_model
+
+# The budget of the family at 224 px: millions of parameters, billions of multiply-accumulates, everything included.
+BUDGET = {
+    "default": [(3.91, 0.58), (5.52, 0.82), (9.58, 1.45), (16.42, 2.57)],
+    "mlp": [(4.10, 0.69), (5.80, 0.98), (10.08, 1.73), (17.21, 3.01)],
+    "published": [(4.10, 1.36), (5.80, 1.95), (10.08, 3.44), (17.21, 5.68)],
+}
+ARGUMENTS = {"default": {}, "mlp": {"memory": {"state": "mlp"}}, "published": {"preset": "published"}}
+
+
+@pytest.mark.parametrize("kind", BUDGET)
+@pytest.mark.parametrize("index", range(4))
+def test_parameters_and_macs_are_within_the_budget(kind, index):
+    cost = count_cost(lambda: create_model(f"convneur_m{index + 1}", **ARGUMENTS[kind]))
+    params, macs = BUDGET[kind][index]
+    assert cost.params / 1e6 == pytest.approx(params, rel=0.03)
+    assert cost.macs / 1e9 == pytest.approx(macs, rel=0.03)
+    assert cost.macs == cost.macs_local + cost.macs_memory + cost.macs_rest
+    assert cost.tokens == ((3136, 784, 196, 49) if kind == "published" else (196, 196, 196, 49))
+
+
+@pytest.mark.parametrize(("name", "variant"), VARIANTS.items())
+def test_local_only_has_the_parameters_and_macs_of_its_twin(name, variant):
+    cost = count_cost(lambda: create_model(name, global_placement="none"))
+    twin = timm.create_model(variant.local_twin).eval()
+    assert cost.params == sum(p.numel() for p in twin.parameters())
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        twin(torch.randn(1, 3, 224, 224))
+    assert cost.macs == counter.get_total_flops() // 2
+    assert (cost.macs_memory, cost.params_memory) == (0, 0)
+
+
+def test_the_write_is_counted_by_hand():
+    """One linear memory, N tokens: write and read are three products of N x D x D per head, D the width of a head."""
+    model = create_model("convneur_m1", dims=(40,), depths=(1,), token_strides=(1,), memory_width=16)
+    assert len(model.stages) == 1
+    cost = count_cost(
+        lambda: create_model("convneur_m1", dims=(40,), depths=(1,), token_strides=(1,), memory_width=16), 32
+    )
+    tokens, width, head = 64, 16, 4
+    projections = 2 * 40 * width + 4 * width * width + width * 3 * 4
+    assert cost.macs_memory == tokens * (projections + 3 * width * head)
+
+
+def test_throughput_takes_turns_and_is_positive():
+    calls = []
+
+    class Spy(torch.nn.Module):
+        def __init__(self, name):
+            super().__init__()
+            self.name = name
+
+        def forward(self, x):
+            calls.append(self.name)
+            return x
+
+    speed = throughput({"a": Spy("a"), "b": Spy("b")}, torch.rand(4, 3, 8, 8), rounds=3)
+    assert calls == ["a", "b"] * 4
+    assert all(value > 0 for value in speed.values())

@@ -1,0 +1,140 @@
+"""The command line as people use it: in a process of its own."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import timm
+import torch
+
+
+def start(*arguments: str, **options) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+    command = [sys.executable, "-c", "from convneur.cli.main import main; raise SystemExit(main())", *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
+    )
+
+
+def run(*arguments: str, **options) -> tuple[int, str, str]:
+    process = start(*arguments, **options)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def test_info_fits_a_terminal_and_says_what_it_counts():
+    code, out, err = run("info")
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    assert re.search(r"convneur_m3\s+64 128 256 512\s+196 196 196 49\s+9.58\s+1.447", out)
+
+
+def test_info_json():
+    code, out, _ = run("info", "--json")
+    rows = json.loads(out)["variants"]
+    assert code == 0
+    assert list(rows) == ["convneur_m1", "convneur_m2", "convneur_m3", "convneur_m4"]
+    assert rows["convneur_m1"]["published"]["macs"] > 2 * rows["convneur_m1"]["default"]["macs"]
+    assert rows["convneur_m4"]["local_only"]["params"] == 15593560
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """One short demo, looked at by several tests."""
+    folder = tmp_path_factory.mktemp("demo") / "run"
+    code, out, err = run("demo", "--epochs", "1", "--out", str(folder))
+    assert code == 0, err
+    return folder, out, err
+
+
+def test_demo_prints_one_table(demo):
+    _, out, err = demo
+    assert re.search(r"convneur .*%.*k.*M", out)
+    assert re.search(r"local-only .*%.*k.*M", out)
+    assert "Warning" not in out + err
+    assert "Traceback" not in out + err
+
+
+def test_demo_writes_numbers_weights_and_report(demo):
+    folder, _, _ = demo
+    assert sorted(p.name for p in folder.iterdir()) == ["convneur", "local-only", "metrics.json", "report.html"]
+    models = json.loads((folder / "metrics.json").read_text())["models"]
+    assert models["convneur"]["params"] > models["local-only"]["params"]
+    assert 0 < models["convneur"]["accuracy"] <= 1
+    page = (folder / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    model = timm.create_model(f"local-dir:{folder / 'convneur'}", pretrained=True).eval()
+    assert model(torch.rand(1, 1, 32, 32)).shape == (1, 10)
+    assert model.pretrained_cfg["mean"] == [0.0]
+
+
+def test_demo_again_replaces_what_was_there(demo):
+    folder, _, _ = demo
+    code, _, err = run("demo", "--epochs", "1", "--out", str(folder), "--seed", "1")
+    assert code == 0, err
+    assert json.loads((folder / "metrics.json").read_text())["recipe"]["seed"] == 1
+
+
+def test_mosaic_demo(tmp_path, monkeypatch):
+    from convneur.cli.main import main
+    from convneur.recipes import pair
+
+    monkeypatch.setattr(pair, "MOSAIC", pair.replace(pair.MOSAIC, steps_per_epoch=2, batch_size=4))
+    assert main(["demo", "--task", "mosaic", "--epochs", "1", "--out", str(tmp_path)]) == 0
+    models = json.loads((tmp_path / "metrics.json").read_text())["models"]
+    assert set(models) == {"convneur", "local-only"}
+    assert 0 <= models["convneur"]["iou"] <= 1
+    assert (tmp_path / "report.html").read_text().count("data:image/png;base64,") == 2
+
+
+def test_ctrl_c_is_one_line_and_keeps_what_was_done(tmp_path):
+    process = start("demo", "--epochs", "500", "--out", str(tmp_path / "run"), start_new_session=True)
+    time.sleep(45)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    last = err.strip().splitlines()[-1]
+    assert process.returncode == 2
+    assert last.startswith("convneur: stopped; what was done is in")
+    assert "Traceback" not in err
+    assert "Detected KeyboardInterrupt" not in err
+    kept = json.loads((tmp_path / "run" / "metrics.json").read_text())["models"]["convneur"]
+    assert kept["finished"] is False
+    assert len(kept["curve"]) >= 1
+    assert (tmp_path / "run" / "convneur" / "model.safetensors").exists()
+
+
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
+    (tmp_path / "file").write_text("")
+    for arguments, message in [
+        (["demo", "--epochs", "0"], "--epochs 0 is out of range"),
+        (["demo", "--out", str(tmp_path / "file")], "is a file; give a folder"),
+        (["info", "--preset", "publshed"], "did you mean 'published'?"),
+        (["info", "--image-size", "16"], "smaller than the total stride"),
+    ]:
+        code, _, err = run(*arguments, cwd=tmp_path)
+        assert (code, len(err.strip().splitlines())) == (2, 1), err
+        assert message in err
+    code, _, err = run("inof")
+    assert code == 2
+    assert "Traceback" not in err
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_is_one_line_and_leaves_no_half_file(tmp_path):
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(tmp_path)], check=False)
+    if mount.returncode:
+        pytest.skip("this machine does not let root mount a tmpfs")
+    try:
+        code, _, err = run("demo", "--epochs", "1", "--out", str(tmp_path / "run"))
+        assert code == 2
+        assert "Traceback" not in err
+        assert "No space left on device" in err.strip().splitlines()[-1]
+        assert "free some space" in err.strip().splitlines()[-1]
+        assert not (tmp_path / "run" / "convneur").exists()
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)

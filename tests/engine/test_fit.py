@@ -1,0 +1,51 @@
+import math
+
+import pytest
+import torch
+
+from convneur.engine import OptimConfig, cosine_with_warmup
+from convneur.models import create_model
+from convneur.recipes.pair import DEMO, MOSAIC
+from convneur.tasks import Classification, Marking
+
+
+def test_cosine_with_warmup():
+    optimizer = torch.optim.SGD([{"params": [torch.zeros(1)], "lr": 2.0}, {"params": [torch.zeros(1)], "lr": 0.2}])
+    schedule = cosine_with_warmup(optimizer, steps=100, warmup=0.1)
+    rates = []
+    for _ in range(100):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    first, second = zip(*rates, strict=True)
+    assert first[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
+    assert first[55] == pytest.approx(2 * 0.5 * (1 + math.cos(math.pi * 45 / 90)))
+    assert first[-1] < 0.01
+    assert second == pytest.approx([rate / 10 for rate in first])
+
+
+def test_marking_ignores_what_is_to_be_ignored():
+    model = create_model("convneur_m1", **MOSAIC.model)
+    task = Marking(model, OptimConfig(), prior=0.28)
+    images, targets = torch.rand(2, 1, 64, 64), torch.randint(0, 2, (2, 4, 4))
+    assert torch.sigmoid(model(images)).mean().item() == pytest.approx(0.28, abs=0.05)
+    targets[:, 0, 0] = -1
+    task.log = lambda *_args, **_kwargs: None
+    loss = task.training_step((images, targets))
+    logits = model(images)[:, 0].flatten(1)[:, 1:]
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets.flatten(1)[:, 1:].float())
+    torch.testing.assert_close(loss, expected)
+    task.iou.update(torch.tensor([[0.9, 0.9, 0.1, 0.9]]), torch.tensor([[1, 0, 1, -1]]))
+    assert task.iou.compute().item() == pytest.approx(1 / 3)
+
+
+def test_classification_loss_and_confusion():
+    task = Classification(create_model("convneur_m1", **DEMO.model), OptimConfig(), label_smoothing=0.1)
+    task.log = lambda *_args, **_kwargs: None
+    images, labels = torch.rand(6, 1, 32, 32), torch.arange(6)
+    expected = torch.nn.functional.cross_entropy(task(images), labels, label_smoothing=0.1)
+    torch.testing.assert_close(task.training_step((images, labels)), expected)
+    task.validation_step((images, labels))
+    assert task.confusion.compute().sum(1).tolist() == [1] * 6 + [0] * 4
+    task.on_validation_epoch_start()
+    assert task.confusion.confmat.sum() == 0
