@@ -26,7 +26,7 @@ def test_python_blocks_run_in_order(monkeypatch):
     monkeypatch.setattr("convneur.models.convert.timm.create_model", offline)
     names: dict = {}
     for block in blocks:
-        exec(block, names)
+        exec(block, names)  # the point of this test
     assert names["logits"].shape == (1, 10)
     assert [level.shape[1] for level in names["levels"]] == [64, 128, 256, 512]
     assert names["more"].shape == (2, 60, 80)

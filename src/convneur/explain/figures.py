@@ -33,7 +33,7 @@ def confusion(matrices: Mapping[str, Tensor], classes: Sequence[str]) -> Figure:
     """Confusion matrices side by side: rows are the truth, columns the answers."""
     figure = Figure(figsize=(4.4 * len(matrices), 4.2), layout="constrained")
     for axis, (name, matrix) in zip(figure.subplots(1, len(matrices), squeeze=False)[0], matrices.items(), strict=True):
-        axis.imshow(matrix, cmap="Blues")
+        axis.imshow(matrix.numpy(), cmap="Blues")
         for (row, column), count in ((divmod(i, len(classes)), int(n)) for i, n in enumerate(matrix.flatten())):
             if count:
                 dark = count > matrix.max() / 2
@@ -56,12 +56,12 @@ def gates(image: Tensor, maps: Sequence[Tensor]) -> Figure:
     axes = figure.subplots(2, len(maps) + 1)
     for axis in axes.flat:
         axis.set_axis_off()
-    axes[0, 0].imshow(image.permute(1, 2, 0).squeeze(-1), cmap="gray")
+    axes[0, 0].imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray")
     axes[0, 0].set_title("photograph")
     for column, stage in enumerate(maps, start=1):
         liveliest = stage[int(stage.flatten(1).std(1).argmax())]
         for axis, picture, what in ((axes[0, column], stage.mean(0), "mean"), (axes[1, column], liveliest, "channel")):
-            shown = axis.imshow(picture, cmap="magma")
+            shown = axis.imshow(picture.numpy(), cmap="magma")
             axis.set_title(f"stage {column}, {what} gate", fontsize=10)
             figure.colorbar(shown, ax=axis, fraction=0.046)
     return figure
@@ -81,11 +81,11 @@ def marks(pictures: Tensor, targets: Tensor, answers: Mapping[str, Tensor]) -> F
     for row, picture in enumerate(pictures):
         height, width = picture.shape[-2:]
         for axis, (name, values) in zip(axes[row], columns.items(), strict=True):
-            axis.imshow(picture[0], cmap="gray")
+            axis.imshow(picture[0].numpy(), cmap="gray")
             overlay = torch.zeros(*values.shape[-2:], 4)
             overlay[..., 1] = 0.8
             overlay[..., 3] = 0.55 * values[row] * (targets[row] >= 0)
-            axis.imshow(overlay, extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="nearest")
+            axis.imshow(overlay.numpy(), extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="nearest")
             axis.set_axis_off()
             axis.set_title(name if row == 0 else "")
     return figure

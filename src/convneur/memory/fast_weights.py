@@ -9,6 +9,7 @@ Shape letters: B batch, H heads, N tokens, D width of one head.
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +22,15 @@ NORM_EPS = 1e-5  # torch's and titans-pytorch's LayerNorm default
 MLP_EXPANSION = 4  # hidden width of the mlp state over its width (published)
 
 
-def full_precision(x: Tensor) -> torch.autocast:
-    """Context without autocast.
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """Context in which autocast leaves the device of ``x`` alone.
 
     The weights of an mlp state grow to some 100 within an image; their products leave the range of float16.
     """
-    return torch.autocast(x.device.type, enabled=False)
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
 
 
 def _floats(*tensors: Tensor) -> tuple[Tensor, ...]:
