@@ -25,7 +25,7 @@ from convneur.recipes.pair import MOSAIC, train_pair
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--epochs", type=int, default=24, help="of 100 steps each")
+    parser.add_argument("--epochs", type=int, default=12, help="of 100 steps each")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("docs/results/mosaic.json"))
     args = parser.parse_args()

@@ -102,6 +102,8 @@ def test_features_only_and_forward_intermediates(name):
     pruned = copy.deepcopy(model)
     assert pruned.prune_intermediate_layers([1, 2]) == [1, 2]
     assert len(pruned.stages) == 3
+    torch.testing.assert_close(pruned(images), maps[2])
+    assert pruned.num_features == VARIANTS[name].dims[2]
     torch.testing.assert_close(
         pruned.forward_intermediates(images, [1, 2], intermediates_only=True), [maps[1], maps[2]]
     )

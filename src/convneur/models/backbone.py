@@ -82,6 +82,7 @@ class ConvNeur(nn.Module):
         fusion: Overrides the preset: ``gate``, ``add`` or ``concat``.
         token_strides: Overrides the preset: pixels of a stage's map per token.
         memory_width: Overrides the preset: width of the memory.
+        center_tokens: Overrides the preset: take the mean of an image's tokens off each.
         memory: Overrides the preset: a `MemoryConfig`, or a dict of some of its knobs.
 
     Raises:
@@ -105,6 +106,7 @@ class ConvNeur(nn.Module):
         fusion: str | None = None,
         token_strides: Sequence[int] | None = None,
         memory_width: int | None = None,
+        center_tokens: bool | None = None,
         memory: MemoryConfig | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -120,6 +122,7 @@ class ConvNeur(nn.Module):
             fusion=fusion,
             token_strides=token_strides,
             width=memory_width,
+            center_tokens=center_tokens,
         )
         if len(config.token_strides) < len(dims):
             raise ValueError(
@@ -137,7 +140,14 @@ class ConvNeur(nn.Module):
         drop_paths = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").split(list(depths))
         stages = []
         for i, (dim, depth) in enumerate(zip(dims, depths, strict=True)):
-            branch = partial(GlobalBranch, dim, config.width or 2 * dims[0], config.token_strides[i], config.memory)
+            branch = partial(
+                GlobalBranch,
+                dim,
+                config.width or 2 * dims[0],
+                config.token_strides[i],
+                config.memory,
+                config.center_tokens,
+            )
             blocks = [
                 ConvNeurBlock(
                     dim,
@@ -235,16 +245,15 @@ class ConvNeur(nn.Module):
         """The last linear layer."""
         return self.head.fc
 
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None, reset_other: bool = False) -> None:
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier.
 
         Args:
             num_classes: Of the new one; 0 for none.
             global_pool: New pooling, if given; '' for none.
-            reset_other: Remove the head's norm as well.
         """
         self.num_classes = num_classes
-        self.head.reset(num_classes, global_pool, reset_other=reset_other)
+        self.head.reset(num_classes, global_pool)
         self.head_hidden_size = self.head.num_features
 
     def forward_intermediates(
@@ -289,10 +298,13 @@ class ConvNeur(nn.Module):
             Indices of the stages kept.
         """
         take, last = feature_take_indices(len(self.stages), indices)
-        prune_head = prune_head or last < len(self.stages) - 1  # a head is of no use without the last stage
+        shorter = last < len(self.stages) - 1
         self.stages = self.stages[: last + 1]
-        if prune_head:
-            self.reset_classifier(0, "", reset_other=True)
+        if prune_head or shorter:
+            self.reset_classifier(0, "")
+        if shorter:
+            self.head.norm = nn.Identity()  # it was made for the width of the last stage
+            self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
         return take
 
     def forward_features(self, x: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ class GlobalConfig:
         fusion: How its answer meets the local features: ``gate`` (published), ``add`` or ``concat``.
         token_strides: Per stage, pixels of its map per token; (4, 2, 1, 1) is one grid of stride 16 for stages 1 to 3.
         width: Width of the memory; None stands for twice the channels of the first stage (published).
+        center_tokens: Take the mean of an image's tokens off each before they are written (not in the paper).
         memory: Knobs of the memory itself.
     """
 
@@ -44,6 +45,7 @@ class GlobalConfig:
     fusion: FusionKind = "gate"
     token_strides: tuple[int, ...] = (4, 2, 1, 1)
     width: int | None = None
+    center_tokens: bool = True
     memory: MemoryConfig = field(default_factory=MemoryConfig)
 
     def __post_init__(self) -> None:

@@ -22,6 +22,7 @@ PRESETS: dict[str, GlobalConfig] = {
     # The paper's memory, kept for reproduction: full-resolution tokens, causal chunks of 196, inner loss a plain sum.
     "published": GlobalConfig(
         token_strides=(1, 1, 1, 1),
+        center_tokens=False,
         memory=MemoryConfig(state="mlp", read="causal", chunk_size=196, reference_length=None),
     ),
 }

@@ -58,7 +58,7 @@ class PairRecipe:
 DEMO = PairRecipe()
 MOSAIC = PairRecipe(
     task="mosaic",
-    epochs=8,
+    epochs=6,
     batch_size=16,
     image_size=128,
     optim=OptimConfig(lr=1e-3, global_lr_scale=1.0, betas=(0.9, 0.95)),
