@@ -41,7 +41,7 @@ class GlobalBranch(nn.Module):
         super().__init__()
         self.center_tokens = center_tokens
         self.token_stride = token_stride
-        self.down = nn.Linear(dim, width)
+        self.down = nn.Linear(dim, width, bias=not center_tokens)  # what all tokens share is taken off again
         self.memory = NeuralMemory(width, memory)
         self.proj = nn.Linear(width, width, bias=False)
         self.norm = RMSNorm(width)
