@@ -2,11 +2,12 @@
 
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
-import time
+import threading
 
 import pytest
 import timm
@@ -16,9 +17,8 @@ import torch
 def start(*arguments: str, **options) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}
     command = [sys.executable, "-c", "from convneur.cli.main import main; raise SystemExit(main())", *arguments]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
-    )
+    options.setdefault("stdout", subprocess.PIPE)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, **options)
 
 
 def run(*arguments: str, **options) -> tuple[int, str, str]:
@@ -31,7 +31,7 @@ def test_info_fits_a_terminal_and_says_what_it_counts():
     code, out, err = run("info")
     assert (code, err) == (0, "")
     assert max(map(len, out.splitlines())) <= 80
-    assert re.search(r"convneur_m3\s+64 128 256 512\s+196 196 196 49\s+9.58\s+1.447", out)
+    assert re.search(r"convneur_m3\s+64/128/256/512\s+196/196/196/49\s+9.58\s+1.447", out)
 
 
 def test_info_json():
@@ -93,10 +93,18 @@ def test_mosaic_demo(tmp_path, monkeypatch):
 
 
 def test_ctrl_c_is_one_line_and_keeps_what_was_done(tmp_path):
-    process = start("demo", "--epochs", "500", "--out", str(tmp_path / "run"), start_new_session=True)
-    time.sleep(45)
+    """In a terminal, as people see it: the bar shows the first epoch's accuracy, then comes Ctrl-C."""
+    ours, theirs = pty.openpty()
+    process = start("demo", "--epochs", "500", "--out", str(tmp_path / "run"), stdout=theirs, start_new_session=True)
+    os.close(theirs)
+    shown = b""
+    while b"accuracy" not in shown:
+        shown += os.read(ours, 4096)
     os.killpg(process.pid, signal.SIGINT)
+    drain = threading.Thread(target=lambda: [None for _ in iter(lambda: _read(ours), b"")], daemon=True)
+    drain.start()
     _, err = process.communicate(timeout=60)
+    assert b"images/s" in shown
     last = err.strip().splitlines()[-1]
     assert process.returncode == 2
     assert last.startswith("convneur: stopped; what was done is in")
@@ -106,6 +114,14 @@ def test_ctrl_c_is_one_line_and_keeps_what_was_done(tmp_path):
     assert kept["finished"] is False
     assert len(kept["curve"]) >= 1
     assert (tmp_path / "run" / "convneur" / "model.safetensors").exists()
+
+
+def _read(terminal: int) -> bytes:
+    """What the terminal shows next; nothing once the other side has closed."""
+    try:
+        return os.read(terminal, 4096)
+    except OSError:
+        return b""
 
 
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path):

@@ -51,12 +51,17 @@ def info(
     from rich.console import Console
     from rich.table import Table
 
-    def spaced(numbers: Iterable[int]) -> str:
-        return " ".join(map(str, numbers))
+    def joined(numbers: Iterable[int]) -> str:
+        return "/".join(map(str, numbers))
 
     title = f"ConvNeur at {image_size} px, preset {preset}" + (f", {state} state" if state else "")
     table = Table(
-        title=title, caption="parameters in millions, MACs in billions", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        title=title,
+        caption="parameters in millions, MACs in billions",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
     )
     for heading in ("variant", "widths", "tokens", "params", "MACs", "local", "memory", "rest"):
         table.add_column(heading, justify="left" if heading == "variant" else "right")
@@ -64,5 +69,5 @@ def info(
         counted = count_cost(lambda name=name: create_model(name, **shown), image_size)  # type: ignore[misc]
         macs = (counted.macs, counted.macs_local, counted.macs_memory, counted.macs_rest)
         millions = f"{counted.params / 1e6:.2f}"
-        table.add_row(name, spaced(variant.dims), spaced(counted.tokens), millions, *(f"{n / 1e9:.3f}" for n in macs))
+        table.add_row(name, joined(variant.dims), joined(counted.tokens), millions, *(f"{n / 1e9:.3f}" for n in macs))
     Console().print(table)

@@ -12,7 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 Curve = list[dict[str, float]]
 
@@ -34,10 +34,9 @@ class _Live(Callback):
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} steps"),
+            TaskProgressColumn(),
             TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
             console=console,
         )
 
@@ -49,8 +48,9 @@ class _Live(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         rate = trainer.global_step * self.batch_size / (time.perf_counter() - self.start)
         values = self.curve[-1] if self.curve else {}
-        note = "  ".join(f"{k} {v:.3f}" for k, v in values.items() if k not in ("epoch", "step"))
-        self.progress.update(self.row, completed=trainer.global_step, note=f"{note}  {rate:,.0f} images/s")
+        scores = [f"{k} {v:.3f}" for k, v in values.items() if k not in ("epoch", "step") and "loss" not in k]
+        note = ", ".join([*scores, f"{rate:,.0f} images/s"])
+        self.progress.update(self.row, completed=trainer.global_step, note=note)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         values = {k: float(v) for k, v in trainer.callback_metrics.items()}
