@@ -94,8 +94,8 @@ def main() -> None:
         "settings": {k: v for k, v in vars(args).items() if k in ("steps", "batch_size", "lr", "seed")},
         "versions": {"convneur": convneur.__version__, "torch": torch.__version__, "python": platform.python_version()},
     }
-    for name in args.only:
-        for bf16 in (False, True):
+    for bf16 in (False, True):
+        for name in args.only:
             cell = f"{name}, {'bf16' if bf16 else 'fp32'}"
             if cell not in kept["cells"]:
                 kept["cells"][cell] = run(name, bf16, data, args)

@@ -13,6 +13,8 @@ import pytest
 import timm
 import torch
 
+import convneur  # noqa: F401  registers the models with timm
+
 
 def start(*arguments: str, **options) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}
