@@ -1,5 +1,6 @@
 """The command line as people use it: in a process of its own."""
 
+import dataclasses
 import json
 import os
 import pty
@@ -86,7 +87,7 @@ def test_mosaic_demo(tmp_path, monkeypatch):
     from convneur.cli.main import main
     from convneur.recipes import pair
 
-    monkeypatch.setattr(pair, "MOSAIC", pair.replace(pair.MOSAIC, steps_per_epoch=2, batch_size=4))
+    monkeypatch.setattr(pair, "MOSAIC", dataclasses.replace(pair.MOSAIC, steps_per_epoch=2, batch_size=4))
     assert main(["demo", "--task", "mosaic", "--epochs", "1", "--out", str(tmp_path)]) == 0
     models = json.loads((tmp_path / "metrics.json").read_text())["models"]
     assert set(models) == {"convneur", "local-only"}
@@ -97,7 +98,7 @@ def test_mosaic_demo(tmp_path, monkeypatch):
 def test_ctrl_c_is_one_line_and_keeps_what_was_done(tmp_path):
     """In a terminal, as people see it: the bar shows the first epoch's accuracy, then comes Ctrl-C."""
     ours, theirs = pty.openpty()
-    process = start("demo", "--epochs", "500", "--out", str(tmp_path / "run"), stdout=theirs, start_new_session=True)
+    process = start("demo", "--epochs", "500", "--out", str(tmp_path / "run"), stdout=theirs, preexec_fn=_own_session)
     os.close(theirs)
     shown = b""
     while b"accuracy" not in shown:
@@ -116,6 +117,12 @@ def test_ctrl_c_is_one_line_and_keeps_what_was_done(tmp_path):
     assert kept["finished"] is False
     assert len(kept["curve"]) >= 1
     assert (tmp_path / "run" / "convneur" / "model.safetensors").exists()
+
+
+def _own_session() -> None:
+    """A process group to be stopped, in which Ctrl-C works even if this test's own process ignores it."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _read(terminal: int) -> bytes:

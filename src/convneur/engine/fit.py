@@ -111,5 +111,6 @@ def fit(
                 raise Interrupted(live.curve) from stop
             raise
         finally:
+            live.progress.stop()  # Lightning does not tear down after Ctrl-C
             signal.signal(signal.SIGINT, handler)
     return live.curve
