@@ -80,6 +80,8 @@ def _keep(out: Path, recipe: PairRecipe, pair: dict[str, Trained], rows: dict[st
 
 def _compare(recipe: PairRecipe, pair: dict[str, Trained]) -> dict[str, dict[str, float]]:
     """Score, parameters, MACs and speed of each."""
+    from functools import partial
+
     import torch
 
     from convneur.bench import count_cost, throughput
@@ -89,7 +91,7 @@ def _compare(recipe: PairRecipe, pair: dict[str, Trained]) -> dict[str, dict[str
     speed = throughput({name: trained.model for name, trained in pair.items()}, images)
     rows = {}
     for name, trained in pair.items():
-        cost = count_cost(lambda trained=trained: create_model(**trained.model_args), recipe.image_size)  # type: ignore[misc]
+        cost = count_cost(partial(create_model, **trained.model_args), recipe.image_size)
         metric = METRIC[recipe.task]
         rows[name] = {
             metric: trained.curve[-1][metric],

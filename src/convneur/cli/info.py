@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -30,7 +31,7 @@ def info(
     from convneur.models import VARIANTS, create_model
 
     def cost(name: str, **arguments: Any) -> dict[str, Any]:
-        return asdict(count_cost(lambda: create_model(name, **arguments), image_size))
+        return asdict(count_cost(partial(create_model, name, **arguments), image_size))
 
     shown: dict[str, Any] = {"preset": preset} | ({"memory": {"state": state}} if state else {})
     if json_:
@@ -66,7 +67,7 @@ def info(
     for heading in ("variant", "widths", "tokens", "params", "MACs", "local", "memory", "rest"):
         table.add_column(heading, justify="left" if heading == "variant" else "right")
     for name, variant in VARIANTS.items():
-        counted = count_cost(lambda name=name: create_model(name, **shown), image_size)  # type: ignore[misc]
+        counted = count_cost(partial(create_model, name, **shown), image_size)
         macs = (counted.macs, counted.macs_local, counted.macs_memory, counted.macs_rest)
         millions = f"{counted.params / 1e6:.2f}"
         table.add_row(name, joined(variant.dims), joined(counted.tokens), millions, *(f"{n / 1e9:.3f}" for n in macs))

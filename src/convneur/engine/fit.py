@@ -56,9 +56,6 @@ class _Live(Callback):
         values = {k: float(v) for k, v in trainer.callback_metrics.items()}
         self.curve.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **values})
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self.progress.stop()
-
 
 def fit(
     task: pl.LightningModule,
@@ -111,6 +108,6 @@ def fit(
                 raise Interrupted(live.curve) from stop
             raise
         finally:
-            live.progress.stop()  # Lightning does not tear down after Ctrl-C
+            live.progress.stop()
             signal.signal(signal.SIGINT, handler)
     return live.curve

@@ -51,7 +51,7 @@ def from_convnext(
     converted = {}
     for key, value in given.items():
         # timm's small ConvNeXts have 1x1 convolutions where ours has linear maps of the same numbers.
-        if value.numel() != wanted[key].numel():
+        if value.squeeze().shape != wanted[key].squeeze().shape:
             raise ValueError(f"{key} is of shape {tuple(value.shape)} where {tuple(wanted[key].shape)} is needed")
         converted[key] = value.reshape(wanted[key].shape)
     if model.global_config.fusion == "gate":
@@ -72,7 +72,7 @@ def _state_dict(source: str | Path | nn.Module | Mapping[str, Tensor]) -> dict[s
     if Path(source).is_file():
         try:
             return load_state_dict(str(source), weights_only=True)
-        except Exception as error:
+        except Exception as error:  # whatever a broken or hostile file makes the readers raise
             raise ValueError(
                 f"{source} is no checkpoint that can be read safely ({str(error).splitlines()[0]})"
             ) from error
