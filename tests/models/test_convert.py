@@ -99,11 +99,14 @@ def test_what_cannot_be_converted_is_one_clear_line(tmp_path):
     (tmp_path / "broken.pth").write_bytes(b"not a checkpoint")
     wrong = dict(random_convnext("convnext_atto").state_dict())
     wrong["head.norm.weight"] = torch.zeros(7)
+    transposed = dict(random_convnext("convnext_atto").state_dict())
+    transposed["stages.0.blocks.0.mlp.fc1.weight"] = transposed["stages.0.blocks.0.mlp.fc1.weight"].transpose(0, 1)
     calls = [
         (lambda: convneur.from_convnext(timm.create_model("resnet18")), ValueError, "no layer scale"),
         (lambda: convneur.from_convnext(timm.create_model("convnext_tiny")), ValueError, "convnext_atto"),
         (lambda: convneur.from_convnext(timm.create_model("convnextv2_atto")), ValueError, "no layer scale"),
         (lambda: convneur.from_convnext(wrong), ValueError, "head.norm.weight is of shape"),
+        (lambda: convneur.from_convnext(transposed), ValueError, "is of shape"),
         (lambda: convneur.from_convnext(tmp_path / "broken.pth"), ValueError, "no checkpoint"),
         (lambda: convneur.from_convnext("no_such_model"), FileNotFoundError, "neither a file nor a model"),
         (lambda: convneur.from_convnext(tmp_path / "absent.pth"), FileNotFoundError, "neither a file nor a model"),

@@ -32,7 +32,9 @@ def demo(
 
     from rich.console import Console
 
-    from convneur.recipes.pair import DEMO, MOSAIC, train_pair
+    console = Console()
+    with console.status("Loading PyTorch and Lightning"):
+        from convneur.recipes.pair import DEMO, MOSAIC, train_pair
 
     recipe = replace({"digits": DEMO, "mosaic": MOSAIC}[task], seed=seed)
     if epochs is not None:
@@ -43,7 +45,6 @@ def demo(
         raise NotADirectoryError(f"--out {out} is a file; give a folder")
     out.mkdir(parents=True, exist_ok=True)
 
-    console = Console()
     pair: dict[str, Trained] = {}
     for name, trained in train_pair(recipe, console):
         pair[name] = trained

@@ -19,8 +19,8 @@ class GlobalBranch(nn.Module):
     Pool to the token grid, project C -> D, write and read the memory, normalise its answer, project D -> C. The last
     projection starts at zero, so that a new branch says the same about every image.
 
-    Tokens of one image are mostly alike: what they share would fill the memory before what tells them apart (at the
-    start of training two keys of a picture have a cosine of 0.6 to 0.98). So their mean is taken off first.
+    Tokens of one image are mostly alike: what they share would fill the memory before what tells them apart (before
+    training two keys of a picture have a cosine of 0.7 to 0.99). So their mean is taken off first.
 
     Args:
         dim: C, channels of the map.
