@@ -3,10 +3,11 @@ import math
 import pytest
 import torch
 
-from convneur.engine import OptimConfig, cosine_with_warmup
+from convneur.engine.optim import OptimConfig, cosine_with_warmup
 from convneur.models import create_model
 from convneur.recipes.pair import DEMO, MOSAIC
-from convneur.tasks import Classification, Marking
+from convneur.tasks.classification import Classification
+from convneur.tasks.marking import Marking
 
 
 def test_cosine_with_warmup():

@@ -63,7 +63,8 @@ def _keep(out: Path, recipe: PairRecipe, pair: dict[str, Trained], rows: dict[st
     import json
     from dataclasses import asdict
 
-    from convneur.explain.report import write_atomic
+    from convneur.explain.report import versions
+    from convneur.files import write_atomic
     from convneur.models import save_model
 
     name, trained = list(pair.items())[-1]
@@ -71,7 +72,7 @@ def _keep(out: Path, recipe: PairRecipe, pair: dict[str, Trained], rows: dict[st
         save_model(trained.model, out / name, trained.model_args)
     kept = {
         "recipe": asdict(recipe),
-        "versions": _versions(),
+        "versions": versions(),
         "models": {
             name: {"finished": t.finished, "curve": t.curve, **((rows or {}).get(name, {}))} for name, t in pair.items()
         },
@@ -133,7 +134,7 @@ def _show(console: Any, recipe: PairRecipe, rows: dict[str, dict[str, float]]) -
 
 def _report(out: Path, recipe: PairRecipe, pair: dict[str, Trained], rows: dict[str, dict[str, float]]) -> None:
     from convneur.explain import figures, write_report
-    from convneur.explain.report import Section
+    from convneur.explain.report import Section, versions
 
     metric = METRIC[recipe.task]
     ours, twin = (rows[name][metric] for name in ("convneur", "local-only"))
@@ -154,8 +155,8 @@ def _report(out: Path, recipe: PairRecipe, pair: dict[str, Trained], rows: dict[
     lead = (
         f"A small ConvNeur and its local-only twin on {what}. {WORDS[metric].capitalize()}: {ours:.3f} and {twin:.3f}."
     )
-    versions = ", ".join(f"{k} {v}" for k, v in _versions().items())
-    note = f"convneur demo --task {recipe.task} --epochs {recipe.epochs} --seed {recipe.seed}   ({versions})"
+    told = ", ".join(f"{k} {v}" for k, v in versions().items())
+    note = f"convneur demo --task {recipe.task} --epochs {recipe.epochs} --seed {recipe.seed}   ({told})"
     write_report(out / "report.html", "ConvNeur demo", lead, sections, note)
 
 
@@ -199,20 +200,3 @@ def _mosaic_sections(recipe: PairRecipe, pair: dict[str, Trained]) -> list[Secti
             figures.marks(images, targets, answers),
         )
     ]
-
-
-def _versions() -> dict[str, str]:
-    import platform
-
-    import timm
-    import torch
-
-    import convneur
-
-    return {
-        "convneur": convneur.__version__,
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-    }

@@ -10,9 +10,23 @@ from typing import Any
 import tyro
 
 from convneur.cli.demo import demo
+from convneur.cli.evaluate import eval_
 from convneur.cli.info import info
+from convneur.cli.predict import predict
+from convneur.cli.push import push
+from convneur.cli.train import train_verb
 
-VERBS: dict[str, Callable[..., Any]] = {"demo": demo, "info": info}
+
+def verbs(arguments: Sequence[str]) -> dict[str, Callable[..., Any]]:
+    """All verbs; the defaults of ``train`` are those of the recipe in the arguments."""
+    return {
+        "demo": demo,
+        "train": train_verb(arguments),
+        "eval": eval_,
+        "predict": predict,
+        "info": info,
+        "push": push,
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,16 +38,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            VERBS, prog="convneur", description="Efficient vision backbones with a neural memory.", args=arguments
+        code = tyro.extras.subcommand_cli_from_dict(
+            verbs(arguments),
+            prog="convneur",
+            description="Efficient vision backbones with a neural memory.",
+            args=arguments,
         )
-    except (ValueError, OSError, ImportError, KeyboardInterrupt) as error:
-        if os.environ.get("CONVNEUR_TRACEBACK"):
+    except (ValueError, OSError, ImportError, KeyboardInterrupt, RuntimeError) as error:
+        if os.environ.get("CONVNEUR_TRACEBACK") or not _can_be_mended(error):
             raise
-        reason = " ".join(str(error).split()) or "stopped"
-        if "No space left" in reason:
-            reason += "; free some space, or write elsewhere with --out"
-        print(f"convneur: {reason}", file=sys.stderr)  # noqa: T201  the one line
+        print(f"convneur: {_line(error)}", file=sys.stderr)  # noqa: T201  the one line
         return 2
-    return 0
+    return int(code or 0)
+
+
+def _can_be_mended(error: BaseException) -> bool:
+    """Whether the user can do something about it; other errors of PyTorch are ours, and come with their traceback."""
+    return not isinstance(error, RuntimeError) or _remedy(error) is not None
+
+
+def _line(error: BaseException) -> str:
+    reason = " ".join(str(error).split()) or "stopped"
+    remedy = _remedy(error)
+    return f"{reason}; {remedy}" if remedy else reason
+
+
+def _remedy(error: BaseException) -> str | None:
+    """What to do about an error that others raise without saying so."""
+    kind, reason = type(error).__name__, str(error)
+    if "No space left" in reason:
+        return "free some space, or write elsewhere with --out"
+    if kind == "DistNetworkError" or "EADDRINUSE" in reason:
+        return "the port is in use or out of reach; set MASTER_PORT to a free one"
+    if kind == "OutOfMemoryError":
+        return "give a smaller --batch-size, or --fit.precision bf16"
+    return None

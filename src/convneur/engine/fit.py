@@ -1,113 +1,139 @@
-"""Train a Lightning module with one live progress bar, and keep its curves."""
+"""Train a Lightning module: one live progress bar, curves, checkpoints, and resuming."""
 
 from __future__ import annotations
 
 import logging
-import signal
-import time
+import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-Curve = list[dict[str, float]]
+from convneur.engine.callbacks import Curve, Interrupted, Live, Survival
+from convneur.engine.checkpoints import newest_checkpoint
+from convneur.engine.config import FitConfig
 
+__all__ = ["Curve", "Interrupted", "fit", "resume_from"]
 
-class Interrupted(KeyboardInterrupt):
-    """Training was stopped by Ctrl-C; ``curve`` holds what was done."""
-
-    def __init__(self, curve: Curve) -> None:
-        super().__init__("training was stopped")
-        self.curve = curve
-
-
-class _Live(Callback):
-    """Progress over all steps, and the metrics after each epoch."""
-
-    def __init__(self, title: str, batch_size: int, console: Console) -> None:
-        self.curve: Curve = []
-        self.title, self.batch_size = title, batch_size
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=console,
-        )
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.start = time.perf_counter()
-        self.row = self.progress.add_task(self.title, total=trainer.estimated_stepping_batches, note="")
-        self.progress.start()
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        rate = trainer.global_step * self.batch_size / (time.perf_counter() - self.start)
-        values = self.curve[-1] if self.curve else {}
-        scores = [f"{k} {v:.3f}" for k, v in values.items() if k not in ("epoch", "step") and "loss" not in k]
-        note = ", ".join([*scores, f"{rate:,.0f} images/s"])
-        self.progress.update(self.row, completed=trainer.global_step, note=note)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        values = {k: float(v) for k, v in trainer.callback_metrics.items()}
-        self.curve.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **values})
+PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def fit(
     task: pl.LightningModule,
-    train: Iterable[Any],
-    held_out: Iterable[Any],
+    data: pl.LightningDataModule | tuple[Any, Any],
     epochs: int,
     batch_size: int,
     title: str,
     console: Console | None = None,
+    config: FitConfig | None = None,
+    folder: Path | None = None,
+    checkpoint: Path | None = None,
+    callbacks: Sequence[Callback] = (),
+    clip_grad: float = 0.0,
 ) -> Curve:
     """Train, evaluating after every epoch, on whatever accelerator there is.
 
     Args:
         task: Module with training and validation steps; what it logs makes the curves.
-        train: Batches of one epoch; it must have a length.
-        held_out: Batches to evaluate on.
-        epochs: How many.
-        batch_size: Of ``train``, to show images per second.
+        data: Data module, or training batches (with a length) and held-out ones.
+        epochs: How many in all.
+        batch_size: Images per batch of one process, to show images per second.
         title: Name on the progress bar.
         console: Where the bar is drawn; standard error by default.
+        config: Where and how; one device by default.
+        folder: For checkpoints and logs; None for neither.
+        checkpoint: To go on from.
+        callbacks: More of them.
+        clip_grad: Largest norm of the gradient; 0 for no limit.
 
     Returns:
         What was logged after each epoch, with ``epoch`` and ``step``.
 
     Raises:
-        Interrupted: On Ctrl-C.
+        Interrupted: On Ctrl-C or SIGTERM, after a last checkpoint.
     """
-    live = _Live(title, batch_size, console or Console(stderr=True))
+    config = config or FitConfig()
+    live = Live(title, batch_size, console or Console(stderr=True))
+    survival = Survival(folder / "checkpoints" if folder else None, config.checkpoint_minutes, live)
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
         logging.getLogger(name).setLevel(logging.ERROR)  # hardware found, tips, goodbye: not for every run
-    handler = signal.getsignal(signal.SIGINT)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")  # tips on workers and loaders, and its own deprecations
         warnings.filterwarnings("ignore", ".*LeafSpec.*")
+        warnings.filterwarnings("ignore", ".*lr_scheduler.step.*")  # Lightning steps it first when fp16 skips a step
+        devices, nodes = _processes(config)
         trainer = pl.Trainer(
-            accelerator="auto",
-            devices=1,
+            accelerator=config.accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            strategy=_strategy(config),
+            precision=PRECISION[config.precision],
+            accumulate_grad_batches=config.accumulate,
+            gradient_clip_val=clip_grad or None,
             max_epochs=epochs,
-            callbacks=[live],
-            logger=False,
+            callbacks=[*callbacks, live, survival],  # in this order: what survival saves must hold the others' news
+            logger=_loggers(folder, config) if folder else False,
+            log_every_n_steps=20,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
+            use_distributed_sampler=False,
         )
+        train: dict[str, Any] = {"datamodule": data}
+        if not isinstance(data, pl.LightningDataModule):
+            train = {"train_dataloaders": data[0], "val_dataloaders": data[1]}
         try:
-            trainer.fit(task, train, held_out)
-        except SystemExit as stop:  # how Lightning leaves after Ctrl-C
-            if trainer.interrupted:
-                raise Interrupted(live.curve) from stop
-            raise
+            trainer.fit(task, **train, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+        except SystemExit as stop:  # how Lightning leaves after a second Ctrl-C
+            raise KeyboardInterrupt("stopped at once") from stop
         finally:
             live.progress.stop()
-            signal.signal(signal.SIGINT, handler)
     return live.curve
+
+
+def resume_from(folder: Path, console: Console) -> Path:
+    """Newest whole checkpoint of the run in ``folder``; damaged ones are named in one line each.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    path, damaged = newest_checkpoint(folder / "checkpoints")
+    for broken in damaged:
+        console.print(f"{broken} is damaged and was passed over", style="yellow", soft_wrap=True)
+    if path is None:
+        what = "only damaged checkpoints" if damaged else "no checkpoint"
+        raise FileNotFoundError(f"{folder} has {what} to go on from; train anew with another --out")
+    return path
+
+
+def _processes(config: FitConfig) -> tuple[int | str, int]:
+    """Devices per machine and machines; under torchrun, what torchrun started."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        return local, int(os.environ["WORLD_SIZE"]) // local
+    return config.devices or "auto", config.nodes
+
+
+def _strategy(config: FitConfig) -> Any:
+    if config.strategy == "fsdp2":
+        from lightning.pytorch.strategies import ModelParallelStrategy
+
+        return ModelParallelStrategy(tensor_parallel_size=1, save_distributed_checkpoint=False)
+    return config.strategy
+
+
+def _loggers(folder: Path, config: FitConfig) -> list[Any]:
+    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+
+    loggers: list[Any] = [CSVLogger(folder, name="logs"), TensorBoardLogger(folder, name="", version="tensorboard")]
+    if config.wandb:
+        try:
+            loggers.append(WandbLogger(project="convneur", name=folder.name, save_dir=folder))
+        except ModuleNotFoundError as error:
+            raise ImportError("--wandb needs the package wandb; pip install wandb") from error
+    return loggers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch.optim import Optimizer
@@ -15,26 +16,57 @@ class OptimConfig:
 
     Attributes:
         lr: Peak learning rate of the local branches.
-        global_lr_scale: That of the global branches over ``lr``.
+        lr_batch: The rate is meant for steps of this many images and scaled in proportion; 0 to take it as it is.
+        global_lr_scale: Rate of the global branches over that of the local ones.
         weight_decay: Decay of weight matrices.
         betas: AdamW's; a shorter second average (0.95) gets off a plateau sooner.
         warmup: Share of all steps in which the rate grows.
+        layer_decay: Rate of a layer over that of the next one towards the classifier; 1 for the same everywhere.
+        head_first: Share of all steps, at the start, in which only the classifier learns.
+        clip_grad: Largest norm of the gradient; 0 for no limit.
     """
 
     lr: float = 2e-3
+    lr_batch: int = 0
     global_lr_scale: float = 0.1
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
     warmup: float = 0.05
+    layer_decay: float = 1.0
+    head_first: float = 0.0
+    clip_grad: float = 0.0
+
+    def rate(self, images_per_step: int) -> float:
+        """Peak rate for steps of so many images, over all processes."""
+        return self.lr * images_per_step / self.lr_batch if self.lr_batch else self.lr
 
 
-def cosine_with_warmup(optimizer: Optimizer, steps: int, warmup: float) -> LambdaLR:
-    """Rate of each group: up in a line over the share ``warmup`` of all steps, then down to 0 in a half cosine."""
-    rise = max(1, round(steps * warmup))
+def cosine_with_warmup(optimizer: Optimizer, steps: int, warmup: float, head_first: float = 0.0) -> LambdaLR:
+    """Rate of each group: up in a line over the share ``warmup`` of all steps, then down to 0 in a half cosine.
+
+    Args:
+        optimizer: Whose groups are scheduled.
+        steps: From the first step to the last.
+        warmup: Share of the steps.
+        head_first: Share of the steps in which groups wait whose name does not begin with ``head``.
+    """
+    wait = round(steps * head_first)
+    factors = [
+        _cosine(0 if not wait or group.get("name", "").startswith("head") else wait, steps, warmup)
+        for group in optimizer.param_groups
+    ]
+    return LambdaLR(optimizer, factors)
+
+
+def _cosine(wait: int, steps: int, warmup: float) -> Callable[[int], float]:
+    rise = max(1, round((steps - wait) * warmup))
 
     def factor(step: int) -> float:
+        step -= wait
+        if step < 0:
+            return 0.0
         if step < rise:
             return (step + 1) / rise
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - rise))))
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - wait - rise))))
 
-    return LambdaLR(optimizer, factor)
+    return factor

@@ -8,6 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+COUNTED, NAMED = 20, 60  # up to so many classes a confusion matrix shows counts, and names
 COLOURS = {"convneur": "#1f6feb", "local-only": "#d1701f"}
 
 
@@ -30,18 +31,24 @@ def curves(histories: Mapping[str, Sequence[Mapping[str, float]]], metrics: Mapp
 
 
 def confusion(matrices: Mapping[str, Tensor], classes: Sequence[str]) -> Figure:
-    """Confusion matrices side by side: rows are the truth, columns the answers."""
-    figure = Figure(figsize=(4.4 * len(matrices), 4.2), layout="constrained")
+    """Confusion matrices side by side: rows are the truth, columns the answers; counts and names where they fit."""
+    count = len(classes)
+    side = min(11.0, max(4.2, 1.6 + 0.42 * count))
+    figure = Figure(figsize=(side * len(matrices) + 0.2, side), layout="constrained")
     for axis, (name, matrix) in zip(figure.subplots(1, len(matrices), squeeze=False)[0], matrices.items(), strict=True):
         axis.imshow(matrix.numpy(), cmap="Blues")
-        for (row, column), count in ((divmod(i, len(classes)), int(n)) for i, n in enumerate(matrix.flatten())):
-            if count:
-                dark = count > matrix.max() / 2
-                axis.text(column, row, count, ha="center", va="center", color="white" if dark else "black", fontsize=8)
-        ticks = range(len(classes))
-        axis.set(title=name, xlabel="answer", ylabel="truth", xticks=ticks, yticks=ticks)
-        axis.set_xticklabels(classes)
-        axis.set_yticklabels(classes)
+        axis.set(title=name, xlabel="answer", ylabel="truth")
+        if count > NAMED:
+            continue
+        for place, number in enumerate(matrix.flatten().tolist() if count <= COUNTED else ()):
+            row, column = divmod(place, count)
+            if number:
+                dark = number > matrix.max() / 2
+                axis.text(column, row, number, ha="center", va="center", color="white" if dark else "black", fontsize=8)
+        axis.set(xticks=range(count), yticks=range(count))
+        long = max(map(len, classes)) > 3
+        axis.set_xticklabels(classes, rotation=90 if long else 0, fontsize=8 if long else None)
+        axis.set_yticklabels(classes, fontsize=8 if long else None)
     return figure
 
 
@@ -88,4 +95,28 @@ def marks(pictures: Tensor, targets: Tensor, answers: Mapping[str, Tensor]) -> F
             axis.imshow(overlay.numpy(), extent=(-0.5, width - 0.5, height - 0.5, -0.5), interpolation="nearest")
             axis.set_axis_off()
             axis.set_title(name if row == 0 else "")
+    return figure
+
+
+def reliability(confidence: Tensor, accuracy: Tensor, share: Tensor) -> Figure:
+    """Accuracy over confidence, per bin; the area of a dot is the share of the images in it."""
+    figure = Figure(figsize=(4.4, 4.2), layout="constrained")
+    axis = figure.subplots()
+    axis.plot([0, 1], [0, 1], color="#888", linewidth=1)
+    axis.scatter(confidence.numpy(), accuracy.numpy(), s=(600 * share).clamp(min=4).numpy(), color=COLOURS["convneur"])
+    axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axis.grid(alpha=0.3)
+    return figure
+
+
+def gallery(pictures: Sequence[Tensor], captions: Sequence[str], columns: int = 4) -> Figure:
+    """Pictures (3, H, W) in [0, 1] with a caption each."""
+    rows = -(-len(pictures) // columns)
+    figure = Figure(figsize=(2.7 * columns, 3.2 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, picture, caption in zip(axes.flat, pictures, captions, strict=False):
+        axis.imshow(picture.permute(1, 2, 0).numpy())
+        axis.set_title(caption, fontsize=9)
     return figure

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from convneur.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,17 +70,23 @@ def write_report(path: Path, title: str, lead: str, sections: Sequence[Section],
     write_atomic(path, page)
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a crash or a full disk leaves the old one or none, never half of the new one."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+def versions() -> dict[str, str]:
+    """What a report says of the software and the machine that made it."""
+    import platform
+
+    import timm
+    import torch
+
+    from convneur import __version__
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    return {
+        "convneur": __version__,
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "python": platform.python_version(),
+        "machine": f"{device}, {torch.get_num_threads()} threads",
+    }
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

@@ -3,8 +3,18 @@
 from convneur.models.backbone import ConvNeur
 from convneur.models.config import GlobalConfig, Variant
 from convneur.models.convert import from_convnext
-from convneur.models.hub import save_model
+from convneur.models.hub import load_model, save_model
 from convneur.models.registry import create_model
 from convneur.models.variants import PRESETS, VARIANTS
 
-__all__ = ["PRESETS", "VARIANTS", "ConvNeur", "GlobalConfig", "Variant", "create_model", "from_convnext", "save_model"]
+__all__ = [
+    "PRESETS",
+    "VARIANTS",
+    "ConvNeur",
+    "GlobalConfig",
+    "Variant",
+    "create_model",
+    "from_convnext",
+    "load_model",
+    "save_model",
+]

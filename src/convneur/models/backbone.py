@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from timm.layers import LayerNorm2d, NormMlpClassifierHead, trunc_normal_
-from timm.models import checkpoint_seq
+from timm.models import checkpoint_seq, group_parameters
 from timm.models._features import feature_take_indices  # not public, but what every model of timm uses
 from torch import Tensor, nn
 
@@ -88,6 +88,9 @@ class ConvNeur(nn.Module):
     Raises:
         ValueError: For a value that is unknown or out of range, and for images that do not fit.
     """
+
+    pretrained_cfg: dict[str, Any]  # both are set by timm's factory
+    default_cfg: dict[str, Any]
 
     def __init__(
         self,
@@ -190,6 +193,11 @@ class ConvNeur(nn.Module):
     def _global_branches(self) -> list[GlobalBranch]:
         return [m for m in self.modules() if isinstance(m, GlobalBranch)]
 
+    @property
+    def has_gates(self) -> bool:
+        """Whether a global branch gates each stage."""
+        return self.global_config.fusion == "gate" and self.global_config.placement != "none"
+
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that sort parameters by depth, for layer-wise decay (timm)."""
         return {
@@ -209,7 +217,7 @@ class ConvNeur(nn.Module):
         return {name for name, p in self.named_parameters() if id(p) in inside}
 
     def parameter_groups(
-        self, lr: float, weight_decay: float = 0.05, global_lr_scale: float = 0.1
+        self, lr: float, weight_decay: float = 0.05, global_lr_scale: float = 0.1, layer_decay: float = 1.0
     ) -> list[dict[str, Any]]:
         """Groups for an optimizer: the global branch learns slower and does not decay, nor do norms, biases, scales.
 
@@ -217,23 +225,31 @@ class ConvNeur(nn.Module):
             lr: Learning rate of the local branches.
             weight_decay: Decay of their weight matrices.
             global_lr_scale: Learning rate of the global branches over ``lr``.
+            layer_decay: Learning rate of a layer over that of the next one; 1 for the same everywhere (timm's
+                layer-wise decay, by `group_matcher`).
 
         Returns:
-            Groups with ``name``, ``params``, ``lr`` and ``weight_decay``; empty ones are left out. Frozen parameters
-            are in none.
+            Groups with ``name``, ``params``, ``lr`` and ``weight_decay``; empty ones are left out. Those of the
+            classifier have a name that begins with ``head``, and are apart. Frozen parameters are in none.
         """
         slow = self.no_weight_decay()
-        named = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
-        groups = [
-            ("decay", [p for n, p in named if n not in slow and p.ndim > 1], lr, weight_decay),
-            ("no_decay", [p for n, p in named if n not in slow and p.ndim <= 1], lr, 0.0),
-            ("global", [p for n, p in named if n in slow], lr * global_lr_scale, 0.0),
-        ]
-        return [
-            {"name": name, "params": params, "lr": rate, "weight_decay": decay}
-            for name, params, rate, decay in groups
-            if params
-        ]
+        head = {id(p) for p in self.get_classifier().parameters()}
+        depth = group_parameters(self, self.group_matcher(), reverse=True)
+        top = max(depth.values())
+        groups: dict[str, dict[str, Any]] = {}
+        for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            kind = "global" if name in slow else "decay" if parameter.ndim > 1 else "no_decay"
+            rate = lr * layer_decay ** (top - depth[name]) * (global_lr_scale if kind == "global" else 1.0)
+            key = f"head_{kind}" if id(parameter) in head else kind
+            if layer_decay != 1.0 and id(parameter) not in head:
+                key = f"{kind}_{depth[name]}"
+            group = groups.setdefault(
+                key, {"name": key, "params": [], "lr": rate, "weight_decay": weight_decay if kind == "decay" else 0.0}
+            )
+            group["params"].append(parameter)
+        return list(groups.values())
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory: keep no activations inside a stage and compute them again in the backward pass."""

@@ -1,20 +1,26 @@
-"""Models on disk, in the layout of the Hugging Face hub that timm loads: config.json and model.safetensors."""
+"""Models on disk, in the layout of the Hugging Face hub that timm loads: config.json, model.safetensors, README.md."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
+import timm
 from safetensors import SafetensorError
 from timm.models import save_for_hf
+from torch import nn
 
-from convneur.models.backbone import ConvNeur
 
-
-def save_model(model: ConvNeur, folder: Path, model_args: Mapping[str, Any]) -> None:
+def save_model(
+    model: nn.Module,
+    folder: Path,
+    model_args: Mapping[str, Any],
+    label_names: Sequence[str] | None = None,
+    card: str | None = None,
+) -> None:
     """Write a model so that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` brings it back.
 
     Written beside the folder first and then moved, so that a crash never leaves half a model.
@@ -23,20 +29,66 @@ def save_model(model: ConvNeur, folder: Path, model_args: Mapping[str, Any]) -> 
         model: To save; it must come from `create_model`.
         folder: Replaced if it exists.
         model_args: The arguments it was created with, as JSON can hold them.
+        label_names: Names of the classes.
+        card: Text of the model card, README.md.
 
     Raises:
         OSError: If it cannot be written; what was in ``folder`` is still there.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    config: dict[str, Any] = {"label_names": list(label_names)} if label_names is not None else {}
     try:
         fresh.chmod(0o755)
         try:
-            save_for_hf(model, str(fresh), model_args=dict(model_args), safe_serialization=True)
+            save_for_hf(model, str(fresh), config, model_args=dict(model_args), safe_serialization=True)
         except SafetensorError as error:  # how safetensors reports a full or failing disk
             raise OSError(f"could not write the weights to {folder}: {error}") from error
+        if card is not None:
+            (fresh / "README.md").write_text(card, encoding="utf-8")
+        for file in fresh.iterdir():
+            file.chmod(0o644)  # safetensors makes files that nobody else may read
         if folder.exists():
             shutil.rmtree(folder)
         fresh.rename(folder)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+class Loaded(NamedTuple):
+    """A model in eval mode, timm's description of it (``pretrained_cfg``), and the names of its classes, if kept."""
+
+    model: nn.Module
+    config: dict[str, Any]
+    classes: list[str] | None
+
+
+def load_model(source: str | Path, **kwargs: Any) -> Loaded:
+    """Load a trained model.
+
+    Args:
+        source: A folder that `save_model` wrote, a run of ``convneur train`` (its ``model`` folder is taken), a file
+            name of timm's hub (``hf-hub:user/name``), or a name of timm, which loads pretrained weights.
+        **kwargs: Other arguments of ``timm.create_model``.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or name.
+        ValueError: If what is there cannot be loaded.
+    """
+    folder = Path(source).expanduser()
+    if (folder / "model" / "config.json").is_file():
+        folder = folder / "model"
+    name = str(source)
+    if (folder / "config.json").is_file():
+        name = f"local-dir:{folder}"
+    elif folder.exists():
+        raise FileNotFoundError(f"{source} holds no model; give a folder with config.json, or a run that has finished")
+    elif not (timm.is_model(name) or name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))):
+        raise FileNotFoundError(f"{source} is neither a folder nor a model of timm; give the folder of a trained model")
+    try:
+        model = timm.create_model(name, pretrained=True, **kwargs)
+    except Exception as error:  # no network, another layout, damaged or hostile weights: whatever the readers raise
+        raise ValueError(f"{source} cannot be loaded ({' '.join(str(error).split())[:300]})") from error
+    config: dict[str, Any] = dict(cast(Any, model).pretrained_cfg)
+    labels = config.get("label_names")
+    return Loaded(model.eval(), config, list(labels) if labels else None)

@@ -13,9 +13,11 @@ from torch.utils.data import DataLoader
 
 from convneur.data.digits import DigitBatches, Digits, load_digits
 from convneur.data.mosaic import PRIOR, Mosaics
-from convneur.engine import Curve, Interrupted, OptimConfig, fit
+from convneur.engine.fit import Curve, Interrupted, fit
+from convneur.engine.optim import OptimConfig
 from convneur.models import ConvNeur, create_model
-from convneur.tasks import Classification, Marking
+from convneur.tasks.classification import Classification
+from convneur.tasks.marking import Marking
 
 PREPROCESSING = {"mean": (0.0,), "std": (1.0,)}  # digits are ink 1 on paper 0, and are used as they are
 TWINS: dict[str, dict[str, Any]] = {"convneur": {}, "local-only": {"global_placement": "none"}}
@@ -107,8 +109,10 @@ def train_pair(recipe: PairRecipe, console: Console | None = None) -> Iterator[t
         try:
             curve = fit(
                 task,
-                DataLoader(batches(recipe, train), batch_size=None),
-                DataLoader(held_out_batches(recipe, held_out), batch_size=None),
+                (
+                    DataLoader(batches(recipe, train), batch_size=None),
+                    DataLoader(held_out_batches(recipe, held_out), batch_size=None),
+                ),
                 recipe.epochs,
                 recipe.batch_size,
                 f"{name:10}",

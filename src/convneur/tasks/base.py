@@ -1,37 +1,94 @@
-"""What all tasks share: a model with parameter groups, AdamW, warm-up and cosine."""
+"""What all tasks share: a model with parameter groups, AdamW, warm-up and cosine, an average of the weights."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
-from convneur.engine import OptimConfig, cosine_with_warmup
+from convneur.engine.optim import OptimConfig, cosine_with_warmup
 from convneur.models import ConvNeur
 
 
 class Task(pl.LightningModule):
     """A model and how it is optimised.
 
+    Random numbers of a step (dropped paths, mixed images) follow from the seed, the step and the process, so that a run
+    that goes on from a checkpoint draws what an uninterrupted one draws.
+
     Args:
         model: Trained in place.
         optim: Optimizer settings.
+        ema: Decay of the average of the weights that is evaluated and kept; 0 for none.
+        seed: Of what is drawn while training.
+        images_per_step: Over all processes and accumulated batches, to scale the learning rate.
     """
 
-    def __init__(self, model: ConvNeur, optim: OptimConfig) -> None:
+    def __init__(
+        self, model: ConvNeur, optim: OptimConfig, ema: float = 0.0, seed: int = 0, images_per_step: int = 0
+    ) -> None:
         super().__init__()
         self.model = model
         self.optim = optim
+        self.seed = seed
+        self.images_per_step = images_per_step
+        # The average follows closely at first (timm's warm-up), or short runs would keep their first weights for long.
+        self.ema = ModelEmaV3(model, decay=ema, use_warmup=True) if ema else None
+        self.mean_loss = MeanMetric()
+        self.mean_loss.persistent(True)  # an epoch's mean survives a crash in the middle of it
+
+    @property
+    def best_model(self) -> nn.Module:
+        """The model to evaluate and to keep: the average of the weights if there is one."""
+        return self.model if self.ema is None else self.ema.module
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) -> what the model says of them."""
-        return self.model(images)
+        return self.model(images) if self.training else self.best_model(images)
+
+    def configure_model(self) -> None:
+        """Shard the stages over the devices if the strategy asks for it (FSDP2)."""
+        mesh = getattr(self, "_device_mesh", None)  # set by Lightning's ModelParallelStrategy alone
+        if mesh is None:
+            return
+        from torch.distributed.fsdp import fully_shard
+
+        for model in [self.model] if self.ema is None else [self.model, self.ema.module]:
+            for stage in model.stages:
+                fully_shard(stage, mesh=mesh["data_parallel"])
+            fully_shard(model, mesh=mesh["data_parallel"])
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW over the model's parameter groups."""
-        groups = self.model.parameter_groups(self.optim.lr, self.optim.weight_decay, self.optim.global_lr_scale)
-        optimizer = torch.optim.AdamW(groups, betas=self.optim.betas)
+        optim = self.optim
+        groups = self.model.parameter_groups(
+            optim.rate(self.images_per_step), optim.weight_decay, optim.global_lr_scale, optim.layer_decay
+        )
+        optimizer = torch.optim.AdamW(groups, betas=optim.betas)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = cosine_with_warmup(optimizer, steps, self.optim.warmup)
+        schedule = cosine_with_warmup(optimizer, steps, optim.warmup, optim.head_first)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Draw what follows from the step alone."""
+        key = (self.seed, self.trainer.current_epoch, batch_idx, self.trainer.global_rank)
+        seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Move the average of the weights after each optimizer step."""
+        if self.ema is not None and (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
+            self.ema.update(self.model, step=self.trainer.global_step)
+
+    def log_loss(self, loss: Tensor, count: int) -> None:
+        """Count the loss of a batch for the mean of the epoch, and log it per step."""
+        self.mean_loss.update(loss.detach(), count)
+        self.log("loss", self.mean_loss, on_step=False, on_epoch=True)
+        self.log("loss_step", loss.detach(), on_step=True, on_epoch=False, batch_size=count)

@@ -2,46 +2,87 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
+from timm.data import Mixup
 from torch import Tensor
+from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from convneur.engine import OptimConfig
+from convneur.engine.optim import OptimConfig
 from convneur.models import ConvNeur
 from convneur.tasks.base import Task
 
 
 class Classification(Task):
-    """Cross-entropy; logs ``loss``, ``val_loss`` and ``accuracy``, and keeps the last confusion matrix.
+    """Cross-entropy; logs ``loss``, ``val_loss``, ``accuracy`` and ``top5``, and keeps the last confusion matrix.
+
+    Held-out images with a label below 0 count nowhere.
 
     Args:
         model: Images -> logits (B, classes).
         optim: Optimizer settings.
         label_smoothing: Share of a label spread over all classes.
+        mixup: Alpha of Mixup; 0 for none.
+        cutmix: Alpha of CutMix; 0 for none.
+        channels_last: Give images to the model in that memory format.
+        **task: Arguments of `Task`.
     """
 
-    def __init__(self, model: ConvNeur, optim: OptimConfig, label_smoothing: float = 0.0) -> None:
-        super().__init__(model, optim)
+    def __init__(
+        self,
+        model: ConvNeur,
+        optim: OptimConfig,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        channels_last: bool = False,
+        **task: Any,
+    ) -> None:
+        super().__init__(model, optim, **task)
+        classes = model.num_classes
         self.label_smoothing = label_smoothing
-        self.accuracy = MulticlassAccuracy(model.num_classes, average="micro")
-        self.confusion = MulticlassConfusionMatrix(model.num_classes)
+        self.channels_last = channels_last
+        self.mix = (
+            Mixup(mixup, cutmix, label_smoothing=label_smoothing, num_classes=classes) if mixup or cutmix else None
+        )
+        self.accuracy = MulticlassAccuracy(classes, average="micro")
+        self.top5 = MulticlassAccuracy(classes, average="micro", top_k=min(5, classes))
+        self.confusion = MulticlassConfusionMatrix(classes)
+        self.val_loss = MeanMetric()
 
-    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Loss of a batch of images (B, C, H, W) and labels (B,)."""
-        images, labels = batch
-        loss = F.cross_entropy(self(images), labels, label_smoothing=self.label_smoothing)
-        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(labels))
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) -> logits (B, classes)."""
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        return super().forward(images)
+
+    def training_step(self, batch: Any) -> Tensor:
+        """Loss of a batch that begins with images (B, C, H, W) and labels (B,)."""
+        images, labels = batch[:2]
+        count = len(labels)
+        if self.mix is not None and count % 2 == 0:  # timm mixes an image with its mirror in the batch
+            images, labels = self.mix(images, labels)
+            loss = F.cross_entropy(self(images), labels)
+        else:
+            loss = F.cross_entropy(self(images), labels, label_smoothing=self.label_smoothing)
+        self.log_loss(loss, count)
         return loss
 
     def on_validation_epoch_start(self) -> None:
         """Count afresh."""
         self.confusion.reset()
 
-    def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
+    def validation_step(self, batch: Any) -> None:
         """Count what a batch got right."""
-        images, labels = batch
-        logits = self(images)
-        self.log("val_loss", F.cross_entropy(logits, labels), batch_size=len(labels))
-        self.accuracy(logits, labels)
-        self.confusion.update(logits, labels)
-        self.log("accuracy", self.accuracy, batch_size=len(labels))
+        images, labels = batch[:2]
+        known = labels >= 0
+        logits, labels = self(images)[known].float(), labels[known]
+        if len(labels):
+            self.val_loss.update(F.cross_entropy(logits, labels), len(labels))
+            self.accuracy.update(logits, labels)
+            self.top5.update(logits, labels)
+            self.confusion.update(logits, labels)
+        self.log_dict({"val_loss": self.val_loss, "accuracy": self.accuracy, "top5": self.top5}, on_epoch=True)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.classification import BinaryJaccardIndex
 
-from convneur.engine import OptimConfig
+from convneur.engine.optim import OptimConfig
 from convneur.models import ConvNeur
 from convneur.tasks.base import Task
 
@@ -38,7 +38,7 @@ class Marking(Task):
         images, targets = batch
         logits, known = self(images)[:, 0], targets != IGNORE
         loss = F.binary_cross_entropy_with_logits(logits[known], targets[known].float())
-        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=len(images))
+        self.log_loss(loss, len(images))
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:

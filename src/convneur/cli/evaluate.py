@@ -1,0 +1,69 @@
+"""``convneur eval``: judge a classifier on labelled images."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+
+def eval_(
+    model: str,
+    data: str,
+    out: Path = Path("runs/eval"),
+    image_size: int | None = None,
+    batch_size: int = 64,
+    workers: int | None = None,
+    val_share: float = 0.2,
+    seed: int = 0,
+    max_megapixels: float = 100.0,
+) -> None:
+    """Judge a classifier on held-out images: top-1, top-5, per class, calibration, other image sizes.
+
+    Args:
+        model: Folder of a run or model, hf-hub:USER/NAME, or a timm name with pretrained weights.
+        data: As for convneur train; its validation images are used.
+        out: Folder for metrics.json and report.html.
+        image_size: Pixels a side; what the model was made for if not given. 0.75 and 1.5 times that are tried too.
+        batch_size: Images at a time.
+        workers: Processes that load images; as many as suit the machine if not given.
+        val_share: Share that is held out where the data has no validation images; as in training.
+        seed: Of that split; as in training.
+        max_megapixels: Larger images count as unreadable.
+    """
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with console.status("Loading PyTorch"):
+        from convneur.cli.judging import judge, tell, write_judged
+        from convneur.data.sources import open_source
+        from convneur.data.transforms import Preprocessing
+        from convneur.models import load_model
+
+    loaded, config, labels = load_model(model)
+    source = open_source(data, val_share, seed)
+    if labels is not None and labels != source.classes:
+        raise ValueError(
+            f"the model knows the classes {_few(labels)} the data {_few(source.classes)}; give data of the same"
+        )
+    if config["num_classes"] != len(source.classes):
+        raise ValueError(
+            f"the model has {config['num_classes']} classes and the data {len(source.classes)}; give data that fits"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    preprocessing = Preprocessing.of(config, image_size)
+    judged = judge(
+        loaded,
+        Path(model).name,
+        source,
+        preprocessing,
+        console,
+        batch_size=batch_size,
+        workers=workers,
+        max_pixels=round(max_megapixels * 1e6),
+    )
+    write_judged(out, judged, " ".join(["convneur", *sys.argv[1:]]))
+    tell(judged, f"Report: {out / 'report.html'}   numbers: {out / 'metrics.json'}")
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "")

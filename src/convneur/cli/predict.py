@@ -1,0 +1,157 @@
+"""``convneur predict``: name images."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from convneur.data.sources import FileImages
+
+
+def predict(
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional],
+    model: str,
+    format: Literal["table", "jsonl", "csv"] = "table",
+    top_k: int = 3,
+    batch_size: int = 32,
+    workers: int | None = None,
+    image_size: int | None = None,
+    max_megapixels: float = 100.0,
+) -> int:
+    """Name images. Exit code 0 if any could be read, 2 if none.
+
+    Args:
+        paths: Image files, folders (searched to the bottom) and globs such as 'photos/*.jpg'.
+        model: Folder of a run or model, hf-hub:USER/NAME, or a timm name with pretrained weights.
+        format: Table for people; JSON lines or CSV for programs.
+        top_k: Answers per image.
+        batch_size: Images at a time.
+        workers: Processes that load images; as many as suit the machine if not given.
+        image_size: Pixels a side; what the model was made for if not given.
+        max_megapixels: Larger images are not read.
+    """
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if top_k < 1:
+        raise ValueError(f"--top-k {top_k} is out of range; give at least 1")
+    files = find_images(paths)
+    with console.status("Loading PyTorch"):
+        import torch
+        from rich.progress import Progress
+
+        from convneur.data.module import eval_loader
+        from convneur.data.sources import FileImages
+        from convneur.data.transforms import Preprocessing
+        from convneur.models import load_model
+        from convneur.tasks.evaluation import device_for
+
+    loaded, config, labels = load_model(model)
+    names = labels or [str(i) for i in range(config["num_classes"])]
+    images = FileImages(files, [0] * len(files))
+    preprocessing = Preprocessing.of(config, image_size)
+    workers = min(len(files) // batch_size, 8) if workers is None else workers  # a few images need no other process
+    loader = eval_loader(images, preprocessing, batch_size, workers, max_pixels=round(max_megapixels * 1e6))
+    device = device_for()
+    loaded.to(device)
+    rows: list[dict[str, object]] = []
+    unreadable: list[tuple[str, str]] = []
+    with Progress(console=console, transient=True) as progress, torch.inference_mode():
+        for batch in progress.track(loader, len(loader), description="predicting"):
+            unreadable += batch.unreadable
+            known = batch.labels >= 0
+            scores = loaded(batch.images.to(device)).float().softmax(1).cpu()[known]
+            rows += _rows(images, batch.indices[known], scores, names, min(top_k, len(names)))
+    _print(rows, format)
+    for name, reason in unreadable:
+        console.print(f"convneur: {name} could not be read ({reason})", soft_wrap=True, highlight=False)
+    return 0 if rows else 2
+
+
+def find_images(paths: Sequence[str]) -> list[str]:
+    """Files that ``paths`` name, in order and without repetition.
+
+    Raises:
+        FileNotFoundError: If a path names nothing, or a folder holds no images.
+        ValueError: For an address on the web.
+    """
+    found: dict[str, None] = {}
+    for path in paths:
+        if "://" in path:
+            raise ValueError(f"{path} is on the web; download it first, then give the file")
+        before = len(found)
+        found |= dict.fromkeys(_expanded(path))
+        if len(found) == before and not any(True for _ in _expanded(path)):
+            what = "holds no images" if Path(path).is_dir() else "does not exist"
+            raise FileNotFoundError(f"{path} {what}; give image files, folders or globs")
+    return list(found)
+
+
+def _expanded(path: str) -> Iterator[str]:
+    from convneur.data.decode import SUFFIXES
+
+    path = str(Path(path).expanduser())
+    if Path(path).is_dir():
+        for folder, _, files in sorted(os.walk(path, followlinks=True)):
+            yield from (str(Path(folder) / f) for f in sorted(files) if Path(f).suffix.lower() in SUFFIXES)
+    elif Path(path).exists():
+        yield path
+    else:
+        names = sorted(glob.glob(path, recursive=True))  # noqa: PTH207  pathlib takes no absolute globs
+        yield from (name for name in names if Path(name).is_file())
+
+
+def _rows(
+    images: FileImages, indices: Tensor, scores: Tensor, names: Sequence[str], top_k: int
+) -> list[dict[str, object]]:
+    best = scores.topk(top_k, 1)
+    return [
+        {
+            "file": images.name(int(index)),
+            "top": [
+                {"label": names[int(label)], "score": round(float(score), 6)}
+                for label, score in zip(row_labels, row_scores, strict=True)
+            ],
+        }
+        for index, row_labels, row_scores in zip(indices, best.indices, best.values, strict=True)
+    ]
+
+
+def _print(rows: list[dict[str, object]], format: str) -> None:
+    """Answers on standard output."""
+    if format == "jsonl":
+        for row in rows:
+            print(json.dumps(row, ensure_ascii=False))  # noqa: T201  for other programs
+        return
+    flat = [
+        [str(row["file"]), *(x for answer in row["top"] for x in (answer["label"], answer["score"]))]  # type: ignore[attr-defined]
+        for row in rows
+    ]
+    answers = (max(map(len, flat), default=1) - 1) // 2
+    if format == "csv":
+        import csv
+
+        head = ["file", *(f"{what}{i + 1}" for i in range(answers) for what in ("label", "score"))]
+        csv.writer(sys.stdout).writerows([head, *flat])
+    elif flat:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=None, header_style="bold")
+        table.add_column("file", overflow="fold")
+        for i in range(answers):
+            table.add_column("label" if i == 0 else f"{i + 1}.", style=None if i == 0 else "dim")
+            table.add_column("", justify="right", style=None if i == 0 else "dim")
+        for file, *rest in flat:
+            table.add_row(file, *(x if isinstance(x, str) else f"{x:.1%}" for x in rest))
+        Console().print(table)

@@ -1,0 +1,104 @@
+"""``convneur train``: a classifier from people's own images."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from convneur.recipes.classification import RECIPES, ClassificationRecipe
+
+if TYPE_CHECKING:
+    from convneur.recipes.train import Trained
+
+RecipeName = Literal["quick", "finetune", "cifar", "imagenet"]
+DEFAULT: RecipeName = "quick"
+
+
+def train_verb(arguments: Sequence[str]) -> Callable[..., None]:
+    """Make the verb with the defaults of the recipe that the arguments name."""
+    name: Any = DEFAULT
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        if before == "--recipe" or word.startswith("--recipe="):
+            name = word.removeprefix("--recipe=")
+    chosen = RECIPES.get(name, RECIPES[DEFAULT])  # an unknown name is refused by the parser, which lists them
+
+    def train(
+        data: str,
+        recipe: RecipeName = name if name in RECIPES else DEFAULT,
+        model: str = "convneur_m1",
+        out: Path = Path("runs/train"),
+        resume: tyro.conf.FlagCreatePairsOff[bool] = False,
+        weights: str | None = None,
+        seed: int = 0,
+        val_share: float = 0.2,
+        workers: int | None = None,
+        max_unreadable: float = 0.01,
+        max_megapixels: float = 100.0,
+        settings: Annotated[ClassificationRecipe, tyro.conf.arg(name="")] = chosen,
+    ) -> None:
+        """Train a classifier on images, judge it, and write model, numbers and a report.
+
+        Args:
+            data: Folder of class folders (with or without train/ and val/), parquet file or folder of them, hf:NAME,
+                wds:FOLDER, or digits for handwritten digits that come with the installation.
+            recipe: quick: minutes on a CPU. finetune: from --weights. cifar: 32 px. imagenet: the published one.
+            model: convneur_m1 to convneur_m4.
+            out: Folder of the run.
+            resume: Go on where the newest whole checkpoint in --out was written.
+            weights: To start from: folder of a run or model of ours, ConvNeXt checkpoint file, or a timm name.
+            seed: Of everything that is drawn.
+            val_share: Share to hold out where the data has no validation images.
+            workers: Processes that load images; as many as suit the machine if not given.
+            max_unreadable: Largest share of images that may be unreadable.
+            max_megapixels: Larger images count as unreadable.
+            settings: The recipe's own.
+        """
+        _train(
+            Path(out),
+            resume,
+            data=data,
+            model=model,
+            weights=weights,
+            recipe=settings,
+            seed=seed,
+            val_share=val_share,
+            workers=workers,
+            max_unreadable=max_unreadable,
+            max_pixels=round(max_megapixels * 1e6),
+        )
+
+    return train
+
+
+def _train(out: Path, resume: bool, **settings: Any) -> None:
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with console.status("Loading PyTorch and Lightning"):
+        from convneur.engine.callbacks import Interrupted
+        from convneur.recipes.train import TrainConfig, train_classifier
+
+    config = TrainConfig(**settings)
+    try:
+        trained = train_classifier(config, out, resume, console)
+    except Interrupted as stop:
+        done = f"{len(stop.curve)} of {config.recipe.epochs} epochs done"
+        raise KeyboardInterrupt(f"stopped, {done}; the same command with --resume goes on from here") from stop
+    if trained is not None:
+        _finish(trained, config.model, out, console)
+
+
+def _finish(trained: Trained, name: str, out: Path, console: Any) -> None:
+    """Judge the model once more on its own, and write everything people take away from the run."""
+    from convneur.cli.judging import card, judge, tell, write_judged
+    from convneur.models import save_model
+
+    command = " ".join(["convneur", *sys.argv[1:]])
+    judged = judge(trained.model, name, trained.source, trained.preprocessing, console)
+    save_model(trained.model, out / "model", trained.model_args, trained.source.classes, card(name, judged, command))
+    write_judged(out, judged, command, trained.curve, trained.unreadable)
+    tell(judged, f"Report: {out / 'report.html'}   model: {out / 'model'}   numbers: {out / 'metrics.json'}")

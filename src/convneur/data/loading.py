@@ -1,0 +1,198 @@
+"""Batches whose content depends on the seed, the epoch and the place in the epoch, and on nothing else.
+
+Which images make a batch follows from (seed, epoch); how an image is augmented follows from (seed, epoch, index). So
+neither the number of worker processes nor a crash in between changes what the model sees, and a run goes on at the
+exact sample by starting an epoch's batches later.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+
+from convneur.data.decode import MAX_PIXELS, UnreadableImageError, decode_image
+from convneur.data.sources import Images
+from convneur.data.transforms import Transform
+
+UNKNOWN = -1  # label of an image that could not be read, where it is not replaced by another
+
+
+class Batch(NamedTuple):
+    """Images (B, C, H, W), labels (B,), their indices in the source (B,), and which files could not be read and why."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    unreadable: list[tuple[str, str]]
+
+
+class Example(NamedTuple):
+    """One image of a batch."""
+
+    image: Tensor
+    label: int
+    number: int
+    unreadable: list[tuple[str, str]]
+
+
+def collate(examples: Sequence[Example]) -> Batch:
+    """Stack examples to a batch."""
+    return Batch(
+        torch.stack([e.image for e in examples]),
+        torch.tensor([e.label for e in examples]),
+        torch.tensor([e.number for e in examples]),
+        [note for e in examples for note in e.unreadable],
+    )
+
+
+class TrainImages(Dataset[Example]):
+    """Augmented images by (epoch, index). One that cannot be read is replaced by the next that can, and reported."""
+
+    def __init__(self, images: Images, transform: Transform, seed: int, max_pixels: int = MAX_PIXELS) -> None:
+        self.images, self.transform, self.seed, self.max_pixels = images, transform, seed, max_pixels
+
+    def __getitem__(self, key: tuple[int, int]) -> Example:
+        epoch, wanted = key
+        unreadable: list[tuple[str, str]] = []
+        for step in range(len(self.images)):
+            index = (wanted + step) % len(self.images)
+            try:
+                picture = decode_image(self.images.read(index), self.max_pixels)
+            except (UnreadableImageError, OSError) as error:
+                unreadable.append((self.images.name(index), str(error)))
+                continue
+            with seeded(self.seed, epoch, index):
+                return Example(self.transform(picture), int(self.images.labels[index]), index, unreadable)
+        raise ValueError(f"none of {len(self.images)} images can be read; the first: {': '.join(unreadable[0])}")
+
+
+class EvalImages(Dataset[Example]):
+    """Images in order. One that cannot be read is black with the label `UNKNOWN`, and reported."""
+
+    def __init__(self, images: Images, transform: Transform, max_pixels: int = MAX_PIXELS) -> None:
+        self.images, self.transform, self.max_pixels = images, transform, max_pixels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Example:
+        from PIL import Image
+
+        try:
+            picture = decode_image(self.images.read(index), self.max_pixels)
+        except (UnreadableImageError, OSError) as error:
+            black = self.transform(Image.new("RGB", (32, 32)))
+            return Example(black, UNKNOWN, index, [(self.images.name(index), str(error))])
+        return Example(self.transform(picture), int(self.images.labels[index]), index, [])
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """Shuffled batches of (epoch, index), the same for the same seed; what is left over of an epoch is dropped.
+
+    With several processes all see the same global batches, each its own part of them.
+
+    Args:
+        count: Images in the set.
+        batch_size: Images per batch of one process.
+        seed: Of the order.
+        rank: Number of this process.
+        world: How many there are.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        check_batch(count, batch_size * world)
+        self.count, self.batch_size, self.seed, self.rank, self.world = count, batch_size, seed, rank, world
+        self.epoch = self.start = 0
+
+    def __len__(self) -> int:
+        return self.count // (self.batch_size * self.world)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = self.epoch
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.count).tolist()
+        for batch in range(self.start, len(self)):
+            first = (batch * self.world + self.rank) * self.batch_size
+            yield [(epoch, index) for index in order[first : first + self.batch_size]]
+
+
+def check_batch(count: int, batch_size: int) -> None:
+    """Refuse a batch that no epoch could fill."""
+    if batch_size > count:
+        raise ValueError(
+            f"a batch of {batch_size} is larger than the set of {count} images; give a smaller --batch-size"
+        )
+
+
+class TrainLoader(DataLoader[Any]):
+    """A loader that can start in the middle of an epoch; Lightning keeps its state in the checkpoint.
+
+    ``order`` is what decides which batches come: it has ``epoch`` and ``start``. Whoever trains sets ``done``, the
+    batches of the epoch that were trained on; the loader itself knows only which ones it has fetched.
+    """
+
+    def __init__(self, order: Any, **arguments: Any) -> None:
+        # The loader draws a seed for its workers; with a generator of its own that changes no other random number.
+        super().__init__(generator=torch.Generator(), **arguments)
+        self.order = order
+        self.done = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go on to another epoch, from its first batch on."""
+        if epoch != self.order.epoch:
+            self.order.epoch, self.order.start, self.done = epoch, 0, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Where to go on."""
+        if self.done >= len(self.order):
+            return {"epoch": self.order.epoch + 1, "start": 0}
+        return {"epoch": self.order.epoch, "start": self.done}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from there at the next pass."""
+        self.order.epoch, self.order.start, self.done = state["epoch"], state["start"], state["start"]
+
+
+class Every(Sampler[int]):
+    """Every world-th index in order: each process evaluates its own, none twice."""
+
+    def __init__(self, count: int, rank: int = 0, world: int = 1) -> None:
+        self.indices = range(rank, count, world)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+
+@contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Random numbers that follow from ``key``; those of the main process go on afterwards as if nothing was drawn."""
+    kept = None
+    if get_worker_info() is None:
+        kept = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        if kept is not None:
+            random.setstate(kept[0])
+            np.random.set_state(kept[1])
+            torch.set_rng_state(kept[2])
+
+
+def default_workers() -> int:
+    """Worker processes that keep a model fed without taking its cores: one a core, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores)

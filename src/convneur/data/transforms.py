@@ -1,0 +1,110 @@
+"""From a decoded picture to the tensor a model takes; the transforms are timm's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from PIL import Image
+from timm.data import create_transform
+from torch import Tensor
+
+Transform = Callable[[Image.Image], Tensor]
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How training images are varied; all names are timm's.
+
+    Attributes:
+        crop: ``rrc``: a random part, resized. ``rkrr``: the whole, scaled and shifted a little (for small images).
+        scale: Smallest and largest part (``rrc``) or scale (``rkrr``) of the image's area.
+        hflip: Probability of a mirror image.
+        auto_augment: RandAugment or AutoAugment in timm's notation, or ``none``.
+        color_jitter: Strength, where there is no ``auto_augment``.
+        erasing: Probability of erasing a rectangle.
+        mixup: Alpha of Mixup; 0 for none.
+        cutmix: Alpha of CutMix; 0 for none.
+        label_smoothing: Share of a label spread over all classes.
+    """
+
+    crop: Literal["rrc", "rkrr"] = "rrc"
+    scale: tuple[float, float] = (0.08, 1.0)
+    hflip: float = 0.5
+    auto_augment: str = "rand-m9-mstd0.5-inc1"
+    color_jitter: float = 0.4
+    erasing: float = 0.25
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    label_smoothing: float = 0.1
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a model expects of an image; the names are those of timm's ``pretrained_cfg``.
+
+    Attributes:
+        input_size: Channels, height and width.
+        mean: Per channel, of pixels in [0, 1].
+        std: Per channel.
+        interpolation: Of resizing.
+        crop_pct: Part of the resized image that the crop in the middle keeps.
+    """
+
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+    crop_pct: float = 1.0
+
+    @staticmethod
+    def of(config: dict[str, Any], image_size: int | None = None) -> Preprocessing:
+        """Read timm's ``pretrained_cfg``, at another image size if one is given."""
+        channels, height, width = config["input_size"]
+        size = (channels, image_size or height, image_size or width)
+        mean, std = (tuple(config[key])[:channels] for key in ("mean", "std"))
+        return Preprocessing(size, mean, std, config["interpolation"], config["crop_pct"])
+
+
+def train_transform(to: Preprocessing, augment: AugmentConfig) -> Transform:
+    """Random view of a training image, as a tensor (C, H, W)."""
+    return _with_channels(
+        to,
+        create_transform(
+            to.input_size,
+            is_training=True,
+            train_crop_mode=augment.crop,
+            scale=augment.scale,
+            hflip=augment.hflip,
+            auto_augment=None if augment.auto_augment == "none" else augment.auto_augment,
+            color_jitter=augment.color_jitter,
+            re_prob=augment.erasing,
+            re_mode="pixel",
+            interpolation=to.interpolation,
+            mean=to.mean,
+            std=to.std,
+        ),
+    )
+
+
+def eval_transform(to: Preprocessing) -> Transform:
+    """The middle of an image, as a tensor (C, H, W); the same every time."""
+    return _with_channels(
+        to,
+        create_transform(to.input_size, mean=to.mean, std=to.std, interpolation=to.interpolation, crop_pct=to.crop_pct),
+    )
+
+
+def _with_channels(to: Preprocessing, transform: Any) -> Transform:
+    return _Grey(transform) if to.input_size[0] == 1 else transform
+
+
+class _Grey:
+    """For models of one channel; a class, so that it can be sent to worker processes."""
+
+    def __init__(self, transform: Any) -> None:
+        self.transform = transform
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return self.transform(image.convert("L"))

@@ -1,0 +1,177 @@
+"""What happens beside the training: the live bar, the curves, checkpoints, and stopping in good order."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from convneur.engine.checkpoints import save_checkpoint
+
+Curve = list[dict[str, float]]
+
+
+class Interrupted(Exception):  # noqa: N818  it is no error
+    """Training was stopped by Ctrl-C or SIGTERM; ``curve`` holds what was done."""
+
+    def __init__(self, curve: Curve) -> None:
+        super().__init__("training was stopped")
+        self.curve = curve
+
+
+class Live(Callback):
+    """Progress over all steps, and the metrics after each epoch.
+
+    Args:
+        title: Name on the bar.
+        batch_size: Images per batch of one process, to show images per second.
+        console: Where the bar is drawn.
+    """
+
+    def __init__(self, title: str, batch_size: int, console: Console) -> None:
+        self.curve: Curve = []
+        self.title, self.batch_size = title, batch_size
+        self.waited, self.seen, self.batches = 0.0, 0.0, 0
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+        )
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the bar."""
+        if trainer.is_global_zero:
+            steps = int(trainer.estimated_stepping_batches)
+            self.row = self.progress.add_task(self.title, total=steps, completed=trainer.global_step, note="")
+            self.progress.start()
+        self.start = self.last = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Count the time since the last batch as waiting for data."""
+        self.waited += time.perf_counter() - self.last
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Move the bar."""
+        self.last = time.perf_counter()
+        self.batches += 1
+        if not trainer.is_global_zero:
+            return
+        rate = self.batches * self.batch_size * trainer.world_size / (self.last - self.start)
+        values = self.curve[-1] if self.curve else {}
+        scores = [f"{k} {v:.3f}" for k, v in values.items() if k in ("accuracy", "iou")]
+        note = ", ".join([*scores, f"{rate:,.0f} images/s"])
+        self.progress.update(self.row, completed=trainer.global_step, note=note)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Evaluation is neither training nor waiting for data."""
+        self.last = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the metrics of the epoch."""
+        values = {k: float(v) for k, v in trainer.callback_metrics.items() if not k.endswith("_step")}
+        elapsed = max(1e-9, time.perf_counter() - self.start)
+        waited = {"waiting_for_data": self.waited / elapsed}
+        self.curve.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **values, **waited})
+        if trainer.is_global_zero and not self.progress.console.is_terminal:  # a log file gets a line an epoch
+            told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            told += f", {time.perf_counter() - self.start:,.0f} s"
+            self.progress.console.print(
+                f"{self.title.strip()} epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: {told}",
+                soft_wrap=True,
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Curves go into the checkpoint."""
+        return {"curve": self.curve}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Curves go on where the checkpoint was written."""
+        self.curve = state_dict["curve"]
+
+
+class Survival(Callback):
+    """Checkpoints after every epoch and every few minutes; Ctrl-C and SIGTERM end the run after one more.
+
+    Between two optimizer steps nothing is half done, so that is when checkpoints are written and signals are heeded. A
+    second Ctrl-C leaves at once.
+
+    Args:
+        folder: For checkpoints; None to write none.
+        minutes: Between checkpoints within an epoch.
+        live: Whose curve an interrupted run returns.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SYNC_EVERY = 10  # steps after which several processes ask each other whether to stop or save
+
+    def __init__(self, folder: Path | None, minutes: float, live: Live) -> None:
+        self.folder, self.seconds, self.live = folder, 60 * minutes, live
+        self.stop = False
+        self.handlers: dict[signal.Signals, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over the signals, from Lightning too."""
+        self.saved = time.monotonic()
+        if threading.current_thread() is threading.main_thread():
+            self.handlers = {number: signal.signal(number, self._heed) for number in self.SIGNALS}
+
+    def _heed(self, number: int, _frame: Any) -> None:
+        if self.stop and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.stop = True
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tell the loader which epoch comes."""
+        loader: Any = trainer.train_dataloader
+        if hasattr(loader, "set_epoch"):
+            loader.set_epoch(trainer.current_epoch)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save, or stop, if it is time to."""
+        loader: Any = trainer.train_dataloader
+        if hasattr(loader, "done"):
+            loader.done = batch_idx + 1
+        last = batch_idx + 1 == trainer.num_training_batches
+        if last or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return  # the end of an epoch saves for itself; half a step cannot be saved
+        if trainer.world_size > 1 and trainer.global_step % self.SYNC_EVERY:
+            return
+        if self._any(trainer, self.stop):
+            self._save(trainer)
+            raise Interrupted(self.live.curve)
+        if self._any(trainer, time.monotonic() - self.saved > self.seconds):
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save, and stop if asked to."""
+        self._save(trainer)
+        if self._any(trainer, self.stop):
+            raise Interrupted(self.live.curve)
+
+    @staticmethod
+    def _any(trainer: pl.Trainer, wish: bool) -> bool:
+        """Whether any process wishes it."""
+        return trainer.strategy.reduce_boolean_decision(wish, all=False) if trainer.world_size > 1 else wish
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        if self.folder is not None:
+            save_checkpoint(trainer, self.folder)
+        self.saved = time.monotonic()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        self.handlers = {}

@@ -1,0 +1,256 @@
+"""Train a classifier on people's images: data, model, task and engine meet here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+
+from convneur.data.decode import MAX_PIXELS
+from convneur.data.module import ImageData
+from convneur.data.sources import Source, open_source
+from convneur.data.transforms import Preprocessing
+from convneur.data.unreadable import Unreadable
+from convneur.engine.fit import Curve, fit, resume_from
+from convneur.files import write_atomic
+from convneur.models import VARIANTS, ConvNeur, create_model, from_convnext, load_model
+from convneur.models.names import choose
+from convneur.recipes.classification import ClassificationRecipe
+from convneur.tasks.classification import Classification
+
+MEAN, STD = (
+    (0.485, 0.456, 0.406),
+    (0.229, 0.224, 0.225),
+)  # ImageNet's, which every checkpoint of timm's ConvNeXts expects
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run: everything that decides what comes out of it.
+
+    Attributes:
+        data: See `convneur.data.sources`.
+        model: Variant.
+        weights: To start from: a run or model folder of ours, or what `convneur.from_convnext` takes; None for none.
+        recipe: How to train.
+        seed: Of weights, split, order, augmentation and everything drawn.
+        val_share: Share held out where the data has no validation images.
+        workers: Processes that load images; None for as many as suit the machine.
+        max_unreadable: Largest share of images that may be unreadable.
+        max_pixels: Larger images count as unreadable.
+    """
+
+    data: str
+    model: str = "convneur_m1"
+    weights: str | None = None
+    recipe: ClassificationRecipe = field(default_factory=ClassificationRecipe)
+    seed: int = 0
+    val_share: float = 0.2
+    workers: int | None = None
+    max_unreadable: float = 0.01
+    max_pixels: int = MAX_PIXELS
+
+
+@dataclass
+class Trained:
+    """What came out of a run.
+
+    Attributes:
+        model: In eval mode, on the CPU: the average of the weights if there is one.
+        model_args: What it was created with.
+        curve: Metrics after each epoch.
+        source: The images.
+        preprocessing: Of evaluation.
+        unreadable: Files that could not be read, and why.
+    """
+
+    model: ConvNeur
+    model_args: dict[str, Any]
+    curve: Curve
+    source: Source
+    preprocessing: Preprocessing
+    unreadable: dict[str, str]
+
+
+def train_classifier(config: TrainConfig, out: Path, resume: bool, console: Console) -> Trained | None:
+    """Train, or go on where the newest whole checkpoint in ``out`` was written.
+
+    Args:
+        config: Of the run.
+        out: Folder of the run: settings, split, checkpoints and logs go there.
+        resume: Go on with the run in ``out``.
+        console: For progress.
+
+    Returns:
+        The model and its curve; None in all processes but the first.
+
+    Raises:
+        Interrupted: On Ctrl-C or SIGTERM, after a last checkpoint.
+        FileExistsError: If ``out`` holds a run and ``resume`` is not set.
+        ValueError: For settings that do not fit the data, each other, or the run to be resumed.
+    """
+    first = _is_first()
+    if first:
+        _claim(config, out, resume)
+    checkpoint = resume_from(out, console) if resume else None
+    recipe = config.recipe
+    source = open_source(config.data, config.val_share, config.seed)
+    if first and source.split is not None:
+        write_atomic(out / "split.json", json.dumps(asdict(source.split)) + "\n")
+
+    torch.manual_seed(config.seed)
+    model, model_args = _model(config, len(source.classes))
+    train_input = Preprocessing.of(model.pretrained_cfg, recipe.image_size)
+    eval_input = Preprocessing.of(model.pretrained_cfg, recipe.eval_size or recipe.image_size)
+    data = ImageData(
+        source,
+        train_input,
+        recipe.augment,
+        recipe.batch_size,
+        config.seed,
+        config.workers,
+        eval_input,
+        config.max_pixels,
+    )
+    images_per_step = recipe.batch_size * recipe.fit.accumulate * _world(recipe)
+    task = Classification(
+        model,
+        recipe.optim,
+        label_smoothing=recipe.augment.label_smoothing,
+        mixup=recipe.augment.mixup,
+        cutmix=recipe.augment.cutmix,
+        channels_last=recipe.channels_last,
+        ema=recipe.ema,
+        seed=config.seed,
+        images_per_step=images_per_step,
+    )
+    if recipe.compile:
+        model.compile()
+    unreadable = Unreadable(len(source.train) + len(source.val), config.max_unreadable)
+    curve = fit(
+        task,
+        data,
+        recipe.epochs,
+        recipe.batch_size,
+        config.model,
+        console,
+        recipe.fit,
+        out,
+        checkpoint,
+        [unreadable],
+        recipe.optim.clip_grad,
+    )
+    if not first:
+        return None
+    return Trained(_final(config, out, model_args, console), model_args, curve, source, eval_input, unreadable.found)
+
+
+def _claim(config: TrainConfig, out: Path, resume: bool) -> None:
+    """Check that ``out`` is free, or holds the same run; keep the settings there."""
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"--out {out} is a file; give a folder")
+    kept, now = out / "run.json", json.loads(json.dumps(asdict(config)))
+    if resume:
+        if not kept.is_file():
+            raise FileNotFoundError(f"--out {out} holds no run to go on with; leave --resume out to begin one")
+        changed = _differences(json.loads(kept.read_text()), now)
+        if changed:
+            raise ValueError(
+                f"the run in {out} was begun with {changed[0]}; go on with the same, or give another --out"
+            )
+    elif kept.is_file():
+        raise FileExistsError(f"--out {out} holds a run already; add --resume to go on with it, or give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(kept, json.dumps(now, indent=2) + "\n")
+
+
+FREE = ("workers", "max_unreadable", "recipe.fit.checkpoint_minutes", "recipe.fit.wandb", "recipe.compile")
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """Settings that differ and decide what comes out."""
+    found = []
+    for key in sorted(set(before) | set(now)):
+        old, new, name = before.get(key), now.get(key), prefix + key
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{name}.")
+        elif old != new and name not in FREE:
+            flag = name.removeprefix("recipe.").replace("_", "-")
+            found.append(f"--{flag} {old} (now {new})")
+    return found
+
+
+def _model(config: TrainConfig, classes: int) -> tuple[ConvNeur, dict[str, Any]]:
+    """Create the model, from given weights if there are any, and the arguments that create it again."""
+    recipe = config.recipe
+    choose(config.model, VARIANTS, "--model")
+    size = recipe.eval_size or recipe.image_size
+    overlay = {"input_size": (3, size, size), "crop_pct": recipe.crop_pct, "mean": MEAN, "std": STD, "pool_size": None}
+    arguments = recipe.backbone.arguments() | {"num_classes": classes}
+    if config.weights is None:
+        return create_model(config.model, **arguments, pretrained_cfg_overlay=overlay), arguments
+    folder = Path(config.weights).expanduser()
+    if folder.is_dir():
+        return _from_ours(config, folder, arguments, overlay), arguments
+    options = {name: value for name, value in arguments.items() if name != "num_classes"}
+    model = from_convnext(config.weights, num_classes=classes, **options, pretrained_cfg_overlay=overlay)
+    if model.default_cfg["architecture"] != config.model:
+        raise ValueError(
+            f"--weights {config.weights} are of {model.default_cfg['architecture']}; add --model with that name"
+        )
+    return model, arguments
+
+
+def _from_ours(config: TrainConfig, folder: Path, arguments: dict[str, Any], overlay: dict[str, Any]) -> ConvNeur:
+    given = load_model(folder).model
+    model = create_model(config.model, **arguments, pretrained_cfg_overlay=overlay)
+    wanted, weights = model.state_dict(), given.state_dict()
+    usable = {name: value for name, value in weights.items() if not name.startswith("head.fc.")}
+    misfits = [
+        name
+        for name in sorted({n for n in wanted if not n.startswith("head.fc.")} | set(usable))
+        if name not in wanted or name not in usable or wanted[name].shape != usable[name].shape
+    ]
+    if misfits:
+        raise ValueError(
+            f"--weights {config.weights} are of another variant or memory than --model {config.model} ({len(misfits)} "
+            f"do not fit, the first is {misfits[0]}); give the model and options they were trained with"
+        )
+    if all(
+        f"head.fc.{n}" in weights and weights[f"head.fc.{n}"].shape == wanted[f"head.fc.{n}"].shape
+        for n in ("weight", "bias")
+    ):
+        usable = weights  # the same number of classes: the classifier is of use too
+    model.load_state_dict(wanted | usable)
+    return model
+
+
+def _is_first() -> bool:
+    """Whether this is the one process that writes files; known before the processes know each other."""
+    return getattr(rank_zero_only, "rank", 0) in (0, None)
+
+
+def _world(recipe: ClassificationRecipe) -> int:
+    """Processes of the whole run."""
+    import os
+
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["WORLD_SIZE"])
+    devices = recipe.fit.devices
+    if devices == 0:
+        devices = max(1, torch.cuda.device_count())
+    return devices * recipe.fit.nodes
+
+
+def _final(config: TrainConfig, out: Path, model_args: dict[str, Any], console: Console) -> ConvNeur:
+    """The model of the last checkpoint: whole on one device, however training spread it."""
+    kept = torch.load(resume_from(out, console), map_location="cpu", weights_only=True)["state_dict"]
+    prefix = "ema.module." if config.recipe.ema else "model."
+    model, _ = _model(replace(config, weights=None), model_args["num_classes"])
+    model.load_state_dict({k.removeprefix(prefix): v for k, v in kept.items() if k.startswith(prefix)})
+    return model.eval()
