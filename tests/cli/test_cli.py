@@ -19,7 +19,7 @@ import convneur  # noqa: F401  registers the models with timm
 
 def start(*arguments: str, **options) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "80"}
-    command = [sys.executable, "-c", "from convneur.cli.main import main; raise SystemExit(main())", *arguments]
+    command = [sys.executable, "-m", "convneur", *arguments]
     options.setdefault("stdout", subprocess.PIPE)
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, **options)
 

@@ -8,7 +8,16 @@ import lightning.pytorch as pl
 from torch.utils.data import DataLoader
 
 from convneur.data.decode import MAX_PIXELS
-from convneur.data.loading import EpochBatches, EvalImages, Every, TrainImages, TrainLoader, collate, default_workers
+from convneur.data.loading import (
+    EpochBatches,
+    EvalImages,
+    Every,
+    TrainImages,
+    TrainLoader,
+    check_batch,
+    collate,
+    default_workers,
+)
 from convneur.data.sources import Source
 from convneur.data.transforms import AugmentConfig, Preprocessing, eval_transform, train_transform
 
@@ -46,6 +55,11 @@ class ImageData(pl.LightningDataModule):
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def steps_per_epoch(self, world: int) -> int:
+        """Training batches of one process in an epoch; a ValueError if a batch is larger than the set."""
+        check_batch(len(self.source.train), self.batch_size * world)
+        return len(self.source.train) // (self.batch_size * world)
 
     def train_dataloader(self) -> TrainLoader:
         """Shuffled, augmented batches; the loader can go on in the middle of an epoch."""

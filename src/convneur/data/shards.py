@@ -170,12 +170,18 @@ class ShardStream(IterableDataset[Batch]):
         draw = np.random.default_rng([self.seed, self.epoch, reader])
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.shards.urls))
         urls = [self.shards.urls[i] for i in order[reader::readers]]
-        numbered = enumerate(itertools.chain.from_iterable(_samples(iter(urls)) for _ in itertools.count()))
-        buffer = list(itertools.islice(numbered, min(BUFFER, max(1, self.shards.count // readers))))
-        for entry in numbered:
-            place = int(draw.integers(len(buffer)))
-            chosen, buffer[place] = buffer[place], entry
-            yield chosen
+        number = itertools.count()
+        while True:
+            buffer: list[tuple[int, dict[str, Any]]] = []
+            for sample in _samples(iter(urls)):
+                entry = (next(number), sample)
+                if len(buffer) < BUFFER:
+                    buffer.append(entry)
+                else:
+                    place = int(draw.integers(BUFFER))
+                    chosen, buffer[place] = buffer[place], entry
+                    yield chosen
+            yield from (buffer[i] for i in draw.permutation(len(buffer)))
 
     def _next(self, row: Iterator[tuple[int, dict[str, Any]]]) -> Example:
         unreadable: list[tuple[str, str]] = []

@@ -214,16 +214,20 @@ def _folder(root: Path, val_share: float, seed: int) -> Source:
     images = _files(train or root, classes)
     if train is None or val is None:
         return _split(images, classes, val_share, seed)
-    unknown = sorted(set(_class_folders(val)) - set(classes))
+    unknown = sorted(set(_subfolders(val)) - set(classes))
     if unknown:
         raise ValueError(f"{val} has classes that {train} has not: {', '.join(unknown[:5])}; make them the same")
     return Source(images, _files(val, classes, may_lack=True), classes)
 
 
 def _class_folders(root: Path) -> list[str]:
-    classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    classes = _subfolders(root)
     _check_classes(classes, str(root), "folders of images, one a class")
     return classes
+
+
+def _subfolders(root: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _files(root: Path, classes: Sequence[str], may_lack: bool = False) -> FileImages:

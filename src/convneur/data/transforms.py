@@ -69,23 +69,25 @@ class Preprocessing:
 
 def train_transform(to: Preprocessing, augment: AugmentConfig) -> Transform:
     """Random view of a training image, as a tensor (C, H, W)."""
-    return _with_channels(
-        to,
-        create_transform(
-            to.input_size,
-            is_training=True,
-            train_crop_mode=augment.crop,
-            scale=augment.scale,
-            hflip=augment.hflip,
-            auto_augment=None if augment.auto_augment == "none" else augment.auto_augment,
-            color_jitter=augment.color_jitter,
-            re_prob=augment.erasing,
-            re_mode="pixel",
-            interpolation=to.interpolation,
-            mean=to.mean,
-            std=to.std,
-        ),
+    transform = create_transform(
+        to.input_size,
+        is_training=True,
+        train_crop_mode=augment.crop,
+        scale=augment.scale,
+        hflip=augment.hflip,
+        auto_augment=None if augment.auto_augment == "none" else augment.auto_augment,
+        color_jitter=augment.color_jitter,
+        re_prob=augment.erasing,
+        re_mode="pixel",
+        interpolation=to.interpolation,
+        mean=to.mean,
+        std=to.std,
     )
+    for step in transform.transforms:
+        for op in getattr(step, "ops", ()):
+            if op.name.startswith("Posterize"):
+                op.level_fn = _AtLeastOneBit(op.level_fn)
+    return _with_channels(to, transform)
 
 
 def eval_transform(to: Preprocessing) -> Transform:
@@ -108,3 +110,13 @@ class _Grey:
 
     def __call__(self, image: Image.Image) -> Tensor:
         return self.transform(image.convert("L"))
+
+
+class _AtLeastOneBit:
+    """timm's strongest posterization keeps 0 bits, which is a black image, and an error from Pillow 13 on."""
+
+    def __init__(self, level_fn: Callable[..., tuple[int, ...]]) -> None:
+        self.level_fn = level_fn
+
+    def __call__(self, level: float, hparams: dict[str, Any]) -> tuple[int, ...]:
+        return (max(1, self.level_fn(level, hparams)[0]),)

@@ -117,7 +117,7 @@ def train_classifier(config: TrainConfig, out: Path, resume: bool, console: Cons
         eval_input,
         config.max_pixels,
     )
-    images_per_step = recipe.batch_size * recipe.fit.accumulate * _world(recipe)
+    world = _world(recipe)
     task = Classification(
         model,
         recipe.optim,
@@ -127,7 +127,8 @@ def train_classifier(config: TrainConfig, out: Path, resume: bool, console: Cons
         channels_last=recipe.channels_last,
         ema=recipe.ema,
         seed=config.seed,
-        images_per_step=images_per_step,
+        images_per_step=recipe.batch_size * recipe.fit.accumulate * world,
+        steps=recipe.epochs * -(-data.steps_per_epoch(world) // recipe.fit.accumulate),
     )
     if recipe.compile:
         model.compile()

@@ -28,16 +28,25 @@ class Task(pl.LightningModule):
         ema: Decay of the average of the weights that is evaluated and kept; 0 for none.
         seed: Of what is drawn while training.
         images_per_step: Over all processes and accumulated batches, to scale the learning rate.
+        steps: Of the optimizer, in the whole run; None to ask the trainer. A run that is to be resumed must give it:
+            asking makes Lightning start its loader before it has read from the checkpoint where to start.
     """
 
     def __init__(
-        self, model: ConvNeur, optim: OptimConfig, ema: float = 0.0, seed: int = 0, images_per_step: int = 0
+        self,
+        model: ConvNeur,
+        optim: OptimConfig,
+        ema: float = 0.0,
+        seed: int = 0,
+        images_per_step: int = 0,
+        steps: int | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.optim = optim
         self.seed = seed
         self.images_per_step = images_per_step
+        self.steps = steps
         # The average follows closely at first (timm's warm-up), or short runs would keep their first weights for long.
         self.ema = ModelEmaV3(model, decay=ema, use_warmup=True) if ema else None
         self.mean_loss = MeanMetric()
@@ -71,7 +80,7 @@ class Task(pl.LightningModule):
             optim.rate(self.images_per_step), optim.weight_decay, optim.global_lr_scale, optim.layer_decay
         )
         optimizer = torch.optim.AdamW(groups, betas=optim.betas)
-        steps = int(self.trainer.estimated_stepping_batches)
+        steps = int(self.trainer.estimated_stepping_batches) if self.steps is None else self.steps
         schedule = cosine_with_warmup(optimizer, steps, optim.warmup, optim.head_first)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -82,9 +91,10 @@ class Task(pl.LightningModule):
         torch.manual_seed(seed)
         np.random.seed(seed)
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Move the average of the weights after each optimizer step."""
-        if self.ema is not None and (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0:
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then move the average of the weights; in one hook, so that no checkpoint falls in between."""
+        super().optimizer_step(*args, **kwargs)
+        if self.ema is not None:
             self.ema.update(self.model, step=self.trainer.global_step)
 
     def log_loss(self, loss: Tensor, count: int) -> None:

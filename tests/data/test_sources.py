@@ -1,0 +1,174 @@
+"""One argument, whatever kind of data people have."""
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from convneur.data.decode import decode_image
+from convneur.data.sources import Images, open_source
+from convneur.data.split import stratified_split
+from tests.data import files
+
+
+def colour(images: Images, index: int) -> str:
+    """Which class a picture shows."""
+    red, _, blue = np.asarray(decode_image(images.read(index))).mean((0, 1))
+    return "red" if red > blue else "blue"
+
+
+def assert_right(source, train: int, val: int):
+    assert (len(source.train), len(source.val)) == (train, val)
+    for images in (source.train, source.val):
+        for index in range(len(images)):
+            assert source.classes[images.labels[index]] == colour(images, index), images.name(index)
+
+
+def make_folder(root, counts):
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            shade = files.RED if name.startswith("red") else files.BLUE
+            (root / name / f"{i}.jpg").write_bytes(files.encoded(files.plain(shade), "JPEG"))
+    return root
+
+
+def make_table(path, counts, strings=False):
+    names = sorted(counts)
+    labels = [name for name in names for _ in range(counts[name])]
+    images = [files.encoded(files.plain(files.RED if name == "red" else files.BLUE), "PNG") for name in labels]
+    pq.write_table(
+        pa.table({"image": images, "label": labels if strings else [names.index(x) for x in labels]}), path
+    )
+
+
+def test_class_folders_are_split_by_class(tmp_path):
+    make_folder(tmp_path, {"red": 10, "blue": 20, ".cache": 1})
+    (tmp_path / "red" / "notes.txt").write_text("no image")
+    source = open_source(str(tmp_path))
+    assert_right(source, 24, 6)
+    assert source.classes == ["blue", "red"]
+    assert sorted(source.val.labels) == [0] * 4 + [1] * 2
+    assert source.split.val == open_source(str(tmp_path)).split.val != open_source(str(tmp_path), seed=1).split.val
+    assert {source.train.name(i) for i in range(24)}.isdisjoint(source.val.name(i) for i in range(6))
+
+
+@pytest.mark.parametrize("val", ["val", "validation", "test"])
+def test_folders_that_are_split_already(tmp_path, val):
+    make_folder(tmp_path / "train", {"red": 4, "blue": 6})
+    make_folder(tmp_path / val, {"red": 2})
+    source = open_source(str(tmp_path))
+    assert_right(source, 10, 2)
+    assert source.split is None
+
+
+def test_train_folder_alone_is_split(tmp_path):
+    make_folder(tmp_path / "train", {"red": 5, "blue": 5})
+    assert_right(open_source(str(tmp_path), val_share=0.4), 6, 4)
+
+
+@pytest.mark.parametrize("strings", [False, True])
+def test_parquet(tmp_path, strings):
+    make_table(tmp_path / "train-00.parquet", {"red": 4, "blue": 3}, strings)
+    make_table(tmp_path / "train-01.parquet", {"red": 2, "blue": 1}, strings)
+    if not strings:
+        (tmp_path / "classes.txt").write_text("blue\nred\n")
+    source = open_source(str(tmp_path / "train-00.parquet"), val_share=0.3)
+    assert_right(source, 5, 2)
+    make_table(tmp_path / "test-00.parquet", {"red": 2, "blue": 2}, strings)
+    assert_right(open_source(str(tmp_path)), 10, 4)
+
+
+def test_hugging_face_local_copy(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    make_folder(tmp_path / "files", {"red": 6, "blue": 6})
+    kept = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "files"), cache_dir=str(tmp_path / "cache"))
+    kept.save_to_disk(str(tmp_path / "copy"))
+    assert_right(open_source(f"hf:{tmp_path / 'copy'}", val_share=0.5), 6, 6)
+    kept["train"].train_test_split(test_size=4, seed=0).save_to_disk(str(tmp_path / "split"))
+    assert_right(open_source(f"hf:{tmp_path / 'split'}"), 8, 4)
+
+
+def test_digits_need_no_files():
+    source = open_source("digits")
+    assert (len(source.train), len(source.val), len(source.classes)) == (1437, 360, 10)
+    assert decode_image(source.train.read(0)).size == (8, 8)
+
+
+def test_what_is_wrong_is_one_line_that_says_the_fix(tmp_path):
+    make_folder(tmp_path / "one", {"red": 2})
+    make_folder(tmp_path / "hole", {"red": 2, "blue": 2, "white": 0})
+    make_folder(tmp_path / "more" / "train", {"red": 2, "blue": 2})
+    make_folder(tmp_path / "more" / "val", {"red": 2, "redder": 2})
+    make_folder(tmp_path / "single", {"red": 1, "blue": 2})
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 and nothing else")
+    pq.write_table(pa.table({"picture": [b"x"], "label": [0]}), tmp_path / "other.parquet")
+    pq.write_table(pa.table({"image": [b"x", b"y"], "label": [0, -1]}), tmp_path / "negative.parquet")
+    (tmp_path / "list.csv").write_text("a,b")
+    for spec, kind, message in [
+        (tmp_path / "absent", FileNotFoundError, "does not exist; give a folder"),
+        (tmp_path / "empty", ValueError, "no class folders"),
+        (tmp_path / "one", ValueError, "only one class, 'red'"),
+        (tmp_path / "hole", ValueError, "white has no images; add some"),
+        (tmp_path / "more", ValueError, "classes that .* has not: redder"),
+        (tmp_path / "single", ValueError, "single image"),
+        (tmp_path / "broken.parquet", ValueError, "no parquet file"),
+        (tmp_path / "other.parquet", ValueError, "no column 'image'; it has picture, label"),
+        (tmp_path / "negative.parquet", ValueError, "labels from -1 to 0"),
+        (tmp_path / "list.csv", ValueError, "a .csv file; give a folder"),
+        (f"wds:{tmp_path / 'empty'}", FileNotFoundError, "no train-"),
+        (f"hf:{tmp_path / 'absent'}", FileNotFoundError, "could not be loaded"),
+    ]:
+        with pytest.raises(kind, match=message) as caught:
+            open_source(str(spec))
+        assert "\n" not in str(caught.value)
+
+
+def test_split_is_stratified_and_never_takes_all():
+    labels = [0] * 100 + [1] * 10 + [2] * 2
+    split = stratified_split(labels, 0.2, seed=3)
+    assert [sum(labels[i] == c for i in split.val) for c in range(3)] == [20, 2, 1]
+    assert sorted(split.train + split.val) == list(range(112))
+    assert [sum(labels[i] == c for i in stratified_split(labels, 0.99, 0).train) for c in range(3)] == [1, 1, 1]
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        stratified_split(labels, 1.0, 0)
+
+
+def make_shards(root, counts):
+    """Shards of 10 samples each, labels 0 (blue) and 1 (red) in turn."""
+    wds = pytest.importorskip("webdataset")
+    root.mkdir(exist_ok=True)
+    (root / "classes.txt").write_text("blue\nred\n")
+    for split, count in counts.items():
+        with wds.ShardWriter(str(root / f"{split}-%03d.tar"), maxcount=10, verbose=0) as writer:
+            for i in range(count):
+                image = files.encoded(files.plain(files.RED if i % 2 else files.BLUE), "PNG")
+                writer.write({"__key__": f"{split}{i:05d}", "png": image, "cls": i % 2})
+    return root
+
+
+def test_shards(tmp_path):
+    make_shards(tmp_path, {"train": 35, "val": 12})
+    source = open_source(f"wds:{tmp_path}")
+    assert (len(source.train), len(source.val), source.classes) == (35, 12, ["blue", "red"])
+    described = {
+        "train": [str(tmp_path / "train-{000..003}.tar")],
+        "train_samples": 35,
+        "val": [str(tmp_path / "val-{000..001}.tar")],
+        "val_samples": 12,
+        "classes": ["blue", "red"],
+    }
+    (tmp_path / "set.json").write_text(json.dumps(described))
+    assert open_source(f"wds:{tmp_path / 'set.json'}") == source
+    (tmp_path / "set.json").write_text("{}")
+    with pytest.raises(ValueError, match="it needs train, train_samples"):
+        open_source(f"wds:{tmp_path / 'set.json'}")
+    whole = (tmp_path / "train-000.tar").read_bytes()
+    (tmp_path / "train-000.tar").write_bytes(whole[:5000])
+    with pytest.raises(ValueError, match="no whole shard"):
+        open_source(f"wds:{tmp_path}")
+    shutil.rmtree(tmp_path)
