@@ -31,7 +31,11 @@ def same(left, right) -> bool:
 
 
 def source_of(kind, tmp_path) -> Source:
-    return open_source("digits") if kind == "digits" else open_source(f"wds:{make_shards(tmp_path, {'train': 80, 'val': 12})}")
+    return (
+        open_source("digits")
+        if kind == "digits"
+        else open_source(f"wds:{make_shards(tmp_path, {'train': 80, 'val': 12})}")
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -95,7 +99,10 @@ def test_processes_share_the_global_batches():
 def test_every_held_out_image_is_judged_once(kind, world, tmp_path):
     val = source_of(kind, tmp_path).val
     parts = [
-        index for rank in range(world) for batch in eval_loader(val, TO, 7, 0, rank, world) for index in batch.indices.tolist()
+        index
+        for rank in range(world)
+        for batch in eval_loader(val, TO, 7, 0, rank, world)
+        for index in batch.indices.tolist()
     ]
     assert sorted(parts) == list(range(len(val)))
 

@@ -40,9 +40,7 @@ def make_table(path, counts, strings=False):
     names = sorted(counts)
     labels = [name for name in names for _ in range(counts[name])]
     images = [files.encoded(files.plain(files.RED if name == "red" else files.BLUE), "PNG") for name in labels]
-    pq.write_table(
-        pa.table({"image": images, "label": labels if strings else [names.index(x) for x in labels]}), path
-    )
+    pq.write_table(pa.table({"image": images, "label": labels if strings else [names.index(x) for x in labels]}), path)
 
 
 def test_class_folders_are_split_by_class(tmp_path):

@@ -42,9 +42,8 @@ def eval_(
     loaded, config, labels = load_model(model)
     source = open_source(data, val_share, seed)
     if labels is not None and labels != source.classes:
-        raise ValueError(
-            f"the model knows the classes {_few(labels)} the data {_few(source.classes)}; give data of the same"
-        )
+        knows, has = _few(labels), _few(source.classes)
+        raise ValueError(f"the model knows the classes {knows} and the data has {has}; give data of the same classes")
     if config["num_classes"] != len(source.classes):
         raise ValueError(
             f"the model has {config['num_classes']} classes and the data {len(source.classes)}; give data that fits"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ def fit(
     checkpoint: Path | None = None,
     callbacks: Sequence[Callback] = (),
     clip_grad: float = 0.0,
+    find_unused_parameters: bool = False,
 ) -> Curve:
     """Train, evaluating after every epoch, on whatever accelerator there is.
 
@@ -49,6 +51,7 @@ def fit(
         checkpoint: To go on from.
         callbacks: More of them.
         clip_grad: Largest norm of the gradient; 0 for no limit.
+        find_unused_parameters: Whether some steps leave parameters without gradient, for several processes.
 
     Returns:
         What was logged after each epoch, with ``epoch`` and ``step``.
@@ -59,8 +62,8 @@ def fit(
     config = config or FitConfig()
     live = Live(title, batch_size, console or Console(stderr=True))
     survival = Survival(folder / "checkpoints" if folder else None, config.checkpoint_minutes, live)
-    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # hardware found, tips, goodbye: not for every run
+    for name in ("pytorch", "pytorch.utilities.rank_zero", "pytorch.accelerators.cuda", "fabric.utilities.distributed"):
+        logging.getLogger(f"lightning.{name}").setLevel(logging.ERROR)  # hardware, tips, goodbye: not for every run
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")  # tips on workers and loaders, and its own deprecations
         warnings.filterwarnings("ignore", ".*LeafSpec.*")
@@ -70,7 +73,7 @@ def fit(
             accelerator=config.accelerator,
             devices=devices,
             num_nodes=nodes,
-            strategy=_strategy(config),
+            strategy=_strategy(config, find_unused_parameters),
             precision=PRECISION[config.precision],
             accumulate_grad_batches=config.accumulate,
             gradient_clip_val=clip_grad or None,
@@ -91,6 +94,11 @@ def fit(
             trainer.fit(task, **train, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
         except SystemExit as stop:  # how Lightning leaves after a second Ctrl-C
             raise KeyboardInterrupt("stopped at once") from stop
+        except BaseException:
+            # A process that waits for one that has failed would wait for half an hour, out of sight.
+            if hasattr(trainer.strategy.launcher, "kill"):
+                trainer.strategy.launcher.kill(signal.SIGKILL)
+            raise
         finally:
             live.progress.stop()
     return live.curve
@@ -119,11 +127,13 @@ def _processes(config: FitConfig) -> tuple[int | str, int]:
     return config.devices or "auto", config.nodes
 
 
-def _strategy(config: FitConfig) -> Any:
+def _strategy(config: FitConfig, find_unused_parameters: bool) -> Any:
     if config.strategy == "fsdp2":
         from lightning.pytorch.strategies import ModelParallelStrategy
 
         return ModelParallelStrategy(tensor_parallel_size=1, save_distributed_checkpoint=False)
+    if find_unused_parameters and (config.strategy == "ddp" or _processes(config) != (1, 1)):
+        return "ddp_find_unused_parameters_true"
     return config.strategy
 
 

@@ -66,7 +66,7 @@ def gates(image: Tensor, maps: Sequence[Tensor]) -> Figure:
     axes[0, 0].imshow(image.permute(1, 2, 0).squeeze(-1).numpy(), cmap="gray")
     axes[0, 0].set_title("photograph")
     for column, stage in enumerate(maps, start=1):
-        liveliest = stage[int(stage.flatten(1).std(1).argmax())]
+        liveliest = stage[int(stage.flatten(1).std(1, correction=0).argmax())]
         for axis, picture, what in ((axes[0, column], stage.mean(0), "mean"), (axes[1, column], liveliest, "channel")):
             shown = axis.imshow(picture.numpy(), cmap="magma")
             axis.set_title(f"stage {column}, {what} gate", fontsize=10)

@@ -48,7 +48,8 @@ class Task(pl.LightningModule):
         self.images_per_step = images_per_step
         self.steps = steps
         # The average follows closely at first (timm's warm-up), or short runs would keep their first weights for long.
-        self.ema = ModelEmaV3(model, decay=ema, use_warmup=True) if ema else None
+        # It needs no gradients: DistributedDataParallel would wait for them.
+        self.ema = ModelEmaV3(model, decay=ema, use_warmup=True).requires_grad_(False) if ema else None
         self.mean_loss = MeanMetric()
         self.mean_loss.persistent(True)  # an epoch's mean survives a crash in the middle of it
 

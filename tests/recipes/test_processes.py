@@ -1,0 +1,49 @@
+"""Several processes learn what one learns."""
+
+import json
+
+import pytest
+
+from tests.recipes.runs import finish, run, start
+
+# 5 epochs of 11 steps. No mixing and no dropped paths: what they draw differs between processes.
+PLAIN = (
+    "--data digits --image-size 32 --eval-size 32 --epochs 5 --fit.accelerator cpu --workers 0 --augment.erasing 0.2"
+).split()
+
+
+def curve(folder):
+    return json.loads((folder / "metrics.json").read_text())["curve"]
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_with_the_same_global_batch(tmp_path):
+    one = start(*PLAIN, "--batch-size", "128", "--out", str(tmp_path / "one"))
+    code, out, err = run(*PLAIN, "--batch-size", "64", "--fit.devices", "2", "--out", str(tmp_path / "two"))
+    assert code == 0, err
+    assert out.count("top-1 accuracy") == 1, "only the first process reports"
+    code, _, err = finish(one)
+    assert code == 0, err
+    left, right = curve(tmp_path / "one"), curve(tmp_path / "two")
+    assert left[-1]["step"] == right[-1]["step"] == 55
+    for a, b in zip(left, right, strict=True):
+        assert a["val_loss"] == pytest.approx(b["val_loss"], abs=1e-4)
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
+        assert a["accuracy"] == pytest.approx(b["accuracy"], abs=1 / 360 + 1e-6)
+        assert a["top5"] == pytest.approx(b["top5"], abs=1 / 360 + 1e-6)
+
+
+@pytest.mark.slow
+def test_a_port_in_use_is_one_line(tmp_path):
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        code, _, err = run(
+            *PLAIN, "--batch-size", "64", "--fit.devices", "2", "--out", str(tmp_path / "run"), MASTER_PORT=port
+        )
+    assert code == 2, err
+    assert "Traceback" not in err
+    assert err.strip().splitlines()[-1].endswith("the port is in use or out of reach; set MASTER_PORT to a free one")
