@@ -43,10 +43,9 @@ def test_variant_table_says_what_is_so():
 
 
 def test_every_command_is_known():
-    from convneur.cli.main import VERBS
+    from convneur.cli.main import verbs
 
-    verbs = re.findall(r"`convneur (\w+)", README)
-    assert set(verbs) == set(VERBS)
+    assert set(re.findall(r"`convneur (\w+)", README)) == set(verbs([]))
 
 
 def test_linked_files_exist():

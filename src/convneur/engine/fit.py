@@ -96,8 +96,9 @@ def fit(
             raise KeyboardInterrupt("stopped at once") from stop
         except BaseException:
             # A process that waits for one that has failed would wait for half an hour, out of sight.
-            if hasattr(trainer.strategy.launcher, "kill"):
-                trainer.strategy.launcher.kill(signal.SIGKILL)
+            launcher: Any = trainer.strategy.launcher
+            if hasattr(launcher, "kill"):
+                launcher.kill(signal.SIGKILL)
             raise
         finally:
             live.progress.stop()
