@@ -117,7 +117,7 @@ RECIPES: dict[str, ClassificationRecipe] = {
     ),
     # Minutes on a CPU: small images, light augmentation, a short schedule.
     "quick": ClassificationRecipe(
-        epochs=20,
+        epochs=25,
         batch_size=64,
         image_size=64,
         eval_size=80,
