@@ -174,6 +174,35 @@ def test_finetune_from_our_own_weights(trained, tmp_path, capsys):
     assert "of another variant or memory than --model convneur_m2" in err
 
 
+def test_finetune_from_a_convnext_file(photos, tmp_path, capsys):
+    """The model that comes of it is of the right variant; another --model is refused with the name to give."""
+    theirs = timm.create_model("convnext_femto", num_classes=5)
+    torch.save(theirs.state_dict(), tmp_path / "femto.pth")
+    arguments = ["--data", str(photos), "--weights", str(tmp_path / "femto.pth"), "--max-unreadable", "0.2", *QUICK]
+    code, _, err = call(capsys, "train", "--recipe", "finetune", *arguments, "--out", str(tmp_path / "a"))
+    assert code == 2
+    assert "are of convneur_m2; add --model" in err
+    arguments += ["--model", "convneur_m2", "--out", str(tmp_path / "a")]  # what failed left nothing in the way
+    code, _, err = call(capsys, "train", "--recipe", "finetune", *arguments)
+    assert code == 0, err
+    kept = json.loads((tmp_path / "a" / "model" / "config.json").read_text())
+    assert kept["architecture"] == "convneur_m2"
+    assert kept["label_names"] == ["blue", "red"]
+
+
+def test_images_that_were_added_since_are_noticed(trained, photos, capsys):
+    out, _ = trained
+    new = photos / "blue" / "new.png"
+    new.write_bytes(files.encoded(files.plain(), "PNG"))
+    arguments = ["train", "--data", str(photos), "--out", str(out), *QUICK, "--max-unreadable", "0.2", "--resume"]
+    try:
+        code, _, err = call(capsys, *arguments)
+    finally:
+        new.unlink()
+    assert code == 2
+    assert "was begun with images.train 38 (now 39)" in err
+
+
 def test_bad_input_is_one_line_and_exit_code_2(trained, photos, tmp_path, capsys):
     out, _ = trained
     (tmp_path / "one" / "red").mkdir(parents=True)
@@ -191,6 +220,7 @@ def test_bad_input_is_one_line_and_exit_code_2(trained, photos, tmp_path, capsys
         (["train", "--data", str(tmp_path / "one"), "--out", str(tmp_path / "n1")], "only one class, 'red'"),
         (["train", *again, "--batch-size", "64", "--out", str(tmp_path / "n2")], "larger than the set"),
         (["train", *again, "--max-unreadable", "0.01", "--out", str(tmp_path / "n3")], "raise --max-unreadable"),
+        (["train", *again, "--batch-size", "7", "--augment.mixup", "0.1", "--out", str(tmp_path / "n6")], "is odd"),
         (["train", *again, "--model", "convneur_m9", "--out", str(tmp_path / "n4")], "did you mean 'convneur_m"),
         (["train", *again, "--out", str(out)], "holds a run already; add --resume"),
         (["train", *again, "--out", str(out), "--resume", "--model", "convneur_m2"], "begun with --model convneur_m1"),

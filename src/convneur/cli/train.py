@@ -12,7 +12,7 @@ import tyro
 from convneur.recipes.classification import RECIPES, ClassificationRecipe
 
 if TYPE_CHECKING:
-    from convneur.recipes.train import Trained
+    from convneur.recipes.train import TrainConfig, Trained
 
 RecipeName = Literal["quick", "finetune", "cifar", "imagenet"]
 DEFAULT: RecipeName = "quick"
@@ -89,16 +89,25 @@ def _train(out: Path, resume: bool, **settings: Any) -> None:
         done = f"{len(stop.curve)} of {config.recipe.epochs} epochs done"
         raise KeyboardInterrupt(f"stopped, {done}; the same command with --resume goes on from here") from stop
     if trained is not None:
-        _finish(trained, config.model, out, console)
+        _finish(trained, config, out, console)
 
 
-def _finish(trained: Trained, name: str, out: Path, console: Any) -> None:
+def _finish(trained: Trained, config: TrainConfig, out: Path, console: Any) -> None:
     """Judge the model once more on its own, and write everything people take away from the run."""
     from convneur.cli.judging import card, judge, tell, write_judged
     from convneur.models import save_model
 
     command = " ".join(["convneur", *sys.argv[1:]])
-    judged = judge(trained.model, name, trained.source, trained.preprocessing, console)
-    save_model(trained.model, out / "model", trained.model_args, trained.source.classes, card(name, judged, command))
+    judged = judge(
+        trained.model,
+        config.model,
+        trained.source,
+        trained.preprocessing,
+        console,
+        workers=config.workers,
+        max_pixels=config.max_pixels,
+    )
+    written = card(config.model, judged, command)
+    save_model(trained.model, out / "model", trained.model_args, trained.source.classes, written)
     write_judged(out, judged, command, trained.curve, trained.unreadable)
     tell(judged, f"Report: {out / 'report.html'}   model: {out / 'model'}   numbers: {out / 'metrics.json'}")

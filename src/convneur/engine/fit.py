@@ -105,18 +105,22 @@ def fit(
     return live.curve
 
 
-def resume_from(folder: Path, console: Console) -> Path:
+def resume_from(folder: Path, console: Console) -> Path | None:
     """Newest whole checkpoint of the run in ``folder``; damaged ones are named in one line each.
 
+    Returns:
+        Its path; None if the run came to an end before its first one.
+
     Raises:
-        FileNotFoundError: If there is none.
+        FileNotFoundError: If all are damaged.
     """
     path, damaged = newest_checkpoint(folder / "checkpoints")
     for broken in damaged:
         console.print(f"{broken} is damaged and was passed over", style="yellow", soft_wrap=True)
+    if path is None and damaged:
+        raise FileNotFoundError(f"{folder} has only damaged checkpoints to go on from; train anew with another --out")
     if path is None:
-        what = "only damaged checkpoints" if damaged else "no checkpoint"
-        raise FileNotFoundError(f"{folder} has {what} to go on from; train anew with another --out")
+        console.print(f"{folder} has no checkpoint yet; beginning at the first step", soft_wrap=True)
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,8 @@ from convneur.models.names import choose
 from convneur.recipes.classification import ClassificationRecipe
 from convneur.tasks.classification import Classification
 
-MEAN, STD = (
-    (0.485, 0.456, 0.406),
-    (0.229, 0.224, 0.225),
-)  # ImageNet's, which every checkpoint of timm's ConvNeXts expects
+# ImageNet's, which every checkpoint of timm's ConvNeXts expects
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -94,17 +93,18 @@ def train_classifier(config: TrainConfig, out: Path, resume: bool, console: Cons
         FileExistsError: If ``out`` holds a run and ``resume`` is not set.
         ValueError: For settings that do not fit the data, each other, or the run to be resumed.
     """
-    first = _is_first()
+    first, recipe = _is_first(), config.recipe
     if first:
-        _claim(config, out, resume)
-    checkpoint = resume_from(out, console) if resume else None
-    recipe = config.recipe
+        _check_free(out, resume)
+    if recipe.batch_size % 2 and (recipe.augment.mixup or recipe.augment.cutmix):
+        raise ValueError(
+            f"--batch-size {recipe.batch_size} is odd, and Mixup and CutMix take images in pairs; make it even"
+        )
     source = open_source(config.data, config.val_share, config.seed)
-    if first and source.split is not None:
-        write_atomic(out / "split.json", json.dumps(asdict(source.split)) + "\n")
-
     torch.manual_seed(config.seed)
     model, model_args = _model(config, len(source.classes))
+    if recipe.channels_last:
+        model.to(memory_format=torch.channels_last)
     train_input = Preprocessing.of(model.pretrained_cfg, recipe.image_size)
     eval_input = Preprocessing.of(model.pretrained_cfg, recipe.eval_size or recipe.image_size)
     data = ImageData(
@@ -118,6 +118,10 @@ def train_classifier(config: TrainConfig, out: Path, resume: bool, console: Cons
         config.max_pixels,
     )
     world = _world(recipe)
+    steps = recipe.epochs * -(-data.steps_per_epoch(world) // recipe.fit.accumulate)
+    if first:
+        _claim(config, source, out, resume)
+    checkpoint = resume_from(out, console) if resume else None
     task = Classification(
         model,
         recipe.optim,
@@ -128,7 +132,7 @@ def train_classifier(config: TrainConfig, out: Path, resume: bool, console: Cons
         ema=recipe.ema,
         seed=config.seed,
         images_per_step=recipe.batch_size * recipe.fit.accumulate * world,
-        steps=recipe.epochs * -(-data.steps_per_epoch(world) // recipe.fit.accumulate),
+        steps=steps,
     )
     if recipe.compile:
         model.compile()
@@ -153,23 +157,30 @@ def train_classifier(config: TrainConfig, out: Path, resume: bool, console: Cons
     return Trained(_final(config, out, model_args, console), model_args, curve, source, eval_input, unreadable.found)
 
 
-def _claim(config: TrainConfig, out: Path, resume: bool) -> None:
-    """Check that ``out`` is free, or holds the same run; keep the settings there."""
+def _check_free(out: Path, resume: bool) -> None:
+    """Refuse a folder that holds a run, or, to resume, one that holds none; before anything takes time."""
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"--out {out} is a file; give a folder")
-    kept, now = out / "run.json", json.loads(json.dumps(asdict(config)))
+    if resume and not (out / "run.json").is_file():
+        raise FileNotFoundError(f"--out {out} holds no run to go on with; leave --resume out to begin one")
+    if not resume and any((out / "checkpoints").glob("*.ckpt")):
+        raise FileExistsError(f"--out {out} holds a run already; add --resume to go on with it, or give another --out")
+
+
+def _claim(config: TrainConfig, source: Source, out: Path, resume: bool) -> None:
+    """Keep the settings and the split in ``out``; to resume, they must be those it was begun with."""
+    images = {"train": len(source.train), "val": len(source.val), "classes": source.classes}
+    kept, now = out / "run.json", json.loads(json.dumps(asdict(config) | {"images": images}))
     if resume:
-        if not kept.is_file():
-            raise FileNotFoundError(f"--out {out} holds no run to go on with; leave --resume out to begin one")
         changed = _differences(json.loads(kept.read_text()), now)
         if changed:
             raise ValueError(
                 f"the run in {out} was begun with {changed[0]}; go on with the same, or give another --out"
             )
-    elif kept.is_file():
-        raise FileExistsError(f"--out {out} holds a run already; add --resume to go on with it, or give another --out")
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(kept, json.dumps(now, indent=2) + "\n")
+    if source.split is not None:
+        write_atomic(out / "split.json", json.dumps(asdict(source.split)) + "\n")
 
 
 FREE = ("workers", "max_unreadable", "recipe.fit.checkpoint_minutes", "recipe.fit.wandb", "recipe.compile")
@@ -183,8 +194,8 @@ def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") 
         if isinstance(old, dict) and isinstance(new, dict):
             found += _differences(old, new, f"{name}.")
         elif old != new and name not in FREE:
-            flag = name.removeprefix("recipe.").replace("_", "-")
-            found.append(f"--{flag} {old} (now {new})")
+            what = name if name.startswith("images.") else "--" + name.removeprefix("recipe.").replace("_", "-")
+            found.append(f"{what} {old} (now {new})")
     return found
 
 
@@ -240,8 +251,6 @@ def _is_first() -> bool:
 
 def _world(recipe: ClassificationRecipe) -> int:
     """Processes of the whole run."""
-    import os
-
     if "WORLD_SIZE" in os.environ:
         return int(os.environ["WORLD_SIZE"])
     devices = recipe.fit.devices
@@ -252,7 +261,9 @@ def _world(recipe: ClassificationRecipe) -> int:
 
 def _final(config: TrainConfig, out: Path, model_args: dict[str, Any], console: Console) -> ConvNeur:
     """The model of the last checkpoint: whole on one device, however training spread it."""
-    kept = torch.load(resume_from(out, console), map_location="cpu", weights_only=True)["state_dict"]
+    path = resume_from(out, console)
+    assert path is not None  # every epoch ends with one
+    kept = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     prefix = "ema.module." if config.recipe.ema else "model."
     model, _ = _model(replace(config, weights=None), model_args["num_classes"])
     model.load_state_dict({k.removeprefix(prefix): v for k, v in kept.items() if k.startswith(prefix)})

@@ -63,7 +63,7 @@ class Classification(Task):
         """Loss of a batch that begins with images (B, C, H, W) and labels (B,)."""
         images, labels = batch[:2]
         count = len(labels)
-        if self.mix is not None and count % 2 == 0:  # timm mixes an image with its mirror in the batch
+        if self.mix is not None:
             images, labels = self.mix(images, labels)
             loss = F.cross_entropy(self(images), labels)
         else:

@@ -1,0 +1,114 @@
+"""CIFAR-100, recipe ``cifar``: M1 against its local-only twin, the same seeds and batches for both.
+
+    python benchmarks/cifar100_twins.py DATA --images 10000 --epochs 8 --seeds 0 1 2
+
+DATA is a folder with train-*.parquet and test-*.parquet (columns image: bytes, label). With ``--images`` only the first
+so many training images of each class are used, to fit a CPU. Every run goes on where it was stopped, runs that are in
+the results are not run again, and the curves are drawn at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from convneur.explain.figures import COLOURS
+from convneur.explain.report import versions
+from convneur.recipes.classification import RECIPES, BackboneConfig, ClassificationRecipe
+from convneur.recipes.train import TrainConfig, train_classifier
+
+TWINS = {"convneur": None, "local-only": "none"}
+
+
+def smaller(data: Path, images: int, folder: Path) -> Path:
+    """The first training images of each class, and all test images, as one file each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "test"):
+        table = pa.concat_tables(
+            [pq.read_table(f, columns=["image", "label"]) for f in sorted(data.glob(f"{split}-*"))]
+        )
+        labels = table["label"].to_pylist()
+        if split == "train" and images:
+            each, taken, rows = images // (max(labels) + 1), defaultdict(int), []
+            for row, label in enumerate(labels):
+                taken[label] += 1
+                if taken[label] <= each:
+                    rows.append(row)
+            table = table.take(rows)
+        pq.write_table(table, folder / f"{split}.parquet")
+    return folder
+
+
+def recipe(name: str, args: argparse.Namespace) -> ClassificationRecipe:
+    whole = RECIPES["cifar"]
+    backbone: BackboneConfig = replace(whole.backbone, global_placement=TWINS[name])
+    return replace(whole, epochs=args.epochs or whole.epochs, backbone=backbone)
+
+
+def draw(kept: dict, path: Path) -> None:
+    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+    axis = figure.subplots()
+    for name in TWINS:
+        for i, run in enumerate(run for run in kept["runs"] if run["model"] == name):
+            epochs = range(1, len(run["accuracy"]) + 1)
+            axis.plot(epochs, run["accuracy"], color=COLOURS[name], alpha=0.8, label=name if i == 0 else None)
+    axis.set(xlabel="epoch", ylabel="test accuracy (average of the weights)")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--images", type=int, default=0, help="training images; 0 for all")
+    parser.add_argument("--epochs", type=int, default=0, help="0 for the recipe's own")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--runs", type=Path, default=Path("runs/cifar100_twins"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results/cifar100_twins.json"))
+    args = parser.parse_args()
+    settings = {"images": args.images, "epochs": args.epochs}
+    kept = json.loads(args.out.read_text()) if args.out.exists() else {"settings": settings, "runs": []}
+    if kept["settings"] != settings:
+        raise SystemExit(f"{args.out} was begun with {kept['settings']}; give the same, or another --out")
+    data = smaller(args.data, args.images, args.runs / "data")
+    for seed in args.seeds:
+        for name in TWINS:
+            if any((run["model"], run["seed"]) == (name, seed) for run in kept["runs"]):
+                continue
+            folder, started = args.runs / f"{name}-{seed}", time.perf_counter()
+            config = TrainConfig(data=str(data), recipe=recipe(name, args), seed=seed)
+            trained = train_classifier(config, folder, (folder / "run.json").exists(), Console(stderr=True))
+            if trained is None:
+                return
+            run = {
+                "model": name,
+                "seed": seed,
+                "accuracy": [round(row["accuracy"], 4) for row in trained.curve],
+                "loss": [round(row["loss"], 4) for row in trained.curve],
+                "minutes": round((time.perf_counter() - started) / 60, 1),
+                "params": sum(p.numel() for p in trained.model.parameters()),
+            }
+            kept["runs"].append(run)
+            kept["versions"] = versions()
+            args.out.write_text(json.dumps(kept, indent=1) + "\n")
+            print(f"{name:10} seed {seed}: {run['accuracy'][-1]:.2%} after {run['minutes']} min", flush=True)
+    draw(kept, args.out.with_suffix(".png"))
+    for name in TWINS:
+        last = [run["accuracy"][-1] for run in kept["runs"] if run["model"] == name]
+        spread = statistics.stdev(last) if len(last) > 1 else float("nan")
+        print(f"{name:10} {statistics.mean(last):.2%} ± {spread:.2%} over {len(last)} seeds")
+
+
+if __name__ == "__main__":
+    main()
