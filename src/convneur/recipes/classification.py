@@ -123,6 +123,7 @@ RECIPES: dict[str, ClassificationRecipe] = {
         eval_size=80,
         crop_pct=1.0,
         ema=0.99,
+        channels_last=False,  # no gain on a CPU
         backbone=BackboneConfig(ls_init_value=0.1),
         optim=OptimConfig(lr=2e-3, clip_grad=1.0),
         augment=AugmentConfig(
