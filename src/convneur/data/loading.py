@@ -193,6 +193,6 @@ def seeded(*key: int) -> Iterator[None]:
 
 
 def default_workers() -> int:
-    """Worker processes that keep a model fed without taking its cores: one a core, at most 8."""
+    """Worker processes that keep a model fed and leave it cores to compute on: half of the cores, 1 to 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores)
+    return max(1, min(8, cores // 2))
