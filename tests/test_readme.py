@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -33,13 +34,17 @@ def test_python_blocks_run_in_order(monkeypatch):
 
 
 def test_variant_table_says_what_is_so():
-    rows = re.findall(r"\| `(convneur_m\d)` \| ([\d, ]+) \| ([\d.]+) M \| ([\d.]+) G \| (\S+) \|", README)
+    number = r"([\d.]+)"
+    rows = re.findall(
+        rf"\| `(convneur_m\d)` \| ([\d, ]+) \| {number} M \| {number} G \| (\S+), {number} M, {number} G \|", README
+    )
     assert [row[0] for row in rows] == list(VARIANTS)
-    for name, widths, params, macs, twin in rows:
-        cost = count_cost(lambda name=name: convneur.create_model(name))
+    for name, widths, params, macs, twin, twin_params, twin_macs in rows:
         assert tuple(map(int, widths.split(", "))) == VARIANTS[name].dims
-        assert (f"{cost.params / 1e6:.2f}", f"{cost.macs / 1e9:.2f}") == (params, macs)
         assert twin.lower().replace("-", "_") == VARIANTS[name].local_twin
+        for told, placement in (((params, macs), "per_stage"), ((twin_params, twin_macs), "none")):
+            cost = count_cost(partial(convneur.create_model, name, global_placement=placement))
+            assert (f"{cost.params / 1e6:.2f}", f"{cost.macs / 1e9:.2f}") == told
 
 
 def test_every_command_is_known():
