@@ -1,6 +1,7 @@
 """The command line as people use it: in a process of its own."""
 
 import dataclasses
+import io
 import json
 import os
 import pty
@@ -9,12 +10,14 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 import timm
 import torch
 
 import convneur  # noqa: F401  registers the models with timm
+from convneur.cli.main import main
 
 
 def start(*arguments: str, **options) -> subprocess.Popen:
@@ -24,21 +27,33 @@ def start(*arguments: str, **options) -> subprocess.Popen:
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, **options)
 
 
+def call(*arguments: str) -> tuple[int, str, str]:
+    """The same within this process, for what needs none of its own."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            code = main(arguments)
+        except SystemExit as stop:  # the parser's own way to leave
+            code = int(stop.code or 0)
+    return code, out.getvalue(), err.getvalue()
+
+
 def run(*arguments: str, **options) -> tuple[int, str, str]:
     process = start(*arguments, **options)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
 
-def test_info_fits_a_terminal_and_says_what_it_counts():
-    code, out, err = run("info")
+def test_info_fits_a_terminal_and_says_what_it_counts(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = call("info")
     assert (code, err) == (0, "")
     assert max(map(len, out.splitlines())) <= 80
     assert re.search(r"convneur_m3\s+64/128/256/512\s+196/196/196/49\s+9.58\s+1.447", out)
 
 
 def test_info_json():
-    code, out, _ = run("info", "--json")
+    code, out, _ = call("info", "--json")
     rows = json.loads(out)["variants"]
     assert code == 0
     assert list(rows) == ["convneur_m1", "convneur_m2", "convneur_m3", "convneur_m4"]
@@ -78,13 +93,12 @@ def test_demo_writes_numbers_weights_and_report(demo):
 
 def test_demo_again_replaces_what_was_there(demo):
     folder, _, _ = demo
-    code, _, err = run("demo", "--epochs", "1", "--out", str(folder), "--seed", "1")
+    code, _, err = call("demo", "--epochs", "1", "--out", str(folder), "--seed", "1")
     assert code == 0, err
     assert json.loads((folder / "metrics.json").read_text())["recipe"]["seed"] == 1
 
 
 def test_mosaic_demo(tmp_path, monkeypatch):
-    from convneur.cli.main import main
     from convneur.recipes import pair
 
     monkeypatch.setattr(pair, "MOSAIC", dataclasses.replace(pair.MOSAIC, steps_per_epoch=2, batch_size=4))
@@ -136,15 +150,15 @@ def _read(terminal: int) -> bytes:
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
     (tmp_path / "file").write_text("")
     for arguments, message in [
-        (["demo", "--epochs", "0"], "--epochs 0 is out of range"),
+        (["demo", "--epochs", "0", "--out", str(tmp_path)], "--epochs 0 is out of range"),
         (["demo", "--out", str(tmp_path / "file")], "is a file; give a folder"),
         (["info", "--preset", "publshed"], "did you mean 'published'?"),
         (["info", "--image-size", "16"], "smaller than the total stride"),
     ]:
-        code, _, err = run(*arguments, cwd=tmp_path)
+        code, _, err = call(*arguments)
         assert (code, len(err.strip().splitlines())) == (2, 1), err
         assert message in err
-    code, _, err = run("inof")
+    code, _, err = call("inof")
     assert code == 2
     assert "Traceback" not in err
 

@@ -1,12 +1,14 @@
 """What a batch holds follows from seed, epoch and place; nothing else changes it."""
 
+import io
 import random
+import tarfile
 
 import numpy as np
 import pytest
 import torch
 
-from convneur.data.loading import UNKNOWN, EpochBatches, seeded
+from convneur.data.loading import PADDING, UNKNOWN, EpochBatches, seeded
 from convneur.data.module import ImageData, eval_loader
 from convneur.data.sources import Source, open_source
 from convneur.data.transforms import AugmentConfig, Preprocessing, eval_transform, train_transform
@@ -75,9 +77,47 @@ def test_an_epoch_of_shards_holds_nearly_every_sample_once(tmp_path):
 
 
 def test_too_few_shards_for_the_workers(tmp_path):
-    data = ImageData(source_of("wds", tmp_path), TO, AUGMENT, 2, workers=9)
+    source = source_of("wds", tmp_path)
     with pytest.raises(ValueError, match="8 shards cannot feed 9 readers; give fewer --workers"):
-        batches(data)
+        batches(ImageData(source, TO, AUGMENT, 2, workers=9))
+    assert ImageData(source, TO, AUGMENT, 2).train_workers(world=8) == 1
+    assert ImageData(source, TO, AUGMENT, 2).train_workers(world=5) == 1
+
+
+def test_an_unreadable_sample_of_a_shard_changes_nothing_else(tmp_path):
+    """The place of every other sample stays, so that a run goes on at the right one; the bad one is reported."""
+    source = source_of("wds", tmp_path)
+    data = ImageData(source, TO, AUGMENT, 8, seed=5, workers=0)
+    whole = batches(data)
+    with tarfile.open(tmp_path / "train-003.tar") as tar:
+        members = [(member, tar.extractfile(member).read()) for member in tar]
+    with tarfile.open(tmp_path / "train-003.tar", "w") as tar:
+        for member, content in members:
+            content = b"no image" if member.name.endswith("30.png") else content
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    damaged = batches(data)
+    told = [note for batch in damaged for note in batch.unreadable]
+    assert len(told) == 1
+    assert "train00030" in told[0][0]
+    differing = [
+        (i, j)
+        for i, (a, b) in enumerate(zip(whole, damaged, strict=True))
+        for j in range(8)
+        if not torch.equal(a.images[j], b.images[j])
+    ]
+    assert len(differing) == 1
+    for start in (3, 7):
+        assert same(batches(data, start=start), damaged[start:])
+
+
+def test_readers_do_not_draw_alike(tmp_path):
+    """Sample n of one worker is augmented otherwise than sample n of another."""
+    loader = ImageData(source_of("wds", tmp_path), TO, AUGMENT, 8, workers=0).train_dataloader()
+    samples = [(0, {"__key__": "a", "png": files.encoded(files.plain(), "PNG"), "cls": b"0"})]
+    one, again, other = (loader.order._batch(samples, reader).images for reader in (0, 0, 1))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
 
 
 def test_processes_share_the_global_batches():
@@ -104,7 +144,7 @@ def test_every_held_out_image_is_judged_once(kind, world, tmp_path):
         for batch in eval_loader(val, TO, 7, 0, rank, world)
         for index in batch.indices.tolist()
     ]
-    assert sorted(parts) == list(range(len(val)))
+    assert sorted(parts) == [PADDING] * (-len(val) % world) + list(range(len(val)))
 
 
 def test_the_loader_says_where_to_go_on():

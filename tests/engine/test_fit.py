@@ -41,7 +41,9 @@ def test_marking_ignores_what_is_to_be_ignored():
 
 
 def test_classification_loss_and_confusion():
-    task = Classification(create_model("convneur_m1", **DEMO.model), OptimConfig(), label_smoothing=0.1)
+    task = Classification(
+        create_model("convneur_m1", **DEMO.model), OptimConfig(), label_smoothing=0.1, keep_confusion=True
+    )
     task.log = lambda *_args, **_kwargs: None
     images, labels = torch.rand(6, 1, 32, 32), torch.arange(6)
     expected = torch.nn.functional.cross_entropy(task(images), labels, label_smoothing=0.1)

@@ -3,37 +3,98 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 # 11 steps an epoch; everything random is on: augmentation, mixed images, dropped paths, an average of the weights.
 SMALL = (
-    "--data digits --image-size 32 --eval-size 32 --epochs 2 --batch-size 128 --fit.accelerator cpu "
+    "--data digits --image-size 32 --epochs 2 --batch-size 128 --fit.accelerator cpu "
     "--backbone.drop-path-rate 0.1 --augment.mixup 0.2 --augment.cutmix 0.5 --augment.erasing 0.2"
 ).split()
 
 
-def start(*arguments: str, **environment: str) -> subprocess.Popen:
-    """Start ``convneur train`` in a session of its own, so that its workers can be killed with it."""
+class Forked:
+    """``convneur train`` in a copy of this process, in a session of its own, so that its workers are killed with it.
+
+    A copy need not import PyTorch and Lightning again, which takes longer than the training.
+    """
+
+    def __init__(self, out: Path, *arguments: str) -> None:
+        from convneur.cli.main import main
+        from convneur.recipes import train  # noqa: F401  so that every copy has it
+
+        self.out = out
+        self.log = out.with_suffix(".txt")
+        self.code: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                os.setsid()
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+                os.dup2(log, 1)
+                os.dup2(log, 2)
+                sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+                code = main(["train", "--out", str(out), *arguments])
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+
+    def poll(self) -> int | None:
+        """Exit code if it has ended."""
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.code = os.waitstatus_to_exitcode(status) if pid else None
+        return self.code
+
+    def wait(self, seconds: float = 300) -> int:
+        """Exit code, when it has ended."""
+        deadline = time.monotonic() + seconds
+        while self.poll() is None:
+            assert time.monotonic() < deadline, self.told()
+            time.sleep(0.02)
+        assert self.code is not None
+        return self.code
+
+    def kill(self) -> None:
+        """As a power cut would, with its workers."""
+        os.killpg(self.pid, signal.SIGKILL)
+        self.wait()
+
+    def told(self) -> str:
+        """What it printed."""
+        return self.log.read_text()
+
+    def checkpoints(self) -> list[str]:
+        """Names of its checkpoints, the oldest first."""
+        return sorted(path.name for path in (self.out / "checkpoints").glob("step-*.ckpt"))
+
+    def until_saved(self, since: str = "") -> None:
+        """Wait for a checkpoint that is newer than ``since``."""
+        deadline = time.monotonic() + 120
+        while not [name for name in self.checkpoints() if name > since]:
+            assert self.poll() is None, self.told()
+            assert time.monotonic() < deadline, self.told()
+            time.sleep(0.01)
+
+
+def train(*arguments: str, **environment: str) -> subprocess.Popen:
+    """Start ``convneur train`` from nothing, as a user does."""
     return subprocess.Popen(
         [sys.executable, "-m", "convneur", "train", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"} | environment,
-        start_new_session=True,
     )
 
 
 def finish(process: subprocess.Popen, timeout: float = 300) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error."""
     out, err = process.communicate(timeout=timeout)
     return process.returncode, out, err
-
-
-def run(*arguments: str, **environment: str) -> tuple[int, str, str]:
-    return finish(start(*arguments, **environment))
-
-
-def checkpoints(folder: Path) -> list[str]:
-    return sorted(path.name for path in (folder / "checkpoints").glob("step-*.ckpt"))

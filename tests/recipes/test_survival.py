@@ -10,18 +10,24 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.recipes.runs import SMALL, checkpoints, finish, run, start
+from tests.recipes.runs import SMALL, Forked
 
-OFTEN = ["--fit.checkpoint-minutes", "0.001"]  # after every step
+OFTEN = ["--fit.checkpoint-minutes", "0.0001"]  # after every step
+LAST = "step-000000022.ckpt"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("survival"),  # they share a run
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
+]
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     """A run from beginning to end, without workers and without checkpoints within an epoch."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    code, _, err = run(*SMALL, "--out", str(folder), "--workers", "0")
-    assert code == 0, err
-    return folder
+    run = Forked(tmp_path_factory.mktemp("whole") / "run", *SMALL, "--workers", "0")
+    assert run.wait() == 0, run.told()
+    return run.out
 
 
 def same_outcome(left, right) -> bool:
@@ -33,58 +39,60 @@ def same_outcome(left, right) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a) and curves[0] == curves[1]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_killed_three_times_it_ends_where_an_uninterrupted_run_ends(uninterrupted, workers, tmp_path):
-    folder, draw = tmp_path / "run", random.Random(int(workers))
+    """At random moments; the last time, the newest checkpoint is cut off as well and has to be passed over."""
+    arguments, draw = [*SMALL, *OFTEN, "--workers", workers], random.Random(int(workers))
+    run = Forked(tmp_path / "run", *arguments)
     for attempt in range(3):
-        before = checkpoints(folder)
-        process = start(*SMALL, *OFTEN, "--out", str(folder), "--workers", workers, *(["--resume"] if attempt else []))
-        deadline = time.monotonic() + 120
-        while checkpoints(folder)[-1:] == before[-1:]:  # until it has saved something of its own
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        time.sleep(draw.uniform(0, 1.5))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-    assert checkpoints(folder)[-1] < "step-000000022.ckpt", "it was over before it was killed"
-    code, _, err = run(*SMALL, *OFTEN, "--out", str(folder), "--workers", workers, "--resume")
-    assert code == 0, err
-    assert same_outcome(uninterrupted, folder)
+        run.until_saved(since=run.checkpoints()[-1] if attempt else "")
+        time.sleep(draw.uniform(0, 0.6))
+        run.kill()
+        assert run.checkpoints()[-1] < LAST, "it was over before it was killed"
+        if attempt == 2:
+            newest = run.out / "checkpoints" / run.checkpoints()[-1]
+            newest.write_bytes(newest.read_bytes()[:-1000])
+        run = Forked(run.out, *arguments, "--resume")
+    assert run.wait() == 0, run.told()
+    assert run.told().splitlines()[0] == f"{newest} is damaged and was passed over"
+    assert run.told().count("damaged") == 1
+    assert same_outcome(uninterrupted, run.out)
 
 
-@pytest.mark.slow
-def test_a_damaged_checkpoint_is_passed_over_with_one_line(uninterrupted, tmp_path):
-    folder = tmp_path / "run"
-    process = start(*SMALL, *OFTEN, "--out", str(folder), "--workers", "0")
-    while len(checkpoints(folder)) < 2:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    newest = folder / "checkpoints" / checkpoints(folder)[-1]
-    newest.write_bytes(newest.read_bytes()[:-1000])
-    code, _, err = run(*SMALL, *OFTEN, "--out", str(folder), "--workers", "0", "--resume")
-    assert code == 0, err
-    assert [line for line in err.splitlines() if "damaged" in line] == [f"{newest} is damaged and was passed over"]
-    assert same_outcome(uninterrupted, folder)
+def test_killed_at_the_beginning_of_an_epoch_it_goes_on_with_that_epoch(uninterrupted, tmp_path):
+    """From the checkpoint of an epoch's end: workers that begin at once must know which epoch it is."""
+    run = Forked(tmp_path / "run", *SMALL, "--workers", "1")
+    run.until_saved()
+    run.kill()
+    assert run.checkpoints() == ["step-000000011.ckpt"]
+    run = Forked(run.out, *SMALL, "--workers", "1", "--resume")
+    assert run.wait() == 0, run.told()
+    assert same_outcome(uninterrupted, run.out)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_before_leaving(uninterrupted, number, tmp_path):
-    folder = tmp_path / "run"
-    process = start(*SMALL, *OFTEN, "--out", str(folder), "--workers", "0")
-    while not checkpoints(folder):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    process.send_signal(number)
-    code, _, err = finish(process)
-    assert code == 2, err
-    assert err.strip().splitlines()[-1].endswith("the same command with --resume goes on from here")
-    assert "Traceback" not in err
-    assert checkpoints(folder)[-1] < "step-000000022.ckpt"
-    code, _, err = run(*SMALL, "--out", str(folder), "--workers", "0", "--resume")
-    assert code == 0, err
-    assert same_outcome(uninterrupted, folder)
+def test_killed_before_its_first_checkpoint_it_begins_again(uninterrupted, tmp_path):
+    run = Forked(tmp_path / "run", *SMALL, "--workers", "0")
+    while not (run.out / "run.json").exists():
+        assert run.poll() is None, run.told()
+        time.sleep(0.01)
+    run.kill()
+    run = Forked(run.out, *SMALL, "--workers", "0", "--resume")
+    assert run.wait() == 0, run.told()
+    assert "no checkpoint yet; beginning at the first step" in run.told()
+    assert same_outcome(uninterrupted, run.out)
+
+
+def test_signals_save_before_leaving(uninterrupted, tmp_path):
+    """SIGTERM reaches the process that trains; Ctrl-C reaches its workers too."""
+    arguments = [*SMALL, *OFTEN, "--workers", "1"]
+    run = Forked(tmp_path / "run", *arguments)
+    for send, number in ((os.kill, signal.SIGTERM), (os.killpg, signal.SIGINT)):
+        run.until_saved(since=run.checkpoints()[-1] if run.checkpoints() else "")
+        send(run.pid, number)
+        assert run.wait() == 2, run.told()
+        assert run.told().strip().endswith("the same command with --resume goes on from here")
+        assert "Traceback" not in run.told()
+        assert run.checkpoints()[-1] < LAST
+        run = Forked(run.out, *arguments, "--resume")
+    assert run.wait() == 0, run.told()
+    assert same_outcome(uninterrupted, run.out)

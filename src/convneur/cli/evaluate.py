@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def eval_(
@@ -13,8 +15,8 @@ def eval_(
     image_size: int | None = None,
     batch_size: int = 64,
     workers: int | None = None,
-    val_share: float = 0.2,
-    seed: int = 0,
+    val_share: float | None = None,
+    seed: int | None = None,
     max_megapixels: float = 100.0,
 ) -> None:
     """Judge a classifier on held-out images: top-1, top-5, per class, calibration, other image sizes.
@@ -26,8 +28,8 @@ def eval_(
         image_size: Pixels a side; what the model was made for if not given. 0.75 and 1.5 times that are tried too.
         batch_size: Images at a time.
         workers: Processes that load images; as many as suit the machine if not given.
-        val_share: Share that is held out where the data has no validation images; as in training.
-        seed: Of that split; as in training.
+        val_share: Share that is held out where the data has no validation images; that of training if not given.
+        seed: Of that split; that of training if not given.
         max_megapixels: Larger images count as unreadable.
     """
     from rich.console import Console
@@ -40,7 +42,12 @@ def eval_(
         from convneur.models import load_model
 
     loaded, config, labels = load_model(model)
-    source = open_source(data, val_share, seed)
+    run = run_settings(Path(model), data)
+    source = open_source(
+        data,
+        run.get("val_share", 0.2) if val_share is None else val_share,
+        run.get("seed", 0) if seed is None else seed,
+    )
     if labels is not None and labels != source.classes:
         knows, has = _few(labels), _few(source.classes)
         raise ValueError(f"the model knows the classes {knows} and the data has {has}; give data of the same classes")
@@ -62,6 +69,15 @@ def eval_(
     )
     write_judged(out, judged, " ".join(["convneur", *sys.argv[1:]]))
     tell(judged, f"Report: {out / 'report.html'}   numbers: {out / 'metrics.json'}")
+
+
+def run_settings(model: Path, data: str) -> dict[str, Any]:
+    """Settings of the run that the model is from, if it learned from the same data: what it held out is known there."""
+    for folder in (model, model.parent):
+        if (folder / "run.json").is_file():
+            settings: dict[str, Any] = json.loads((folder / "run.json").read_text())
+            return settings if settings.get("data") == data else {}
+    return {}
 
 
 def _few(names: list[str]) -> str:

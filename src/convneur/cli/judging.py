@@ -51,6 +51,7 @@ def judge(
     batch_size: int = 64,
     workers: int | None = None,
     max_pixels: int = MAX_PIXELS,
+    accelerator: str = "auto",
 ) -> Judged:
     """Evaluate on the held-out images, at other image sizes too.
 
@@ -64,11 +65,12 @@ def judge(
         batch_size: Images at a time.
         workers: Processes that load.
         max_pixels: Larger images are unreadable.
+        accelerator: As for training.
     """
-    device = device_for()
-    base = preprocessing.input_size[1]
+    device = device_for(accelerator)
+    base, fixed = preprocessing.input_size[1], bool(getattr(model, "pretrained_cfg", {}).get("fixed_input_size"))
     evaluations: dict[int, Evaluation] = {}
-    for scale in (1.0, *scales):
+    for scale in (1.0,) if fixed else (1.0, *scales):
         size = round(base * scale)
         if size < getattr(model, "total_stride", 32):
             continue  # the model cannot take images as small as that

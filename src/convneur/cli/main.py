@@ -60,7 +60,10 @@ def _can_be_mended(error: BaseException) -> bool:
 
 
 def _line(error: BaseException) -> str:
-    reason = " ".join(str(error).split()) or "stopped"
+    reason = str(error)
+    if "in DataLoader worker process" in reason:  # PyTorch puts the worker's traceback before what it said
+        reason = reason.rsplit("Error: ", 1)[-1]
+    reason = " ".join(reason.split()) or "stopped"
     remedy = _remedy(error)
     return f"{reason}; {remedy}" if remedy else reason
 

@@ -43,8 +43,9 @@ def predict(
     from rich.console import Console
 
     console = Console(stderr=True)
-    if top_k < 1:
-        raise ValueError(f"--top-k {top_k} is out of range; give at least 1")
+    for flag, value in (("top-k", top_k), ("batch-size", batch_size)):
+        if value < 1:
+            raise ValueError(f"--{flag} {value} is out of range; give at least 1")
     files = find_images(paths)
     with console.status("Loading PyTorch"):
         import torch

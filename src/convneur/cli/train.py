@@ -80,12 +80,14 @@ def _train(out: Path, resume: bool, **settings: Any) -> None:
     console = Console(stderr=True)
     with console.status("Loading PyTorch and Lightning"):
         from convneur.engine.callbacks import Interrupted
-        from convneur.recipes.train import TrainConfig, train_classifier
+        from convneur.recipes.train import TrainConfig, is_first, train_classifier
 
     config = TrainConfig(**settings)
     try:
         trained = train_classifier(config, out, resume, console)
     except Interrupted as stop:
+        if not is_first():
+            return  # one line is enough, and a failing process would have Lightning kill the first
         done = f"{len(stop.curve)} of {config.recipe.epochs} epochs done"
         raise KeyboardInterrupt(f"stopped, {done}; the same command with --resume goes on from here") from stop
     if trained is not None:
@@ -106,6 +108,7 @@ def _finish(trained: Trained, config: TrainConfig, out: Path, console: Any) -> N
         console,
         workers=config.workers,
         max_pixels=config.max_pixels,
+        accelerator=config.recipe.fit.accelerator,
     )
     written = card(config.model, judged, command)
     save_model(trained.model, out / "model", trained.model_args, trained.source.classes, written)

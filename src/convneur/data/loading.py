@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
@@ -23,6 +25,7 @@ from convneur.data.sources import Images
 from convneur.data.transforms import Transform
 
 UNKNOWN = -1  # label of an image that could not be read, where it is not replaced by another
+PADDING = -1  # index of an image that is there only to give every process as many
 
 
 class Batch(NamedTuple):
@@ -84,14 +87,21 @@ class EvalImages(Dataset[Example]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> Example:
-        from PIL import Image
-
+        if index == PADDING:
+            return self._black(index, [])
         try:
             picture = decode_image(self.images.read(index), self.max_pixels)
         except (UnreadableImageError, OSError) as error:
-            black = self.transform(Image.new("RGB", (32, 32)))
-            return Example(black, UNKNOWN, index, [(self.images.name(index), str(error))])
+            return self._black(index, [(self.images.name(index), str(error))])
         return Example(self.transform(picture), int(self.images.labels[index]), index, [])
+
+    def _black(self, index: int, unreadable: list[tuple[str, str]]) -> Example:
+        return black_example(self.transform, index, unreadable)
+
+
+def black_example(transform: Transform, index: int, unreadable: list[tuple[str, str]]) -> Example:
+    """What stands for an image that counts nowhere."""
+    return Example(transform(Image.new("RGB", (32, 32))), UNKNOWN, index, unreadable)
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -161,10 +171,11 @@ class TrainLoader(DataLoader[Any]):
 
 
 class Every(Sampler[int]):
-    """Every world-th index in order: each process evaluates its own, none twice."""
+    """Every world-th index in order: each process evaluates its own, none twice, and all as many (with padding)."""
 
     def __init__(self, count: int, rank: int = 0, world: int = 1) -> None:
-        self.indices = range(rank, count, world)
+        self.indices = list(range(rank, count, world))
+        self.indices += [PADDING] * (-(-count // world) - len(self.indices))
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -190,6 +201,11 @@ def seeded(*key: int) -> Iterator[None]:
             random.setstate(kept[0])
             np.random.set_state(kept[1])
             torch.set_rng_state(kept[2])
+
+
+def ignore_interrupts(_worker: int) -> None:
+    """Let a worker process live on when Ctrl-C reaches it, as long as the process that trains needs it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def default_workers() -> int:

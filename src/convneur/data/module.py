@@ -17,7 +17,9 @@ from convneur.data.loading import (
     check_batch,
     collate,
     default_workers,
+    ignore_interrupts,
 )
+from convneur.data.shards import Shards, ShardStream, shard_workers
 from convneur.data.sources import Source
 from convneur.data.transforms import AugmentConfig, Preprocessing, eval_transform, train_transform
 
@@ -32,8 +34,9 @@ class ImageData(pl.LightningDataModule):
         batch_size: Images per batch of one process.
         seed: Of order and augmentation.
         workers: Processes that load; None for as many as suit the machine, 0 for none.
-        eval_size: Image size of evaluation, if not that of training.
+        eval_preprocessing: Of evaluation, if not that of training.
         max_pixels: Larger images are refused.
+        pin_memory: For quicker transfers to a GPU.
     """
 
     def __init__(
@@ -46,12 +49,13 @@ class ImageData(pl.LightningDataModule):
         workers: int | None = None,
         eval_preprocessing: Preprocessing | None = None,
         max_pixels: int = MAX_PIXELS,
+        pin_memory: bool = False,
     ) -> None:
         super().__init__()
         self.source = source
         self.preprocessing, self.eval_preprocessing = preprocessing, eval_preprocessing or preprocessing
         self.augment, self.batch_size, self.seed, self.max_pixels = augment, batch_size, seed, max_pixels
-        self.workers = default_workers() if workers is None else workers
+        self.workers, self.pin_memory = workers, pin_memory
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
@@ -61,24 +65,53 @@ class ImageData(pl.LightningDataModule):
         check_batch(len(self.source.train), self.batch_size * world)
         return len(self.source.train) // (self.batch_size * world)
 
+    def train_workers(self, world: int) -> int:
+        """Processes that load training images for one that trains."""
+        if isinstance(self.source.train, Shards):
+            return shard_workers(self.source.train, self.workers, world)
+        return default_workers() if self.workers is None else self.workers
+
     def train_dataloader(self) -> TrainLoader:
         """Shuffled, augmented batches; the loader can go on in the middle of an epoch."""
         rank, world = self._place()
         transform = train_transform(self.preprocessing, self.augment)
-        options: dict[str, Any] = {"num_workers": self.workers, "pin_memory": _has_cuda()}
-        if hasattr(self.source.train, "stream"):  # shards, which can only be read in a row
+        workers = self.train_workers(world)
+        options: dict[str, Any] = {
+            "num_workers": workers,
+            "pin_memory": self.pin_memory,
+            "worker_init_fn": ignore_interrupts,
+        }
+        order: ShardStream | EpochBatches
+        if isinstance(self.source.train, Shards):
             order = self.source.train.stream(transform, self.batch_size, self.seed, rank, world, self.max_pixels)
-            return TrainLoader(order, dataset=order, batch_size=None, **options)
-        order = EpochBatches(len(self.source.train), self.batch_size, self.seed, rank, world)
-        images = TrainImages(self.source.train, transform, self.seed, self.max_pixels)
-        options["persistent_workers"] = self.workers > 0
-        return TrainLoader(order, dataset=images, batch_sampler=order, collate_fn=collate, **options)
+            options |= {"dataset": order, "batch_size": None}
+        else:
+            order = EpochBatches(len(self.source.train), self.batch_size, self.seed, rank, world)
+            images = TrainImages(self.source.train, transform, self.seed, self.max_pixels)
+            options |= {
+                "dataset": images,
+                "batch_sampler": order,
+                "collate_fn": collate,
+                "persistent_workers": workers > 0,
+            }
+        if self.trainer is not None:
+            # Workers begin before Lightning says which epoch it is. A state of the middle of one is loaded over this.
+            progress: Any = self.trainer.fit_loop.epoch_progress
+            order.epoch = progress.current.processed
+        return TrainLoader(order, **options)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Held-out images in order."""
         rank, world = self._place()
         return eval_loader(
-            self.source.val, self.eval_preprocessing, 2 * self.batch_size, self.workers, rank, world, self.max_pixels
+            self.source.val,
+            self.eval_preprocessing,
+            2 * self.batch_size,
+            self.workers,
+            rank,
+            world,
+            self.max_pixels,
+            self.pin_memory,
         )
 
 
@@ -90,25 +123,21 @@ def eval_loader(
     rank: int = 0,
     world: int = 1,
     max_pixels: int = MAX_PIXELS,
+    pin_memory: bool = False,
 ) -> DataLoader[Any]:
     """Batches of images in order, none left out; each process gets its part."""
     transform = eval_transform(preprocessing)
     workers = default_workers() if workers is None else workers
-    if hasattr(images, "stream"):
+    if isinstance(images, Shards):
         stream = images.in_order(transform, batch_size, rank, world, max_pixels)
-        return DataLoader(stream, batch_size=None, num_workers=min(workers, 1))
+        return DataLoader(stream, batch_size=None, num_workers=min(workers, 1), worker_init_fn=ignore_interrupts)
     return DataLoader(
         EvalImages(images, transform, max_pixels),
         batch_size,
         sampler=Every(len(images), rank, world),
         collate_fn=collate,
         num_workers=workers,
-        pin_memory=_has_cuda(),
+        pin_memory=pin_memory,
         persistent_workers=workers > 0,
+        worker_init_fn=ignore_interrupts,
     )
-
-
-def _has_cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()

@@ -22,7 +22,7 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from convneur.data.decode import MAX_PIXELS, SUFFIXES, UnreadableImageError, decode_image
-from convneur.data.loading import UNKNOWN, Batch, Example, check_batch, collate, seeded
+from convneur.data.loading import PADDING, Batch, Example, black_example, check_batch, collate, default_workers, seeded
 from convneur.data.sources import TRAIN_NAMES, VAL_NAMES, Source
 from convneur.data.transforms import Transform
 
@@ -116,11 +116,27 @@ def _samples(urls: Iterator[str]) -> Iterator[dict[str, Any]]:
     return tarfile_samples({"url": url} for url in urls)
 
 
+def _name(sample: dict[str, Any]) -> str:
+    return f"{sample.get('__url__', '')} {sample['__key__']}"
+
+
 def _example(sample: dict[str, Any], number: int, transform: Transform, max_pixels: int) -> Example:
     image = next((value for key, value in sample.items() if f".{key.rsplit('.', 1)[-1]}" in SUFFIXES), None)
     if image is None or "cls" not in sample:
         raise UnreadableImageError("the sample lacks an image or a .cls label")
     return Example(transform(decode_image(image, max_pixels)), int(sample["cls"]), number, [])
+
+
+def shard_workers(shards: Shards, workers: int | None, world: int) -> int:
+    """Worker processes that have a shard each; a ValueError if more are asked for."""
+    if workers is None:
+        return min(default_workers(), len(shards.urls) // world)
+    readers = max(1, workers) * world
+    if readers > len(shards.urls):
+        raise ValueError(
+            f"{len(shards.urls)} shards cannot feed {readers} readers; give fewer --workers, or more shards"
+        )
+    return workers
 
 
 class ShardStream(IterableDataset[Batch]):
@@ -154,17 +170,13 @@ class ShardStream(IterableDataset[Batch]):
         workers, worker = (info.num_workers, info.id) if info is not None else (1, 0)
         worker = (worker + self.start) % workers  # the loader asks its worker 0 first, wherever the epoch goes on
         reader, readers = self.rank * workers + worker, self.world * workers
-        if readers > len(self.shards.urls):
-            raise ValueError(
-                f"{len(self.shards.urls)} shards cannot feed {readers} readers; give fewer --workers, or more shards"
-            )
         mine = range(worker, len(self), workers)
         row = self._shuffled(reader, readers)
         for _ in range(self.batch_size * sum(batch < self.start for batch in mine)):
             next(row)
         for batch in mine:
             if batch >= self.start:
-                yield collate([self._next(row) for _ in range(self.batch_size)])
+                yield self._batch(list(itertools.islice(row, self.batch_size)), reader)
 
     def _shuffled(self, reader: int, readers: int) -> Iterator[tuple[int, dict[str, Any]]]:
         draw = np.random.default_rng([self.seed, self.epoch, reader])
@@ -183,20 +195,28 @@ class ShardStream(IterableDataset[Batch]):
                     yield chosen
             yield from (buffer[i] for i in draw.permutation(len(buffer)))
 
-    def _next(self, row: Iterator[tuple[int, dict[str, Any]]]) -> Example:
+    def _batch(self, samples: list[tuple[int, dict[str, Any]]], reader: int) -> Batch:
+        """Decode samples; one that cannot be read is replaced by the next of the batch that can, and reported."""
+        examples: list[Example | None] = []
         unreadable: list[tuple[str, str]] = []
-        for number, sample in itertools.islice(row, self.shards.count):
-            with seeded(self.seed, self.epoch, self.rank, number):
+        for number, sample in samples:
+            with seeded(self.seed, self.epoch, reader, number):
                 try:
-                    example = _example(sample, number, self.transform, self.max_pixels)
-                    return example._replace(unreadable=unreadable)
+                    examples.append(_example(sample, number, self.transform, self.max_pixels))
                 except UnreadableImageError as error:
-                    unreadable.append((f"{sample.get('__url__', '')} {sample['__key__']}", str(error)))
-        raise ValueError(f"no sample of the shards can be read; the first: {': '.join(unreadable[0])}")
+                    examples.append(None)
+                    unreadable.append((_name(sample), str(error)))
+        readable = [example for example in examples if example is not None]
+        if not readable:
+            raise ValueError(
+                f"none of {len(samples)} samples in a row can be read; the first: {': '.join(unreadable[0])}"
+            )
+        filled = [example or readable[place % len(readable)] for place, example in enumerate(examples)]
+        return collate(filled)._replace(unreadable=unreadable)
 
 
 class OrderedShards(IterableDataset[Batch]):
-    """All samples once, in order; each process reads every world-th sample."""
+    """All samples once, in order; each process judges every world-th, and all as many (with padding)."""
 
     def __init__(
         self,
@@ -211,20 +231,21 @@ class OrderedShards(IterableDataset[Batch]):
         self.rank, self.world, self.max_pixels = rank, world, max_pixels
 
     def __len__(self) -> int:
-        return -(-len(range(self.rank, self.shards.count, self.world)) // self.batch_size)
+        return -(-self.shards.count // (self.world * self.batch_size))
 
     def __iter__(self) -> Iterator[Batch]:
-        from PIL import Image
-
         row = enumerate(_samples(iter(self.shards.urls)))
         mine = itertools.islice(row, self.rank, self.shards.count, self.world)
-        while chunk := list(itertools.islice(mine, self.batch_size)):
+        each = -(-self.shards.count // self.world)
+        padded = itertools.chain(mine, itertools.repeat((PADDING, {})))
+        for first in range(0, each, self.batch_size):
             examples = []
-            for number, sample in chunk:
+            for number, sample in itertools.islice(padded, min(self.batch_size, each - first)):
+                if number == PADDING:
+                    examples.append(black_example(self.transform, PADDING, []))
+                    continue
                 try:
                     examples.append(_example(sample, number, self.transform, self.max_pixels))
                 except UnreadableImageError as error:
-                    note = (f"{sample.get('__url__', '')} {sample['__key__']}", str(error))
-                    black = self.transform(Image.new("RGB", (32, 32)))
-                    examples.append(Example(black, UNKNOWN, number, [note]))
+                    examples.append(black_example(self.transform, number, [(_name(sample), str(error))]))
             yield collate(examples)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import lightning.pytorch as pl
+import torch.distributed
 from lightning.pytorch.callbacks import Callback
 
 
@@ -45,6 +46,14 @@ class Unreadable(Callback):
     ) -> None:
         """Look at a held-out batch."""
         self.add(batch.unreadable)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tell every process what the others found."""
+        if trainer.world_size > 1:
+            told: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(told, self.found)
+            for found in told:
+                self.add(list(found.items()))
 
     def state_dict(self) -> dict[str, Any]:
         """Into the checkpoint."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
 
 
 def save_checkpoint(trainer: pl.Trainer, folder: Path, keep: int = 2) -> Path:
@@ -21,6 +24,9 @@ def save_checkpoint(trainer: pl.Trainer, folder: Path, keep: int = 2) -> Path:
     fresh = folder / f".{path.name}.part"
     folder.mkdir(parents=True, exist_ok=True)
     try:
+        if trainer.is_global_zero:
+            for left_over in folder.glob(".step-*.part"):  # of a run that was killed while it wrote
+                left_over.unlink(missing_ok=True)
         trainer.save_checkpoint(fresh)
         if trainer.is_global_zero:
             _sync(fresh)
@@ -28,12 +34,23 @@ def save_checkpoint(trainer: pl.Trainer, folder: Path, keep: int = 2) -> Path:
             _sync(folder)
             for old in _all(folder)[keep:]:
                 old.unlink(missing_ok=True)
-    except RuntimeError as error:  # how torch's writer reports a full disk
-        raise OSError(f"could not write a checkpoint to {folder}: No space left on device ({error})") from error
+    except RuntimeError as error:
+        if "PytorchStreamWriter" in str(error) or "inline_container" in str(error):  # how torch reports a full disk
+            raise OSError(f"could not write a checkpoint to {folder}: No space left on device") from error
+        raise
     finally:
         if trainer.is_global_zero:
             fresh.unlink(missing_ok=True)
+    trainer.strategy.barrier("checkpoint is in place")  # nobody leaves before
     return path
+
+
+class PlainWriter(TorchCheckpointIO):
+    """Write straight to the file: what Lightning does by default makes two copies in memory and one in /tmp."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write with torch.save."""
+        torch.save(checkpoint, path)
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:

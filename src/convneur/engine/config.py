@@ -14,7 +14,7 @@ class FitConfig:
         precision: ``bf16`` and ``fp16`` are mixed precision; the latter scales the loss.
         accumulate: Batches per optimizer step.
         accelerator: ``auto`` takes a GPU if there is one.
-        devices: Processes on this machine, one a device; 0 for all devices.
+        devices: Processes on this machine, one a device; 0 for all GPUs.
         nodes: Machines.
         strategy: ``fsdp2`` shards weights and optimizer state over the devices (PyTorch's fully_shard).
         checkpoint_minutes: A checkpoint is written after every epoch, and in between after so many minutes.

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
 from convneur.engine.callbacks import Curve, Interrupted, Live, Survival
-from convneur.engine.checkpoints import newest_checkpoint
+from convneur.engine.checkpoints import PlainWriter, newest_checkpoint
 from convneur.engine.config import FitConfig
 
-__all__ = ["Curve", "Interrupted", "fit", "resume_from"]
+__all__ = ["Curve", "Interrupted", "fit", "processes", "resume_from"]
 
 PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -68,7 +69,7 @@ def fit(
         warnings.filterwarnings("ignore", module="lightning")  # tips on workers and loaders, and its own deprecations
         warnings.filterwarnings("ignore", ".*LeafSpec.*")
         warnings.filterwarnings("ignore", ".*lr_scheduler.step.*")  # Lightning steps it first when fp16 skips a step
-        devices, nodes = _processes(config)
+        devices, nodes = processes(config)
         trainer = pl.Trainer(
             accelerator=config.accelerator,
             devices=devices,
@@ -86,6 +87,7 @@ def fit(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
+            plugins=[] if config.strategy == "fsdp2" else [PlainWriter()],  # that strategy writes for itself
         )
         train: dict[str, Any] = {"datamodule": data}
         if not isinstance(data, pl.LightningDataModule):
@@ -94,19 +96,26 @@ def fit(
             trainer.fit(task, **train, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
         except SystemExit as stop:  # how Lightning leaves after a second Ctrl-C
             raise KeyboardInterrupt("stopped at once") from stop
+        except Interrupted:
+            raise
         except BaseException:
             # A process that waits for one that has failed would wait for half an hour, out of sight.
             launcher: Any = trainer.strategy.launcher
             if hasattr(launcher, "kill"):
-                launcher.kill(signal.SIGKILL)
+                launcher.kill(getattr(signal, "SIGKILL", signal.SIGTERM))
             raise
         finally:
             live.progress.stop()
     return live.curve
 
 
-def resume_from(folder: Path, console: Console) -> Path | None:
-    """Newest whole checkpoint of the run in ``folder``; damaged ones are named in one line each.
+def resume_from(folder: Path, console: Console, first: bool = True) -> Path | None:
+    """Newest whole checkpoint of the run in ``folder``.
+
+    Args:
+        folder: Of the run.
+        console: Where damaged ones are named, in one line each.
+        first: Whether this process tells, and puts damaged ones out of the way.
 
     Returns:
         Its path; None if the run came to an end before its first one.
@@ -115,29 +124,34 @@ def resume_from(folder: Path, console: Console) -> Path | None:
         FileNotFoundError: If all are damaged.
     """
     path, damaged = newest_checkpoint(folder / "checkpoints")
-    for broken in damaged:
-        console.print(f"{broken} is damaged and was passed over", style="yellow", soft_wrap=True)
     if path is None and damaged:
         raise FileNotFoundError(f"{folder} has only damaged checkpoints to go on from; train anew with another --out")
-    if path is None:
+    for broken in damaged if first else ():
+        console.print(f"{broken} is damaged and was passed over", style="yellow", soft_wrap=True)
+        broken.replace(broken.with_suffix(".damaged"))
+    if path is None and first:
         console.print(f"{folder} has no checkpoint yet; beginning at the first step", soft_wrap=True)
     return path
 
 
-def _processes(config: FitConfig) -> tuple[int | str, int]:
-    """Devices per machine and machines; under torchrun, what torchrun started."""
+def processes(config: FitConfig) -> tuple[int, int]:
+    """Processes per machine and machines; under torchrun, what torchrun started."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         local = int(os.environ["LOCAL_WORLD_SIZE"])
         return local, int(os.environ["WORLD_SIZE"]) // local
-    return config.devices or "auto", config.nodes
+    cuda = torch.cuda.device_count() if config.accelerator in ("auto", "gpu") else 0
+    return config.devices or max(1, cuda), config.nodes
 
 
 def _strategy(config: FitConfig, find_unused_parameters: bool) -> Any:
+    devices, nodes = processes(config)
     if config.strategy == "fsdp2":
         from lightning.pytorch.strategies import ModelParallelStrategy
 
-        return ModelParallelStrategy(tensor_parallel_size=1, save_distributed_checkpoint=False)
-    if find_unused_parameters and (config.strategy == "ddp" or _processes(config) != (1, 1)):
+        return ModelParallelStrategy(
+            data_parallel_size=devices * nodes, tensor_parallel_size=1, save_distributed_checkpoint=False
+        )
+    if find_unused_parameters and (config.strategy == "ddp" or devices * nodes > 1):
         return "ddp_find_unused_parameters_true"
     return config.strategy
 

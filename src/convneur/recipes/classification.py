@@ -120,7 +120,6 @@ RECIPES: dict[str, ClassificationRecipe] = {
         epochs=25,
         batch_size=64,
         image_size=64,
-        eval_size=80,
         crop_pct=1.0,
         ema=0.99,
         channels_last=False,  # no gain on a CPU

@@ -120,7 +120,8 @@ def train_pair(recipe: PairRecipe, console: Console | None = None) -> Iterator[t
             )
         except Interrupted as stop:
             curve, finished = stop.curve, False
-        confusion = task.confusion.compute().cpu() if isinstance(task, Classification) and curve else None
+        counted = task.confusion if isinstance(task, Classification) else None
+        confusion = counted.compute().cpu() if counted is not None and curve else None
         yield name, Trained(task.model.cpu().eval(), arguments, curve, confusion, finished)
         if not finished:
             return
@@ -147,5 +148,5 @@ def held_out_batches(recipe: PairRecipe, digits: Digits) -> Any:
 
 def _task(recipe: PairRecipe, model: ConvNeur) -> Classification | Marking:
     if recipe.task == "digits":
-        return Classification(model, recipe.optim)
+        return Classification(model, recipe.optim, keep_confusion=True)
     return Marking(model, recipe.optim, prior=PRIOR)

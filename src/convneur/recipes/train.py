@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, field, replace
@@ -14,10 +15,11 @@ from rich.console import Console
 
 from convneur.data.decode import MAX_PIXELS
 from convneur.data.module import ImageData
+from convneur.data.shards import Shards
 from convneur.data.sources import Source, open_source
 from convneur.data.transforms import Preprocessing
 from convneur.data.unreadable import Unreadable
-from convneur.engine.fit import Curve, fit, resume_from
+from convneur.engine.fit import Curve, fit, processes, resume_from
 from convneur.files import write_atomic
 from convneur.models import VARIANTS, ConvNeur, create_model, from_convnext, load_model
 from convneur.models.names import choose
@@ -93,17 +95,15 @@ def train_classifier(config: TrainConfig, out: Path, resume: bool, console: Cons
         FileExistsError: If ``out`` holds a run and ``resume`` is not set.
         ValueError: For settings that do not fit the data, each other, or the run to be resumed.
     """
-    first, recipe = _is_first(), config.recipe
+    first, recipe = is_first(), config.recipe
+    _check_numbers(config)
     if first:
         _check_free(out, resume)
-    if recipe.batch_size % 2 and (recipe.augment.mixup or recipe.augment.cutmix):
-        raise ValueError(
-            f"--batch-size {recipe.batch_size} is odd, and Mixup and CutMix take images in pairs; make it even"
-        )
     source = open_source(config.data, config.val_share, config.seed)
     torch.manual_seed(config.seed)
     model, model_args = _model(config, len(source.classes))
-    if recipe.channels_last:
+    channels_last = recipe.channels_last and recipe.fit.strategy != "fsdp2"  # which shards plain tensors only
+    if channels_last:
         model.to(memory_format=torch.channels_last)
     train_input = Preprocessing.of(model.pretrained_cfg, recipe.image_size)
     eval_input = Preprocessing.of(model.pretrained_cfg, recipe.eval_size or recipe.image_size)
@@ -116,19 +116,21 @@ def train_classifier(config: TrainConfig, out: Path, resume: bool, console: Cons
         config.workers,
         eval_input,
         config.max_pixels,
+        pin_memory=recipe.fit.accelerator in ("auto", "gpu") and torch.cuda.is_available(),
     )
-    world = _world(recipe)
+    devices, nodes = processes(recipe.fit)
+    world = devices * nodes
     steps = recipe.epochs * -(-data.steps_per_epoch(world) // recipe.fit.accumulate)
     if first:
-        _claim(config, source, out, resume)
-    checkpoint = resume_from(out, console) if resume else None
+        _claim(config, data, world, out, resume)
+    checkpoint = resume_from(out, console, first) if resume else None
     task = Classification(
         model,
         recipe.optim,
         label_smoothing=recipe.augment.label_smoothing,
         mixup=recipe.augment.mixup,
         cutmix=recipe.augment.cutmix,
-        channels_last=recipe.channels_last,
+        channels_last=channels_last,
         ema=recipe.ema,
         seed=config.seed,
         images_per_step=recipe.batch_size * recipe.fit.accumulate * world,
@@ -167,10 +169,38 @@ def _check_free(out: Path, resume: bool) -> None:
         raise FileExistsError(f"--out {out} holds a run already; add --resume to go on with it, or give another --out")
 
 
-def _claim(config: TrainConfig, source: Source, out: Path, resume: bool) -> None:
+def _check_numbers(config: TrainConfig) -> None:
+    """Refuse what no run can be made of."""
+    recipe = config.recipe
+    for flag, value in (
+        ("epochs", recipe.epochs),
+        ("batch-size", recipe.batch_size),
+        ("image-size", recipe.image_size),
+        ("fit.accumulate", recipe.fit.accumulate),
+        ("fit.nodes", recipe.fit.nodes),
+    ):
+        if value < 1:
+            raise ValueError(f"--{flag} {value} is out of range; give at least 1")
+    for flag, value in (("workers", config.workers or 0), ("fit.devices", recipe.fit.devices), ("seed", config.seed)):
+        if value < 0:
+            raise ValueError(f"--{flag} {value} is out of range; give at least 0")
+    if recipe.batch_size % 2 and (recipe.augment.mixup or recipe.augment.cutmix):
+        raise ValueError(f"--batch-size {recipe.batch_size} is odd, and Mixup takes images in pairs; make it even")
+    if recipe.fit.strategy == "fsdp2" and recipe.fit.precision == "fp16":
+        raise ValueError("--fit.strategy fsdp2 does not scale losses; give --fit.precision bf16")
+
+
+def _claim(config: TrainConfig, data: ImageData, world: int, out: Path, resume: bool) -> None:
     """Keep the settings and the split in ``out``; to resume, they must be those it was begun with."""
-    images = {"train": len(source.train), "val": len(source.val), "classes": source.classes}
-    kept, now = out / "run.json", json.loads(json.dumps(asdict(config) | {"images": images}))
+    source = data.source
+    facts: dict[str, Any] = {"train": len(source.train), "val": len(source.val), "classes": source.classes}
+    if isinstance(source.val, Shards):
+        facts["workers"] = data.train_workers(world)  # they decide the order of what is read in a row
+    else:
+        names = "\n".join(source.val.name(i) for i in range(len(source.val)))
+        facts["val_names"] = hashlib.sha1(names.encode(), usedforsecurity=False).hexdigest()
+    now = json.loads(json.dumps(asdict(config) | {"images": facts, "processes": world}))
+    kept = out / "run.json"
     if resume:
         changed = _differences(json.loads(kept.read_text()), now)
         if changed:
@@ -194,7 +224,11 @@ def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") 
         if isinstance(old, dict) and isinstance(new, dict):
             found += _differences(old, new, f"{name}.")
         elif old != new and name not in FREE:
-            what = name if name.startswith("images.") else "--" + name.removeprefix("recipe.").replace("_", "-")
+            what = (
+                name
+                if name.startswith(("images.", "processes"))
+                else "--" + name.removeprefix("recipe.").replace("_", "-")
+            )
             found.append(f"{what} {old} (now {new})")
     return found
 
@@ -244,19 +278,9 @@ def _from_ours(config: TrainConfig, folder: Path, arguments: dict[str, Any], ove
     return model
 
 
-def _is_first() -> bool:
+def is_first() -> bool:
     """Whether this is the one process that writes files; known before the processes know each other."""
-    return getattr(rank_zero_only, "rank", 0) in (0, None)
-
-
-def _world(recipe: ClassificationRecipe) -> int:
-    """Processes of the whole run."""
-    if "WORLD_SIZE" in os.environ:
-        return int(os.environ["WORLD_SIZE"])
-    devices = recipe.fit.devices
-    if devices == 0:
-        devices = max(1, torch.cuda.device_count())
-    return devices * recipe.fit.nodes
+    return getattr(rank_zero_only, "rank", 0) in (0, None) and os.environ.get("NODE_RANK", "0") == "0"
 
 
 def _final(config: TrainConfig, out: Path, model_args: dict[str, Any], console: Console) -> ConvNeur:

@@ -15,6 +15,8 @@ from torchmetrics import MeanMetric
 from convneur.engine.optim import OptimConfig, cosine_with_warmup
 from convneur.models import ConvNeur
 
+NAN = float("nan")  # a loss that is no number makes the mean of the epoch none; torchmetrics would leave it out
+
 
 class Task(pl.LightningModule):
     """A model and how it is optimised.
@@ -50,8 +52,8 @@ class Task(pl.LightningModule):
         # The average follows closely at first (timm's warm-up), or short runs would keep their first weights for long.
         # It needs no gradients: DistributedDataParallel would wait for them.
         self.ema = ModelEmaV3(model, decay=ema, use_warmup=True).requires_grad_(False) if ema else None
-        self.mean_loss = MeanMetric()
-        self.mean_loss.persistent(True)  # an epoch's mean survives a crash in the middle of it
+        self.mean_loss = MeanMetric(nan_strategy=NAN)
+        self.mean_loss.persistent(True)  # an epoch's mean survives a crash in the middle of it (that of one process)
 
     @property
     def best_model(self) -> nn.Module:
@@ -84,6 +86,10 @@ class Task(pl.LightningModule):
         steps = int(self.trainer.estimated_stepping_batches) if self.steps is None else self.steps
         schedule = cosine_with_warmup(optimizer, steps, optim.warmup, optim.head_first)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        """Begin the mean of the epoch; not called where a run goes on in the middle of one."""
+        self.mean_loss.reset()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Draw what follows from the step alone."""

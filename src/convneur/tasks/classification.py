@@ -13,11 +13,11 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from convneur.engine.optim import OptimConfig
 from convneur.models import ConvNeur
-from convneur.tasks.base import Task
+from convneur.tasks.base import NAN, Task
 
 
 class Classification(Task):
-    """Cross-entropy; logs ``loss``, ``val_loss``, ``accuracy`` and ``top5``, and keeps the last confusion matrix.
+    """Cross-entropy; logs ``loss``, ``val_loss``, ``accuracy`` and ``top5``.
 
     Held-out images with a label below 0 count nowhere.
 
@@ -28,6 +28,7 @@ class Classification(Task):
         mixup: Alpha of Mixup; 0 for none.
         cutmix: Alpha of CutMix; 0 for none.
         channels_last: Give images to the model in that memory format.
+        keep_confusion: Keep the last confusion matrix of the held-out images.
         **task: Arguments of `Task`.
     """
 
@@ -39,6 +40,7 @@ class Classification(Task):
         mixup: float = 0.0,
         cutmix: float = 0.0,
         channels_last: bool = False,
+        keep_confusion: bool = False,
         **task: Any,
     ) -> None:
         super().__init__(model, optim, **task)
@@ -50,8 +52,8 @@ class Classification(Task):
         )
         self.accuracy = MulticlassAccuracy(classes, average="micro")
         self.top5 = MulticlassAccuracy(classes, average="micro", top_k=min(5, classes))
-        self.confusion = MulticlassConfusionMatrix(classes)
-        self.val_loss = MeanMetric()
+        self.confusion = MulticlassConfusionMatrix(classes) if keep_confusion else None
+        self.val_loss = MeanMetric(nan_strategy=NAN)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) -> logits (B, classes)."""
@@ -73,7 +75,8 @@ class Classification(Task):
 
     def on_validation_epoch_start(self) -> None:
         """Count afresh."""
-        self.confusion.reset()
+        if self.confusion is not None:
+            self.confusion.reset()
 
     def validation_step(self, batch: Any) -> None:
         """Count what a batch got right."""
@@ -84,5 +87,6 @@ class Classification(Task):
             self.val_loss.update(F.cross_entropy(logits, labels), len(labels))
             self.accuracy.update(logits, labels)
             self.top5.update(logits, labels)
-            self.confusion.update(logits, labels)
+            if self.confusion is not None:
+                self.confusion.update(logits, labels)
         self.log_dict({"val_loss": self.val_loss, "accuracy": self.accuracy, "top5": self.top5}, on_epoch=True)

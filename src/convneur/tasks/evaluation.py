@@ -67,7 +67,7 @@ def device_for(accelerator: str = "auto") -> torch.device:
     """The device to evaluate and predict on: a GPU if there is one."""
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    return torch.device(accelerator)
+    return torch.device({"gpu": "cuda"}.get(accelerator, accelerator))
 
 
 @torch.inference_mode()
