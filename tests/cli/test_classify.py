@@ -17,8 +17,6 @@ from convneur.data.decode import decode_image
 from convneur.data.transforms import Preprocessing, eval_transform
 from tests.data import files
 
-pytestmark = pytest.mark.xdist_group("classify")  # they share a run
-
 QUICK = "--image-size 32 --eval-size 0 --epochs 1 --batch-size 8 --workers 0 --fit.accelerator cpu".split()
 
 

@@ -25,6 +25,23 @@ def test_cosine_with_warmup():
     assert second == pytest.approx([rate / 10 for rate in first])
 
 
+def test_the_head_learns_first():
+    groups = [{"params": [torch.zeros(1)], "name": name} for name in ("decay", "head_decay")]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    schedule = cosine_with_warmup(optimizer, steps=100, warmup=0.1, head_first=0.2)
+    rates = []
+    for _ in range(100):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    body, head = zip(*rates, strict=True)
+    assert body[:20] == (0.0,) * 20
+    assert body[20:28] == pytest.approx([(i + 1) / 8 for i in range(8)])
+    assert head[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert OptimConfig(lr=1e-3, lr_batch=512).rate(1024) == 2e-3
+    assert OptimConfig(lr=1e-3).rate(1024) == 1e-3
+
+
 def test_marking_ignores_what_is_to_be_ignored():
     model = create_model("convneur_m1", **MOSAIC.model)
     task = Marking(model, OptimConfig(), prior=0.28)

@@ -165,17 +165,33 @@ def test_placement_and_fusion_do_what_they_say(placement, fusion):
 def test_parameter_groups():
     model = timm.create_model("convneur_m1", num_classes=2)
     groups = {g["name"]: g for g in model.parameter_groups(lr=1e-3, weight_decay=0.05)}
-    assert [(n, g["lr"], g["weight_decay"]) for n, g in groups.items()] == [
+    assert {(n, g["lr"], g["weight_decay"]) for n, g in groups.items()} == {
         ("decay", 1e-3, 0.05),
         ("no_decay", 1e-3, 0.0),
-        ("global", pytest.approx(1e-4), 0.0),
-    ]
+        ("global", 1e-3 * 0.1, 0.0),
+        ("head_decay", 1e-3, 0.05),
+        ("head_no_decay", 1e-3, 0.0),
+    }
     assert sum(len(g["params"]) for g in groups.values()) == len(list(model.parameters()))
     assert {id(p) for p in groups["global"]["params"]} == {
         id(p) for n, p in model.named_parameters() if "global_branch" in n
     }
     assert "global" not in {g["name"] for g in create("convneur_m1", global_placement="none").parameter_groups(1e-3)}
     torch.optim.AdamW(groups.values())
+
+
+def test_layer_decay_lowers_the_rate_towards_the_stem():
+    model = timm.create_model("convneur_m1", num_classes=2)
+    rate = {id(p): g["lr"] for g in model.parameter_groups(1.0, layer_decay=0.5) for p in g["params"]}
+    named = {name: rate[id(p)] for name, p in model.named_parameters()}
+    assert len(rate) == len(named)
+    assert named["head.fc.weight"] == 1.0
+    blocks = [
+        named[f"stages.{s}.blocks.{b}.mlp.fc1.weight"] for s, depth in enumerate((2, 2, 6, 2)) for b in range(depth)
+    ]
+    assert blocks == [blocks[0] * 2**i for i in range(len(blocks))]
+    assert named["stem.0.weight"] < blocks[0]
+    assert named["stages.0.blocks.0.global_branch.up.weight"] == pytest.approx(0.1 * blocks[0])
 
 
 def test_presets():

@@ -17,7 +17,6 @@ LAST = "step-000000022.ckpt"
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("survival"),  # they share a run
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
 ]
 
