@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -65,7 +65,7 @@ def predict(
     loader = eval_loader(images, preprocessing, batch_size, workers, max_pixels=round(max_megapixels * 1e6))
     device = device_for()
     loaded.to(device)
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     unreadable: list[tuple[str, str]] = []
     with Progress(console=console, transient=True) as progress, torch.inference_mode():
         for batch in progress.track(loader, len(loader), description="predicting"):
@@ -114,7 +114,7 @@ def _expanded(path: str) -> Iterator[str]:
 
 def _rows(
     images: FileImages, indices: Tensor, scores: Tensor, names: Sequence[str], top_k: int
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     best = scores.topk(top_k, 1)
     return [
         {
@@ -128,15 +128,14 @@ def _rows(
     ]
 
 
-def _print(rows: list[dict[str, object]], format: str) -> None:
+def _print(rows: list[dict[str, Any]], format: str) -> None:
     """Answers on standard output."""
     if format == "jsonl":
         for row in rows:
             print(json.dumps(row, ensure_ascii=False))  # noqa: T201  for other programs
         return
     flat = [
-        [str(row["file"]), *(x for answer in row["top"] for x in (answer["label"], answer["score"]))]  # type: ignore[attr-defined]
-        for row in rows
+        [str(row["file"]), *(x for answer in row["top"] for x in (answer["label"], answer["score"]))] for row in rows
     ]
     answers = (max(map(len, flat), default=1) - 1) // 2
     if format == "csv":

@@ -38,7 +38,7 @@ class Live(Callback):
     def __init__(self, title: str, batch_size: int, console: Console) -> None:
         self.curve: Curve = []
         self.title, self.batch_size = title, batch_size
-        self.waited, self.seen, self.batches = 0.0, 0.0, 0
+        self.waited, self.batches = 0.0, 0
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
