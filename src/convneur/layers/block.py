@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
+from convneur.layers.depthwise import DepthwiseConv2d
 from convneur.layers.global_branch import GlobalBranch
 
 FusionKind = Literal["gate", "add", "concat"]
@@ -43,7 +44,7 @@ class ConvNeurBlock(nn.Module):
         super().__init__()
         self.fusion = fusion
         gated = global_branch is not None and fusion == "gate"
-        self.conv_dw = nn.Conv2d(dim, dim, kernel_size=7, padding=3, groups=dim)
+        self.conv_dw = DepthwiseConv2d(dim)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, 4 * dim)
         self.gamma = nn.Parameter(torch.full((dim,), ls_init_value * (2 if gated else 1)))
