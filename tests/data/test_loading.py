@@ -7,8 +7,9 @@ import tarfile
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from convneur.data.loading import PADDING, UNKNOWN, EpochBatches, seeded
+from convneur.data.loading import PADDING, UNKNOWN, EpochBatches, Pictures, TrainImages, seeded
 from convneur.data.module import ImageData, eval_loader
 from convneur.data.sources import Source, open_source
 from convneur.data.transforms import AugmentConfig, Preprocessing, eval_transform, train_transform
@@ -51,6 +52,25 @@ def test_neither_workers_nor_a_later_start_change_what_comes(workers):
     assert same(batches(data, start=3), reference[3:])
     assert not same(batches(data, epoch=1), reference)
     assert not same(batches(ImageData(source, TO, AUGMENT, 256, seed=6, workers=0)), reference)
+
+
+@pytest.mark.parametrize("kept", [100_000, 1_000_000])
+def test_decoded_images_are_kept_up_to_a_budget_and_change_nothing(tmp_path, kept):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(20):
+            noise = np.random.default_rng([ord(name), i]).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+            (tmp_path / name / f"{i}.png").write_bytes(files.encoded(Image.fromarray(noise), "PNG"))
+    images = open_source(str(tmp_path)).train
+    transform = train_transform(TO, AUGMENT)
+    plain, caching = (TrainImages(Pictures(images, keep_bytes=n), transform, seed=3) for n in (0, kept))
+    for epoch in range(3):
+        for index in range(len(images)):
+            assert torch.equal(plain[epoch, index].image, caching[epoch, index].image)
+    held = caching.pictures.kept
+    assert sum(4 * picture.width * picture.height for picture in held.values()) <= kept
+    assert len(held) == min(len(images), kept // (4 * 40 * 40))
+    assert not plain.pictures.kept
 
 
 @pytest.mark.parametrize("workers", [0, 2, 3])

@@ -38,6 +38,7 @@ def train_verb(arguments: Sequence[str]) -> Callable[..., None]:
         workers: int | None = None,
         max_unreadable: float = 0.01,
         max_megapixels: float = 100.0,
+        cache_gb: float = 1.0,
         settings: Annotated[ClassificationRecipe, tyro.conf.arg(name="")] = chosen,
     ) -> None:
         """Train a classifier on images, judge it, and write model, numbers and a report.
@@ -55,6 +56,7 @@ def train_verb(arguments: Sequence[str]) -> Callable[..., None]:
             workers: Processes that load images; as many as suit the machine if not given.
             max_unreadable: Largest share of images that may be unreadable.
             max_megapixels: Larger images count as unreadable.
+            cache_gb: GB of memory for decoded images, which saves decoding them again; 0 for none.
             settings: The recipe's own.
         """
         _train(
@@ -69,6 +71,7 @@ def train_verb(arguments: Sequence[str]) -> Callable[..., None]:
             workers=workers,
             max_unreadable=max_unreadable,
             max_pixels=round(max_megapixels * 1e6),
+            cache_gb=cache_gb,
         )
 
     return train

@@ -56,11 +56,41 @@ def collate(examples: Sequence[Example]) -> Batch:
     )
 
 
+class Pictures:
+    """The decoded images of a source; as many as fit are kept, so that later epochs need not decode them again.
+
+    Every process that loads keeps its own.
+
+    Args:
+        images: Encoded.
+        max_pixels: Larger images are refused.
+        keep_bytes: Memory that may be used for decoded images.
+    """
+
+    def __init__(self, images: Images, max_pixels: int = MAX_PIXELS, keep_bytes: int = 0) -> None:
+        self.images, self.max_pixels, self.left = images, max_pixels, keep_bytes
+        self.kept: dict[int, Image.Image] = {}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        """Raises `UnreadableImageError` or `OSError` where there is no picture."""
+        if index in self.kept:
+            return self.kept[index]
+        picture = decode_image(self.images.read(index), self.max_pixels)
+        size = 4 * picture.width * picture.height  # Pillow gives RGB four bytes
+        if size <= self.left:
+            self.left -= size
+            self.kept[index] = picture
+        return picture
+
+
 class TrainImages(Dataset[Example]):
     """Augmented images by (epoch, index). One that cannot be read is replaced by the next that can, and reported."""
 
-    def __init__(self, images: Images, transform: Transform, seed: int, max_pixels: int = MAX_PIXELS) -> None:
-        self.images, self.transform, self.seed, self.max_pixels = images, transform, seed, max_pixels
+    def __init__(self, pictures: Pictures, transform: Transform, seed: int) -> None:
+        self.pictures, self.images, self.transform, self.seed = pictures, pictures.images, transform, seed
 
     def __getitem__(self, key: tuple[int, int]) -> Example:
         epoch, wanted = key
@@ -68,7 +98,7 @@ class TrainImages(Dataset[Example]):
         for step in range(len(self.images)):
             index = (wanted + step) % len(self.images)
             try:
-                picture = decode_image(self.images.read(index), self.max_pixels)
+                picture = self.pictures[index]
             except (UnreadableImageError, OSError) as error:
                 unreadable.append((self.images.name(index), str(error)))
                 continue
@@ -80,8 +110,8 @@ class TrainImages(Dataset[Example]):
 class EvalImages(Dataset[Example]):
     """Images in order. One that cannot be read is black with the label `UNKNOWN`, and reported."""
 
-    def __init__(self, images: Images, transform: Transform, max_pixels: int = MAX_PIXELS) -> None:
-        self.images, self.transform, self.max_pixels = images, transform, max_pixels
+    def __init__(self, pictures: Pictures, transform: Transform) -> None:
+        self.pictures, self.images, self.transform = pictures, pictures.images, transform
 
     def __len__(self) -> int:
         return len(self.images)
@@ -90,7 +120,7 @@ class EvalImages(Dataset[Example]):
         if index == PADDING:
             return self._black(index, [])
         try:
-            picture = decode_image(self.images.read(index), self.max_pixels)
+            picture = self.pictures[index]
         except (UnreadableImageError, OSError) as error:
             return self._black(index, [(self.images.name(index), str(error))])
         return Example(self.transform(picture), int(self.images.labels[index]), index, [])

@@ -12,6 +12,7 @@ from convneur.data.loading import (
     EpochBatches,
     EvalImages,
     Every,
+    Pictures,
     TrainImages,
     TrainLoader,
     check_batch,
@@ -37,6 +38,7 @@ class ImageData(pl.LightningDataModule):
         eval_preprocessing: Of evaluation, if not that of training.
         max_pixels: Larger images are refused.
         pin_memory: For quicker transfers to a GPU.
+        keep_bytes: Memory for decoded images, over all processes that load for this one.
     """
 
     def __init__(
@@ -50,12 +52,13 @@ class ImageData(pl.LightningDataModule):
         eval_preprocessing: Preprocessing | None = None,
         max_pixels: int = MAX_PIXELS,
         pin_memory: bool = False,
+        keep_bytes: int = 0,
     ) -> None:
         super().__init__()
         self.source = source
         self.preprocessing, self.eval_preprocessing = preprocessing, eval_preprocessing or preprocessing
         self.augment, self.batch_size, self.seed, self.max_pixels = augment, batch_size, seed, max_pixels
-        self.workers, self.pin_memory = workers, pin_memory
+        self.workers, self.pin_memory, self.keep_bytes = workers, pin_memory, keep_bytes
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
@@ -87,7 +90,10 @@ class ImageData(pl.LightningDataModule):
             options |= {"dataset": order, "batch_size": None}
         else:
             order = EpochBatches(len(self.source.train), self.batch_size, self.seed, rank, world)
-            images = TrainImages(self.source.train, transform, self.seed, self.max_pixels)
+            pictures = Pictures(
+                self.source.train, self.max_pixels, self._keep_bytes(self.source.train) // max(1, workers)
+            )
+            images = TrainImages(pictures, transform, self.seed)
             options |= {
                 "dataset": images,
                 "batch_sampler": order,
@@ -112,7 +118,14 @@ class ImageData(pl.LightningDataModule):
             world,
             self.max_pixels,
             self.pin_memory,
+            self._keep_bytes(self.source.val),
         )
+
+    def _keep_bytes(self, images: Any) -> int:
+        """What one set of images gets of the memory: its share of all images."""
+        if not self.keep_bytes or isinstance(images, Shards):
+            return 0
+        return self.keep_bytes * len(images) // (len(self.source.train) + len(self.source.val))
 
 
 def eval_loader(
@@ -124,6 +137,7 @@ def eval_loader(
     world: int = 1,
     max_pixels: int = MAX_PIXELS,
     pin_memory: bool = False,
+    keep_bytes: int = 0,
 ) -> DataLoader[Any]:
     """Batches of images in order, none left out; each process gets its part."""
     transform = eval_transform(preprocessing)
@@ -132,7 +146,7 @@ def eval_loader(
         stream = images.in_order(transform, batch_size, rank, world, max_pixels)
         return DataLoader(stream, batch_size=None, num_workers=min(workers, 1), worker_init_fn=ignore_interrupts)
     return DataLoader(
-        EvalImages(images, transform, max_pixels),
+        EvalImages(Pictures(images, max_pixels, keep_bytes // max(1, workers)), transform),
         batch_size,
         sampler=Every(len(images), rank, world),
         collate_fn=collate,

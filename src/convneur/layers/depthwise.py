@@ -64,7 +64,9 @@ class _SmallMapConv(torch.autograd.Function):
             grad_x = F.conv2d(grad, weight.flip(2, 3), padding=padding, groups=len(weight))
         if ctx.needs_input_grad[1]:
             # Of all P x P products of a gradient and an input pixel, the filter sums those of equal offset.
-            products = grad.flatten(2).permute(1, 2, 0) @ x.flatten(2).permute(1, 0, 2)  # (C, P, P)
+            # Copying channels to the front first is several times faster than strided operands.
+            grads, inputs = (maps.transpose(0, 1).contiguous().flatten(2) for maps in (grad, x))  # (C, B, P)
+            products = grads.mT @ inputs  # (C, P, P)
             summed = products.flatten(1) @ _offsets(height, width, kernel).to(products)
             grad_weight = summed.view_as(weight)
         if ctx.needs_input_grad[2]:

@@ -117,7 +117,7 @@ RECIPES: dict[str, ClassificationRecipe] = {
     ),
     # Minutes on a CPU: small images, light augmentation, a short schedule.
     "quick": ClassificationRecipe(
-        epochs=25,
+        epochs=22,
         batch_size=64,
         image_size=64,
         crop_pct=1.0,

@@ -44,6 +44,7 @@ class TrainConfig:
         workers: Processes that load images; None for as many as suit the machine.
         max_unreadable: Largest share of images that may be unreadable.
         max_pixels: Larger images count as unreadable.
+        cache_gb: Memory of each training process and its loaders for decoded images, in GB; 0 for none.
     """
 
     data: str
@@ -55,6 +56,7 @@ class TrainConfig:
     workers: int | None = None
     max_unreadable: float = 0.01
     max_pixels: int = MAX_PIXELS
+    cache_gb: float = 1.0
 
 
 @dataclass
@@ -117,6 +119,7 @@ def train_classifier(config: TrainConfig, out: Path, resume: bool, console: Cons
         eval_input,
         config.max_pixels,
         pin_memory=recipe.fit.accelerator in ("auto", "gpu") and torch.cuda.is_available(),
+        keep_bytes=round(config.cache_gb * 1e9),
     )
     devices, nodes = processes(recipe.fit)
     world = devices * nodes
@@ -181,8 +184,13 @@ def _check_numbers(config: TrainConfig) -> None:
     ):
         if value < 1:
             raise ValueError(f"--{flag} {value} is out of range; give at least 1")
-    for flag, value in (("workers", config.workers or 0), ("fit.devices", recipe.fit.devices), ("seed", config.seed)):
-        if value < 0:
+    for flag, value in (
+        ("workers", config.workers or 0),
+        ("fit.devices", recipe.fit.devices),
+        ("seed", config.seed),
+        ("cache-gb", config.cache_gb),
+    ):
+        if not value >= 0:  # nor no number
             raise ValueError(f"--{flag} {value} is out of range; give at least 0")
     if recipe.batch_size % 2 and (recipe.augment.mixup or recipe.augment.cutmix):
         raise ValueError(f"--batch-size {recipe.batch_size} is odd, and Mixup takes images in pairs; make it even")
@@ -213,7 +221,7 @@ def _claim(config: TrainConfig, data: ImageData, world: int, out: Path, resume: 
         write_atomic(out / "split.json", json.dumps(asdict(source.split)) + "\n")
 
 
-FREE = ("workers", "max_unreadable", "recipe.fit.checkpoint_minutes", "recipe.fit.wandb", "recipe.compile")
+FREE = ("workers", "cache_gb", "max_unreadable", "recipe.fit.checkpoint_minutes", "recipe.fit.wandb", "recipe.compile")
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

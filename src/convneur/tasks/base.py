@@ -82,7 +82,8 @@ class Task(pl.LightningModule):
         groups = self.model.parameter_groups(
             optim.rate(self.images_per_step), optim.weight_decay, optim.global_lr_scale, optim.layer_decay
         )
-        optimizer = torch.optim.AdamW(groups, betas=optim.betas)
+        # Lightning cannot clip gradients for a fused optimizer where it mixes precisions.
+        optimizer = torch.optim.AdamW(groups, betas=optim.betas, fused=self.trainer.precision == "32-true")
         steps = int(self.trainer.estimated_stepping_batches) if self.steps is None else self.steps
         schedule = cosine_with_warmup(optimizer, steps, optim.warmup, optim.head_first)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
