@@ -4,7 +4,8 @@
 
 DATA is a folder with train-*.parquet and test-*.parquet (columns image: bytes, label). With ``--images`` only the first
 so many training images of each class are used, to fit a CPU. Every run goes on where it was stopped, runs that are in
-the results are not run again, and the curves are drawn at the end.
+the results are not run again, and the curves are drawn at the end. On a CPU two of it side by side, one thread each and
+``--only`` one of the models, take less time than one after the other.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rich.console import Console
 
 from convneur.explain.figures import COLOURS
 from convneur.explain.report import versions
+from convneur.files import write_atomic
 from convneur.recipes.classification import RECIPES, BackboneConfig, ClassificationRecipe
 from convneur.recipes.train import TrainConfig, train_classifier
 
@@ -45,7 +47,8 @@ def smaller(data: Path, images: int, folder: Path) -> Path:
                 if taken[label] <= each:
                     rows.append(row)
             table = table.take(rows)
-        pq.write_table(table, folder / f"{split}.parquet")
+        pq.write_table(table, folder / f"{split}.partial")
+        (folder / f"{split}.partial").replace(folder / f"{split}.parquet")
     return folder
 
 
@@ -68,26 +71,36 @@ def draw(kept: dict, path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
+def results(path: Path, settings: dict) -> dict:
+    """What was measured so far, with the same settings."""
+    kept = json.loads(path.read_text()) if path.exists() else {"settings": settings, "runs": []}
+    if kept["settings"] != settings:
+        raise SystemExit(f"{path} was begun with {kept['settings']}; give the same, or another --out")
+    return kept
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--images", type=int, default=0, help="training images; 0 for all")
     parser.add_argument("--epochs", type=int, default=0, help="0 for the recipe's own")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", choices=list(TWINS), default=list(TWINS))
+    parser.add_argument("--workers", type=int, default=None, help="processes that load images")
     parser.add_argument("--runs", type=Path, default=Path("runs/cifar100_twins"))
     parser.add_argument("--out", type=Path, default=Path("docs/results/cifar100_twins.json"))
     args = parser.parse_args()
     settings = {"images": args.images, "epochs": args.epochs}
-    kept = json.loads(args.out.read_text()) if args.out.exists() else {"settings": settings, "runs": []}
-    if kept["settings"] != settings:
-        raise SystemExit(f"{args.out} was begun with {kept['settings']}; give the same, or another --out")
-    data = smaller(args.data, args.images, args.runs / "data")
+    kept = results(args.out, settings)
+    data = args.runs / "data"
+    if not (data / "test.parquet").exists():
+        smaller(args.data, args.images, data)
     for seed in args.seeds:
-        for name in TWINS:
+        for name in args.only:
             if any((run["model"], run["seed"]) == (name, seed) for run in kept["runs"]):
                 continue
             folder, started = args.runs / f"{name}-{seed}", time.perf_counter()
-            config = TrainConfig(data=str(data), recipe=recipe(name, args), seed=seed)
+            config = TrainConfig(data=str(data), recipe=recipe(name, args), seed=seed, workers=args.workers)
             trained = train_classifier(config, folder, (folder / "run.json").exists(), Console(stderr=True))
             if trained is None:
                 return
@@ -99,12 +112,13 @@ def main() -> None:
                 "minutes": round((time.perf_counter() - started) / 60, 1),
                 "params": sum(p.numel() for p in trained.model.parameters()),
             }
+            kept = results(args.out, settings)  # another process may have added to it
             kept["runs"].append(run)
             kept["versions"] = versions()
-            args.out.write_text(json.dumps(kept, indent=1) + "\n")
+            write_atomic(args.out, json.dumps(kept, indent=1) + "\n")
             print(f"{name:10} seed {seed}: {run['accuracy'][-1]:.2%} after {run['minutes']} min", flush=True)
     draw(kept, args.out.with_suffix(".png"))
-    for name in TWINS:
+    for name in args.only:
         last = [run["accuracy"][-1] for run in kept["runs"] if run["model"] == name]
         spread = statistics.stdev(last) if len(last) > 1 else float("nan")
         print(f"{name:10} {statistics.mean(last):.2%} ± {spread:.2%} over {len(last)} seeds")

@@ -21,7 +21,9 @@ class Hub(BaseHTTPRequestHandler):
     """As much of the hub's protocol as an upload of small files needs; commits end up in ``server.files``."""
 
     def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        body = (
+            self.rfile.read(int(self.headers["Content-Length"])) if "Content-Length" in self.headers else self.chunks()
+        )
         self.server.asked.append((self.path, self.headers.get("Authorization")))
         if self.headers.get("Authorization") != "Bearer right":
             return self.answer({"error": "Invalid username or password."}, 401)
@@ -29,6 +31,8 @@ class Hub(BaseHTTPRequestHandler):
             asked = json.loads(body)
             self.server.created = asked
             return self.answer({"url": f"{self.server.url}/{asked['organization']}/{asked['name']}"})
+        if self.path == "/api/validate-yaml":
+            return self.answer({"errors": [], "warnings": []})
         if self.path.endswith("/preupload/main"):
             paths = [file["path"] for file in json.loads(body)["files"]]
             return self.answer(
@@ -38,8 +42,15 @@ class Hub(BaseHTTPRequestHandler):
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
                     self.server.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            return self.answer({"commitUrl": f"{self.server.url}/x", "commitOid": "0" * 40, "success": True})
+            return self.answer({"commitUrl": f"{self.server.url}/someone/name/commit/1", "commitOid": "0" * 40, "success": True})
         return self.answer({}, 404)
+
+    def chunks(self):
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        return body
 
     def do_GET(self):
         self.answer({"id": "someone/name", "sha": "0" * 40, "siblings": []})

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from convneur.explain import gate_maps, write_report
-from convneur.explain.figures import confusion, curves, gates, marks
+from convneur.explain.figures import confusion, curves, drawable, gallery, gates, marks
 from convneur.explain.report import Section, write_atomic
 from convneur.models import create_model
 from tests.models.builders import create
@@ -59,6 +59,19 @@ def test_report_is_self_contained_and_escaped(tmp_path):
     assert "<b>" not in page
     assert "Lead &amp; more" in page
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_of_classes_are_drawn_as_they_are(tmp_path):
+    """A tab has no glyph, and two $ would begin a formula, here one that is no formula."""
+    names = ["n01440764\ttench", r"$\frac$", "\x07bell\n"]
+    figures = [
+        confusion({"convneur": torch.eye(3)}, names),
+        gallery([torch.rand(3, 8, 8)] * 3, [drawable(name) for name in names]),
+    ]
+    write_report(tmp_path / "report.html", "Title", "", [Section("Part", "", figure) for figure in figures], "")
+    drawn = [label.get_text() for label in figures[0].axes[0].get_xticklabels()]
+    assert drawn == ["n01440764 tench", r"$\frac$", "bell"]
 
 
 def test_atomic_write_keeps_the_old_file_when_it_fails(tmp_path):

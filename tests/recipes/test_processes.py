@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from safetensors.torch import load_file
 
 from tests.recipes.runs import finish, train
 
@@ -30,6 +31,21 @@ def test_two_processes_equal_one_with_the_same_global_batch(tmp_path):
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
         assert a["accuracy"] == pytest.approx(b["accuracy"], abs=1 / 360 + 1e-6)
         assert a["top5"] == pytest.approx(b["top5"], abs=1 / 360 + 1e-6)
+
+
+@pytest.mark.slow
+def test_sharded_weights_learn_what_whole_ones_learn(tmp_path):
+    """FSDP2; the model that is kept is whole."""
+    sharded = [*PLAIN, "--batch-size", "24", "--fit.devices", "2", "--fit.strategy", "fsdp2"]
+    one = train(*PLAIN, "--batch-size", "48", "--out", str(tmp_path / "one"))
+    two = train(*sharded, "--out", str(tmp_path / "two"))
+    assert finish(two)[0] == finish(one)[0] == 0
+    for a, b in zip(curve(tmp_path / "one"), curve(tmp_path / "two"), strict=True):
+        assert a["val_loss"] == pytest.approx(b["val_loss"], abs=1e-4)
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
+    weights = [load_file(tmp_path / run / "model" / "model.safetensors") for run in ("one", "two")]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(weights[0][name].shape == weights[1][name].shape for name in weights[0])
 
 
 @pytest.mark.slow

@@ -130,9 +130,9 @@ def _pictures(judged: Judged) -> list[Section]:
         return sections
     worst = told.worst_mistakes(SHOWN)
     if len(worst):
+        names = [figures.drawable(name) for name in judged.classes]
         captions = [
-            f"{judged.classes[int(told.labels[i])]}\nsaid {judged.classes[int(told.answers[i])]}, "
-            f"{float(told.confidences[i]):.0%}"
+            f"{names[int(told.labels[i])]}\nsaid {names[int(told.answers[i])]}, {float(told.confidences[i]):.0%}"
             for i in worst
         ]
         pictures = [judged.look(int(told.indices[i]))[0] for i in worst]

@@ -12,6 +12,11 @@ COUNTED, NAMED = 20, 60  # up to so many classes a confusion matrix shows counts
 COLOURS = {"convneur": "#1f6feb", "local-only": "#d1701f"}
 
 
+def drawable(name: str) -> str:
+    """A class name on one line, without the control characters that no font has."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in name).split())
+
+
 def curves(histories: Mapping[str, Sequence[Mapping[str, float]]], metrics: Mapping[str, str]) -> Figure:
     """Learning curves, one panel per metric.
 
@@ -47,8 +52,9 @@ def confusion(matrices: Mapping[str, Tensor], classes: Sequence[str]) -> Figure:
                 axis.text(column, row, number, ha="center", va="center", color="white" if dark else "black", fontsize=8)
         axis.set(xticks=range(count), yticks=range(count))
         long = max(map(len, classes)) > 3
-        axis.set_xticklabels(classes, rotation=90 if long else 0, fontsize=8 if long else None)
-        axis.set_yticklabels(classes, fontsize=8 if long else None)
+        names = [drawable(name) for name in classes]  # with $ as it is, not as the beginning of a formula
+        axis.set_xticklabels(names, rotation=90 if long else 0, fontsize=8 if long else None, parse_math=False)
+        axis.set_yticklabels(names, fontsize=8 if long else None, parse_math=False)
     return figure
 
 
@@ -118,5 +124,5 @@ def gallery(pictures: Sequence[Tensor], captions: Sequence[str], columns: int = 
         axis.set_axis_off()
     for axis, picture, caption in zip(axes.flat, pictures, captions, strict=False):
         axis.imshow(picture.permute(1, 2, 0).numpy())
-        axis.set_title(caption, fontsize=9)
+        axis.set_title(caption, fontsize=9, parse_math=False)
     return figure

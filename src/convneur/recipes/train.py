@@ -184,14 +184,15 @@ def _check_numbers(config: TrainConfig) -> None:
     ):
         if value < 1:
             raise ValueError(f"--{flag} {value} is out of range; give at least 1")
-    for flag, value in (
-        ("workers", config.workers or 0),
-        ("fit.devices", recipe.fit.devices),
-        ("seed", config.seed),
-        ("cache-gb", config.cache_gb),
-    ):
-        if not value >= 0:  # nor no number
-            raise ValueError(f"--{flag} {value} is out of range; give at least 0")
+    from_zero: dict[str, float] = {
+        "workers": config.workers or 0,
+        "fit.devices": recipe.fit.devices,
+        "seed": config.seed,
+        "cache-gb": config.cache_gb,
+    }
+    for flag, number in from_zero.items():
+        if not 0 <= number < float("inf"):
+            raise ValueError(f"--{flag} {number} is out of range; give at least 0")
     if recipe.batch_size % 2 and (recipe.augment.mixup or recipe.augment.cutmix):
         raise ValueError(f"--batch-size {recipe.batch_size} is odd, and Mixup takes images in pairs; make it even")
     if recipe.fit.strategy == "fsdp2" and recipe.fit.precision == "fp16":
