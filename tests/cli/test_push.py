@@ -42,7 +42,9 @@ class Hub(BaseHTTPRequestHandler):
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
                     self.server.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            return self.answer({"commitUrl": f"{self.server.url}/someone/name/commit/1", "commitOid": "0" * 40, "success": True})
+            return self.answer(
+                {"commitUrl": f"{self.server.url}/someone/name/commit/1", "commitOid": "0" * 40, "success": True}
+            )
         return self.answer({}, 404)
 
     def chunks(self):

@@ -2,5 +2,6 @@
 
 from convneur.layers.block import ConvNeurBlock, FusionKind
 from convneur.layers.global_branch import GlobalBranch
+from convneur.layers.globalizers import GlobalizerKind
 
-__all__ = ["ConvNeurBlock", "FusionKind", "GlobalBranch"]
+__all__ = ["ConvNeurBlock", "FusionKind", "GlobalBranch", "GlobalizerKind"]

@@ -1,6 +1,6 @@
-"""The global branch: the feature map as compact tokens, through a memory, back to channels.
+"""The global branch: the feature map as compact tokens, through a memory or another globalizer, back to channels.
 
-Shape letters: B batch, C channels, H W pixels of the map, N tokens, D memory width.
+Shape letters: B batch, C channels, H W pixels of the map, h w of the token grid, N = hw tokens, D memory width.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
+from convneur.layers.globalizers import GlobalizerKind, make_globalizer
 from convneur.memory import MemoryConfig, NeuralMemory, RMSNorm
 
 
@@ -28,6 +29,7 @@ class GlobalBranch(nn.Module):
         token_stride: Pixels of the map per token, along each side.
         memory: Knobs of the memory.
         center_tokens: Take the mean of an image's tokens off each.
+        globalizer: What reads the tokens: ``memory``, or something else to compare it with.
     """
 
     def __init__(
@@ -37,12 +39,13 @@ class GlobalBranch(nn.Module):
         token_stride: int = 1,
         memory: MemoryConfig | None = None,
         center_tokens: bool = True,
+        globalizer: GlobalizerKind = "memory",
     ) -> None:
         super().__init__()
         self.center_tokens = center_tokens
         self.token_stride = token_stride
         self.down = nn.Linear(dim, width, bias=not center_tokens)  # what all tokens share is taken off again
-        self.memory = NeuralMemory(width, memory)
+        self.globalizer = make_globalizer(globalizer, width, memory)
         self.proj = nn.Linear(width, width, bias=False)
         self.norm = RMSNorm(width)
         self.up = nn.Linear(width, dim)
@@ -58,5 +61,6 @@ class GlobalBranch(nn.Module):
         tokens = self.down(grid.flatten(1, 2))
         if self.center_tokens:
             tokens = tokens - tokens.mean(1, keepdim=True)
-        context = self.proj(self.memory(tokens))
-        return self.up(self.norm(context)).reshape(grid.shape).permute(0, 3, 1, 2)
+        read = self.globalizer
+        context = read(tokens) if isinstance(read, NeuralMemory) else read(tokens, (grid.shape[1], grid.shape[2]))
+        return self.up(self.norm(self.proj(context))).reshape(grid.shape).permute(0, 3, 1, 2)

@@ -83,6 +83,7 @@ class ConvNeur(nn.Module):
         token_strides: Overrides the preset: pixels of a stage's map per token.
         memory_width: Overrides the preset: width of the memory.
         center_tokens: Overrides the preset: take the mean of an image's tokens off each.
+        globalizer: Overrides the preset: what reads the tokens; see `convneur.layers.globalizers`.
         memory: Overrides the preset: a `MemoryConfig`, or a dict of some of its knobs.
 
     Raises:
@@ -110,6 +111,7 @@ class ConvNeur(nn.Module):
         token_strides: Sequence[int] | None = None,
         memory_width: int | None = None,
         center_tokens: bool | None = None,
+        globalizer: str | None = None,
         memory: MemoryConfig | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -126,6 +128,7 @@ class ConvNeur(nn.Module):
             token_strides=token_strides,
             width=memory_width,
             center_tokens=center_tokens,
+            globalizer=globalizer,
         )
         if len(config.token_strides) < len(dims):
             raise ValueError(
@@ -150,6 +153,7 @@ class ConvNeur(nn.Module):
                 config.token_strides[i],
                 config.memory,
                 config.center_tokens,
+                config.globalizer,
             )
             blocks = [
                 ConvNeurBlock(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from convneur.layers import FusionKind
+from convneur.layers import FusionKind, GlobalizerKind
 from convneur.memory import MemoryConfig
 from convneur.models.names import choose
 
@@ -38,6 +38,7 @@ class GlobalConfig:
         token_strides: Per stage, pixels of its map per token; (4, 2, 1, 1) is one grid of stride 16 for stages 1 to 3.
         width: Width of the memory; None stands for twice the channels of the first stage (published).
         center_tokens: Take the mean of an image's tokens off each before they are written (not in the paper).
+        globalizer: What reads the tokens: the memory, or something else to compare it with.
         memory: Knobs of the memory itself.
     """
 
@@ -46,11 +47,13 @@ class GlobalConfig:
     token_strides: tuple[int, ...] = (4, 2, 1, 1)
     width: int | None = None
     center_tokens: bool = True
+    globalizer: GlobalizerKind = "memory"
     memory: MemoryConfig = field(default_factory=MemoryConfig)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "token_strides", tuple(self.token_strides))  # JSON has lists
         choose(self.placement, get_args(PlacementKind), "global_placement")
+        choose(self.globalizer, get_args(GlobalizerKind), "globalizer")
         choose(self.fusion, get_args(FusionKind), "fusion")
         if any(not isinstance(stride, int) or stride < 1 for stride in self.token_strides):
             raise ValueError(f"token_strides={self.token_strides} is out of range; give whole numbers from 1 on")

@@ -47,4 +47,7 @@ def resolve_preset(
             choose(knob, [f.name for f in fields(MemoryConfig)], "memory knob")
         memory = replace(config.memory, **memory)
     given = {name: value for name, value in {"memory": memory, **overrides}.items() if value is not None}
+    if given.get("globalizer", config.globalizer) != "memory":
+        # Taking the mean off is part of how we write. It would make the pointwise control global, too.
+        given.setdefault("center_tokens", False)
     return replace(config, **given)

@@ -20,6 +20,10 @@ class BackboneConfig:
         fusion: How its answer meets the local features.
         token_strides: Pixels of a stage's map per token.
         memory_width: Width of the memory.
+        center_tokens: Take the mean of an image's tokens off each.
+        globalizer: What reads the tokens: the memory, or something else to compare it with.
+        dims: Channels of the stages, if not the variant's.
+        depths: Blocks of the stages, if not the variant's.
         state: Memory: kind of fast weights.
         read: Memory: every token reads after all writes, or in order.
         anchor: Memory: where the inner gradient is taken.
@@ -34,6 +38,10 @@ class BackboneConfig:
     fusion: Literal["gate", "add", "concat"] | None = None
     token_strides: tuple[int, ...] | None = None
     memory_width: int | None = None
+    center_tokens: bool | None = None
+    globalizer: Literal["memory", "pointwise", "se", "cbam", "non_local", "attention", "rwkv", "titans"] | None = None
+    dims: tuple[int, ...] | None = None
+    depths: tuple[int, ...] | None = None
     state: Literal["linear", "mlp"] | None = None
     read: Literal["global", "causal"] | None = None
     anchor: Literal["initial", "previous"] | None = None
@@ -47,8 +55,7 @@ class BackboneConfig:
         knobs = {name: getattr(self, name) for name in ("state", "read", "anchor", "chunk_size")}
         memory = {name: value for name, value in knobs.items() if value is not None}
         given = {name: value for name, value in vars(self).items() if name not in knobs and value is not None}
-        if self.token_strides is not None:
-            given["token_strides"] = list(self.token_strides)
+        given = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
         return given | ({"memory": memory} if memory else {})
 
 
