@@ -1,13 +1,61 @@
-"""Images per second of several models, side by side."""
+"""Time of several models, side by side."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def seconds_in_turn(
+    steps: Mapping[str, Callable[[], object]], device: torch.device, rounds: int = 9
+) -> dict[str, float]:
+    """Median seconds of each step, taken in turn (A B A B) so that noise meets all alike.
+
+    Args:
+        steps: By name.
+        device: What they run on, to be waited for.
+        rounds: Turns of each, after one to warm up.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(rounds + 1):
+        for name, step in steps.items():
+            _wait(device)
+            start = time.perf_counter()
+            step()
+            _wait(device)
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def training_step(model: nn.Module, images: Tensor) -> Callable[[], None]:
+    """Forward, backward and AdamW of a classifier on one batch (B, C, H, W)."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=images.device.type in ("cpu", "cuda"))
+    labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
+
+    def step() -> None:
+        model.train()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def inference_step(model: nn.Module, images: Tensor) -> Callable[[], None]:
+    """Forward on one batch (B, C, H, W)."""
+
+    def step() -> None:
+        model.eval()
+        with torch.inference_mode():
+            model(images)
+
+    return step
 
 
 def throughput(models: Mapping[str, nn.Module], images: Tensor, rounds: int = 9) -> dict[str, float]:
@@ -18,23 +66,13 @@ def throughput(models: Mapping[str, nn.Module], images: Tensor, rounds: int = 9)
         images: One batch (B, C, H, W), on the device of the models.
         rounds: Turns of each, after one to warm up.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in models}
-    with torch.inference_mode():
-        for turn in range(rounds + 1):
-            for name, model in models.items():
-                model.eval()
-                _wait(images)
-                start = time.perf_counter()
-                model(images)
-                _wait(images)
-                if turn:
-                    seconds[name].append(time.perf_counter() - start)
-    return {name: len(images) / statistics.median(times) for name, times in seconds.items()}
+    steps = {name: inference_step(model, images) for name, model in models.items()}
+    return {name: len(images) / seconds for name, seconds in seconds_in_turn(steps, images.device, rounds).items()}
 
 
-def _wait(x: Tensor) -> None:
+def _wait(device: torch.device) -> None:
     """Let an asynchronous device finish."""
-    if x.device.type == "cuda":
-        torch.cuda.synchronize(x.device)
-    elif x.device.type == "mps":
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
         torch.mps.synchronize()

@@ -9,6 +9,7 @@ from typing import Any
 
 import tyro
 
+from convneur.cli.ablate import ablate_verb
 from convneur.cli.demo import demo
 from convneur.cli.evaluate import eval_
 from convneur.cli.info import info
@@ -25,6 +26,7 @@ def verbs(arguments: Sequence[str]) -> dict[str, Callable[..., Any]]:
         "eval": eval_,
         "predict": predict,
         "info": info,
+        "ablate": ablate_verb(arguments),
         "push": push,
     }
 

@@ -15,26 +15,33 @@ if TYPE_CHECKING:
     from convneur.recipes.train import TrainConfig, Trained
 
 RecipeName = Literal["quick", "finetune", "cifar", "imagenet"]
-DEFAULT: RecipeName = "quick"
+
+
+def recipe_named(arguments: Sequence[str], default: RecipeName) -> tuple[RecipeName, ClassificationRecipe]:
+    """Name and values of the recipe that the arguments name; an unknown one is refused by the parser later on."""
+    name: Any = default
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        if before == "--recipe" or word.startswith("--recipe="):
+            name = word.removeprefix("--recipe=")
+    name = name if name in RECIPES else default
+    return name, RECIPES[name]
 
 
 def train_verb(arguments: Sequence[str]) -> Callable[..., None]:
     """Make the verb with the defaults of the recipe that the arguments name."""
-    name: Any = DEFAULT
-    for before, word in zip(["", *arguments], arguments, strict=False):
-        if before == "--recipe" or word.startswith("--recipe="):
-            name = word.removeprefix("--recipe=")
-    chosen = RECIPES.get(name, RECIPES[DEFAULT])  # an unknown name is refused by the parser, which lists them
+    name, chosen = recipe_named(arguments, "quick")
 
     def train(
         data: str,
-        recipe: RecipeName = name if name in RECIPES else DEFAULT,
+        recipe: RecipeName = name,
         model: str = "convneur_m1",
         out: Path = Path("runs/train"),
         resume: tyro.conf.FlagCreatePairsOff[bool] = False,
         weights: str | None = None,
         seed: int = 0,
         val_share: float = 0.2,
+        hold_out: tyro.conf.FlagCreatePairsOff[bool] = False,
+        train_images: int = 0,
         workers: int | None = None,
         max_unreadable: float = 0.01,
         max_megapixels: float = 100.0,
@@ -53,6 +60,8 @@ def train_verb(arguments: Sequence[str]) -> Callable[..., None]:
             weights: To start from: folder of a run or model of ours, ConvNeXt checkpoint file, or a timm name.
             seed: Of everything that is drawn.
             val_share: Share to hold out where the data has no validation images.
+            hold_out: Take that share of the training images to judge by even where the data has validation images.
+            train_images: To train on at most, in proportion to the classes; 0 for all.
             workers: Processes that load images; as many as suit the machine if not given.
             max_unreadable: Largest share of images that may be unreadable.
             max_megapixels: Larger images count as unreadable.
@@ -68,6 +77,8 @@ def train_verb(arguments: Sequence[str]) -> Callable[..., None]:
             recipe=settings,
             seed=seed,
             val_share=val_share,
+            hold_out=hold_out,
+            train_images=train_images,
             workers=workers,
             max_unreadable=max_unreadable,
             max_pixels=round(max_megapixels * 1e6),

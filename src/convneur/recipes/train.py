@@ -15,6 +15,7 @@ from rich.console import Console
 
 from convneur.data.decode import MAX_PIXELS
 from convneur.data.module import ImageData
+from convneur.data.parts import fewer, hold_out
 from convneur.data.shards import Shards
 from convneur.data.sources import Source, open_source
 from convneur.data.transforms import Preprocessing
@@ -41,6 +42,8 @@ class TrainConfig:
         recipe: How to train.
         seed: Of weights, split, order, augmentation and everything drawn.
         val_share: Share held out where the data has no validation images.
+        hold_out: Take ``val_share`` of the training images to judge by even where the data has validation images.
+        train_images: To train on at most, in proportion to the classes; 0 for all.
         workers: Processes that load images; None for as many as suit the machine.
         max_unreadable: Largest share of images that may be unreadable.
         max_pixels: Larger images count as unreadable.
@@ -53,6 +56,8 @@ class TrainConfig:
     recipe: ClassificationRecipe = field(default_factory=ClassificationRecipe)
     seed: int = 0
     val_share: float = 0.2
+    hold_out: bool = False
+    train_images: int = 0
     workers: int | None = None
     max_unreadable: float = 0.01
     max_pixels: int = MAX_PIXELS
@@ -102,6 +107,10 @@ def train_classifier(config: TrainConfig, out: Path, resume: bool, console: Cons
     if first:
         _check_free(out, resume)
     source = open_source(config.data, config.val_share, config.seed)
+    if config.hold_out:
+        source = hold_out(source, config.val_share, config.seed)
+    if config.train_images:
+        source = fewer(source, config.train_images, config.seed)
     torch.manual_seed(config.seed)
     model, model_args = _model(config, len(source.classes))
     channels_last = recipe.channels_last and recipe.fit.strategy != "fsdp2"  # which shards plain tensors only
@@ -188,6 +197,7 @@ def _check_numbers(config: TrainConfig) -> None:
         "workers": config.workers or 0,
         "fit.devices": recipe.fit.devices,
         "seed": config.seed,
+        "train-images": config.train_images,
         "cache-gb": config.cache_gb,
     }
     for flag, number in from_zero.items():

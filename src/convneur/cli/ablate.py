@@ -1,0 +1,141 @@
+"""``convneur ablate``: a table of models that differ in one thing, trained alike and measured side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from convneur.cli.train import RecipeName, recipe_named
+from convneur.recipes.classification import ClassificationRecipe
+
+if TYPE_CHECKING:
+    from convneur.recipes.ablation import AblationConfig
+
+TableName = Literal["globalizer", "memory", "fusion", "placement", "width", "tokens"]
+
+
+def ablate_verb(arguments: Sequence[str]) -> Callable[..., None]:
+    """Make the verb with the defaults of the recipe that the arguments name."""
+    name, chosen = recipe_named(arguments, "cifar")
+
+    def ablate(
+        table: Annotated[TableName, tyro.conf.Positional],
+        data: str,
+        budget: Literal["tiny", "small", "full"] = "small",
+        recipe: RecipeName = name,
+        out: Path = Path("runs/ablation"),
+        only: tuple[str, ...] = (),
+        seeds: tuple[int, ...] | None = None,
+        train_images: int | None = None,
+        dims: tuple[int, ...] | None = None,
+        test: tyro.conf.FlagCreatePairsOff[bool] = False,
+        workers: int | None = None,
+        settings: Annotated[ClassificationRecipe, tyro.conf.arg(name="")] = chosen,
+    ) -> None:
+        """Train every model of a table with the same budget and seeds; write TABLE.md, TABLE.png and TABLE.json.
+
+        The same command goes on where it was stopped; what is finished is not run again.
+
+        Args:
+            table: globalizer: what reads the tokens. memory: its states, reads, anchors. fusion: how local and global
+                meet. placement: in which blocks. width: of the memory. tokens: how fine their grid is.
+            data: As for `convneur train`. A part of the training images is held out to judge by.
+            budget: tiny: minutes, to see that it works. small: hours on a CPU, a narrow M1 on 10,000 images. full: M1
+                on all images for as many epochs as the recipe says.
+            recipe: How every model is trained.
+            out: Folder for what comes out.
+            only: Names of the models to run beside the local-only one; all if not given.
+            seeds: Other seeds than the budget's.
+            train_images: Another number of training images than the budget's; 0 for all.
+            dims: Other channels of the four stages than the budget's.
+            test: Judge by the data's own held-out images, which are to be left alone until all is chosen.
+            workers: Processes that load images; as many as suit the machine if not given.
+            settings: The recipe's own; epochs other than the recipe's go before the budget's.
+        """
+        from rich.console import Console
+
+        console = Console(stderr=True)
+        with console.status("Loading PyTorch and Lightning"):
+            from convneur.recipes.ablation import BUDGETS, AblationConfig, train_cells
+
+        wanted = {"seeds": seeds, "images": train_images, "dims": dims}
+        if settings.epochs != chosen.epochs:
+            wanted["epochs"] = settings.epochs
+        changed: dict[str, Any] = {key: value for key, value in wanted.items() if value is not None}
+        config = AblationConfig(table, data, settings, replace(BUDGETS[budget], **changed), test, only, workers)
+        path = out / f"{table}.json"
+        _tell(config, train_cells(config, path, console), path, console)
+
+    return ablate
+
+
+def _tell(config: AblationConfig, results: dict[str, Any], path: Path, console: Any) -> None:
+    """Measure the models side by side, and write everything."""
+    import json
+    import shlex
+    import sys
+
+    from rich import box
+    from rich.table import Table
+
+    from convneur.explain.ablation import HEAD, cells_of, markdown, picture, rows_of
+    from convneur.explain.report import versions
+    from convneur.files import write_atomic
+
+    with console.status("Measuring"):
+        results["costs"] = _costs(config, results["runs"][0]["classes"])
+    results["versions"], results["command"] = versions(), shlex.join(["convneur", *sys.argv[1:]])
+    write_atomic(path, json.dumps(results, indent=1) + "\n")
+    rows = rows_of(results["runs"], results["costs"])
+    run = results["runs"][0]
+    lead = (
+        f"`{results['command']}`: {run['train_images']:,} training images of {run['classes']} classes, judged by "
+        f"{run['val_images']:,}{' test images' if config.test else ' held out from the training images'}, "
+        f"{len(run['curve'])} epochs. {', '.join(f'{key} {value}' for key, value in results['versions'].items())}."
+    )
+    write_atomic(path.with_suffix(".md"), markdown(rows, lead))
+    picture(rows).savefig(path.with_suffix(".png"), dpi=130)
+    shown = Table(*HEAD, title=f"Ablation: {config.table}", box=box.SIMPLE)
+    for row in rows:
+        shown.add_row(*cells_of(row))
+    console.print(shown)
+    console.print(f"Table: {path.with_suffix('.md')}   picture: {path.with_suffix('.png')}   numbers: {path}")
+
+
+def _costs(config: AblationConfig, classes: int, batch_size: int = 32) -> dict[str, dict[str, float]]:
+    """Parameters, MACs and relative times of every cell, on the device that the recipe trains on."""
+    from functools import partial
+
+    import torch
+
+    from convneur.bench import count_cost, inference_step, seconds_in_turn, training_step
+    from convneur.models import create_model
+    from convneur.recipes.ablation import REFERENCE
+
+    on_gpu = torch.cuda.is_available() and config.recipe.fit.accelerator in ("auto", "gpu")
+    size, device = config.recipe.image_size, torch.device("cuda" if on_gpu else "cpu")
+    images = torch.randn(batch_size, 3, size, size, device=device)
+    build = {
+        name: partial(create_model, "convneur_m1", num_classes=classes, **backbone.arguments())
+        for name, backbone in config.cells().items()
+    }
+    models = {name: make().to(device) for name, make in build.items()}
+    # Training first, as it warms up what inference needs, too.
+    training = seconds_in_turn({name: training_step(m, images) for name, m in models.items()}, device)
+    inference = seconds_in_turn({name: inference_step(m, images) for name, m in models.items()}, device)
+    costs = {}
+    for name, make in build.items():
+        cost = count_cost(make, size)
+        costs[name] = {
+            "params": cost.params,
+            "macs": cost.macs,
+            "inference": inference[name] / inference[REFERENCE],
+            "training": training[name] / training[REFERENCE],
+            "inference_seconds": inference[name],
+            "training_seconds": training[name],
+        }
+    return costs

@@ -1,0 +1,68 @@
+"""``convneur ablate`` on digits, so small that it shows nothing but that it works."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from convneur.cli.main import main
+from convneur.recipes.ablation import REFERENCE, TABLES
+
+SMALL = "--data digits --budget tiny --train-images 100 --dims 4 8 8 8 --fit.accelerator cpu --workers 0".split()
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_it_repeats_nothing_and_ends_with_table_picture_and_numbers(tmp_path, capsys):
+    out = tmp_path / "lab"
+    command = ["ablate", "fusion", *SMALL, "--epochs", "1", "--out", str(out)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "convneur", *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 200
+    while not (out / "fusion.json").exists() or len(json.loads((out / "fusion.json").read_text())["runs"]) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = json.loads((out / "fusion.json").read_text())["runs"]
+
+    assert main(command) == 0
+    err = capsys.readouterr().err
+    results = json.loads((out / "fusion.json").read_text())
+    assert results["runs"][: len(before)] == before
+    assert [run["cell"] for run in results["runs"]] == list(TABLES["fusion"])
+    assert f": {REFERENCE}, seed 0" not in err, "it is not trained again"
+    assert {"params", "macs", "inference", "training"} <= results["costs"]["gate"].keys()
+    assert results["costs"][REFERENCE]["inference"] == 1.0
+    assert results["runs"][0]["train_images"] == pytest.approx(100, abs=5)
+    assert results["runs"][0]["val_images"] == 287, (
+        "a fifth of the training images, not the digits held out for the end"
+    )
+    assert "| gate" in (out / "fusion.md").read_text()
+    assert (out / "fusion.png").read_bytes().startswith(b"\x89PNG")
+    assert not any((out / "runs").iterdir()), "finished runs leave nothing but their numbers"
+
+    assert main([*command, "--only", "gate", "--seeds", "0", "1"]) == 0, "more seeds can be added"
+    again = json.loads((out / "fusion.json").read_text())["runs"]
+    assert [(run["cell"], run["seed"]) for run in again[4:]] == [(REFERENCE, 1), ("gate", 1)]
+
+
+def test_bad_input_is_one_line(tmp_path, capsys):
+    (tmp_path / "fusion.json").write_text(json.dumps({"settings": {}, "runs": []}))
+    for arguments, message in [
+        (["ablate", "fusion", *SMALL, "--out", str(tmp_path)], "was begun with other settings"),
+        (["ablate", "fusion", *SMALL, "--only", "gates", "--out", str(tmp_path / "n")], "did you mean 'gate'"),
+    ]:
+        assert main(arguments) == 2
+        err = capsys.readouterr().err.strip().splitlines()
+        assert message in err[-1]
+        assert len(err) == 1, err
+    assert main(["ablate", "colour", *SMALL]) == 2
