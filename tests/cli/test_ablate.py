@@ -53,6 +53,7 @@ def test_killed_in_the_middle_it_repeats_nothing_and_ends_with_table_picture_and
     assert main([*command, "--only", "gate", "--seeds", "0", "1"]) == 0, "more seeds can be added"
     again = json.loads((out / "fusion.json").read_text())["runs"]
     assert [(run["cell"], run["seed"]) for run in again[4:]] == [(REFERENCE, 1), ("gate", 1)]
+    assert "| add" in (out / "fusion.md").read_text(), "what was trained before stays in the table"
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):

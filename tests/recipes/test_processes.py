@@ -17,35 +17,28 @@ def curve(folder):
 
 @pytest.mark.slow
 def test_two_processes_equal_one_with_the_same_global_batch(tmp_path):
+    """With whole weights in each process (DDP), and with weights and optimizer state sharded over them (FSDP2)."""
+    shared = [*PLAIN, "--batch-size", "24", "--fit.devices", "2"]
     one = train(*PLAIN, "--batch-size", "48", "--out", str(tmp_path / "one"))
-    two = train(*PLAIN, "--batch-size", "24", "--fit.devices", "2", "--out", str(tmp_path / "two"))
+    two = train(*shared, "--out", str(tmp_path / "ddp"))
+    code, _, err = finish(one)
+    assert code == 0, err
     code, out, err = finish(two)
     assert code == 0, err
     assert out.count("top-1 accuracy") == 1, "only the first process reports"
-    code, _, err = finish(one)
+    code, _, err = finish(train(*shared, "--fit.strategy", "fsdp2", "--out", str(tmp_path / "fsdp2")))
     assert code == 0, err
-    left, right = curve(tmp_path / "one"), curve(tmp_path / "two")
-    assert left[-1]["step"] == right[-1]["step"] == 58
-    for a, b in zip(left, right, strict=True):
-        assert a["val_loss"] == pytest.approx(b["val_loss"], abs=1e-4)
-        assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
-        assert a["accuracy"] == pytest.approx(b["accuracy"], abs=1 / 360 + 1e-6)
-        assert a["top5"] == pytest.approx(b["top5"], abs=1 / 360 + 1e-6)
-
-
-@pytest.mark.slow
-def test_sharded_weights_learn_what_whole_ones_learn(tmp_path):
-    """FSDP2; the model that is kept is whole."""
-    sharded = [*PLAIN, "--batch-size", "24", "--fit.devices", "2", "--fit.strategy", "fsdp2"]
-    one = train(*PLAIN, "--batch-size", "48", "--out", str(tmp_path / "one"))
-    two = train(*sharded, "--out", str(tmp_path / "two"))
-    assert finish(two)[0] == finish(one)[0] == 0
-    for a, b in zip(curve(tmp_path / "one"), curve(tmp_path / "two"), strict=True):
-        assert a["val_loss"] == pytest.approx(b["val_loss"], abs=1e-4)
-        assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
-    weights = [load_file(tmp_path / run / "model" / "model.safetensors") for run in ("one", "two")]
-    assert weights[0].keys() == weights[1].keys()
-    assert all(weights[0][name].shape == weights[1][name].shape for name in weights[0])
+    alone = curve(tmp_path / "one")
+    for several in (curve(tmp_path / "ddp"), curve(tmp_path / "fsdp2")):
+        assert alone[-1]["step"] == several[-1]["step"] == 58
+        for a, b in zip(alone, several, strict=True):
+            assert a["val_loss"] == pytest.approx(b["val_loss"], abs=1e-4)
+            assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
+            assert a["accuracy"] == pytest.approx(b["accuracy"], abs=1 / 360 + 1e-6)
+            assert a["top5"] == pytest.approx(b["top5"], abs=1 / 360 + 1e-6)
+    models = [load_file(tmp_path / run / "model" / "model.safetensors") for run in ("one", "fsdp2")]
+    whole, gathered = ({name: weight.shape for name, weight in model.items()} for model in models)
+    assert whole == gathered, "what was sharded is kept whole"
 
 
 @pytest.mark.slow

@@ -60,6 +60,7 @@ def ablate_verb(arguments: Sequence[str]) -> Callable[..., None]:
 
         console = Console(stderr=True)
         with console.status("Loading PyTorch and Lightning"):
+            from convneur.engine.callbacks import Interrupted
             from convneur.recipes.ablation import BUDGETS, AblationConfig, train_cells
 
         wanted = {"seeds": seeds, "images": train_images, "dims": dims}
@@ -68,7 +69,11 @@ def ablate_verb(arguments: Sequence[str]) -> Callable[..., None]:
         changed: dict[str, Any] = {key: value for key, value in wanted.items() if value is not None}
         config = AblationConfig(table, data, settings, replace(BUDGETS[budget], **changed), test, only, workers)
         path = out / f"{table}.json"
-        _tell(config, train_cells(config, path, console), path, console)
+        try:
+            results = train_cells(config, path, console)
+        except Interrupted as stop:
+            raise KeyboardInterrupt("stopped; the same command goes on from here") from stop
+        _tell(config, results, path, console)
 
     return ablate
 
@@ -87,7 +92,8 @@ def _tell(config: AblationConfig, results: dict[str, Any], path: Path, console: 
     from convneur.files import write_atomic
 
     with console.status("Measuring"):
-        results["costs"] = _costs(config, results["runs"][0]["classes"])
+        trained = {run["cell"] for run in results["runs"]}  # by this command or an earlier one
+        results["costs"] = _costs(config, trained, results["runs"][0]["classes"])
     results["versions"], results["command"] = versions(), shlex.join(["convneur", *sys.argv[1:]])
     write_atomic(path, json.dumps(results, indent=1) + "\n")
     rows = rows_of(results["runs"], results["costs"])
@@ -106,8 +112,10 @@ def _tell(config: AblationConfig, results: dict[str, Any], path: Path, console: 
     console.print(f"Table: {path.with_suffix('.md')}   picture: {path.with_suffix('.png')}   numbers: {path}")
 
 
-def _costs(config: AblationConfig, classes: int, batch_size: int = 32) -> dict[str, dict[str, float]]:
-    """Parameters, MACs and relative times of every cell, on the device that the recipe trains on."""
+def _costs(
+    config: AblationConfig, trained: set[str], classes: int, batch_size: int = 32
+) -> dict[str, dict[str, float]]:
+    """Parameters, MACs and relative times of the cells that were trained, on the device that the recipe trains on."""
     from functools import partial
 
     import torch
@@ -121,7 +129,8 @@ def _costs(config: AblationConfig, classes: int, batch_size: int = 32) -> dict[s
     images = torch.randn(batch_size, 3, size, size, device=device)
     build = {
         name: partial(create_model, "convneur_m1", num_classes=classes, **backbone.arguments())
-        for name, backbone in config.cells().items()
+        for name, backbone in replace(config, only=()).cells().items()
+        if name in trained
     }
     models = {name: make().to(device) for name, make in build.items()}
     # Training first, as it warms up what inference needs, too.

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from convneur.files import write_atomic
+from convneur.models import create_model
 from convneur.models.names import choose
 from convneur.recipes.classification import BackboneConfig, ClassificationRecipe
 from convneur.recipes.train import TrainConfig, train_classifier
@@ -124,21 +125,25 @@ def train_cells(config: AblationConfig, path: Path, console: Console) -> dict[st
         console: For progress.
 
     Returns:
-        ``settings`` and ``runs``: per run its cell, seed, accuracy (the last epoch's and the curve) and largest loss.
+        ``settings`` and ``runs``: per run its cell, seed, last accuracy, and accuracy and loss of each epoch.
 
     Raises:
         ValueError: If ``path`` was begun with other settings, or for an unknown table or cell.
+        ImportError: If a cell needs a package that is missing; before anything is trained.
     """
     cells = config.cells()
     path.parent.mkdir(parents=True, exist_ok=True)
     results = _results(path, config)
+    for backbone in cells.values():
+        create_model("convneur_m1", **backbone.arguments())  # what cannot be made is better known now than in hours
     todo = [(seed, name) for seed in config.budget.seeds for name in cells]  # a table that is cut off can be read
     for number, (seed, name) in enumerate(todo, start=1):
-        if any((run["cell"], run["seed"]) == (name, seed) for run in results["runs"]):
-            continue
-        console.print(f"{number} of {len(todo)}: {name}, seed {seed}", highlight=False, markup=False)
-        results["runs"].append(_train(config, name, cells[name], seed, path.parent / "runs", console))
-        write_atomic(path, json.dumps(results, indent=1) + "\n")
+        folder = path.parent / "runs" / f"{config.table}-{''.join(c if c.isalnum() else '-' for c in name)}-{seed}"
+        if not any((run["cell"], run["seed"]) == (name, seed) for run in results["runs"]):
+            console.print(f"{number} of {len(todo)}: {name}, seed {seed}", highlight=False, markup=False)
+            results["runs"].append(_train(config, name, cells[name], seed, folder, console))
+            write_atomic(path, json.dumps(results, indent=1) + "\n")
+        shutil.rmtree(folder, ignore_errors=True)  # its numbers are kept
     return results
 
 
@@ -156,9 +161,8 @@ def _results(path: Path, config: AblationConfig) -> dict[str, Any]:
 
 
 def _train(
-    config: AblationConfig, name: str, backbone: BackboneConfig, seed: int, folder: Path, console: Console
+    config: AblationConfig, name: str, backbone: BackboneConfig, seed: int, out: Path, console: Console
 ) -> dict[str, Any]:
-    out = folder / f"{config.table}-{''.join(c if c.isalnum() else '-' for c in name)}-{seed}"
     recipe = replace(config.recipe, backbone=backbone, epochs=config.budget.epochs or config.recipe.epochs)
     asked = TrainConfig(
         data=config.data,
@@ -171,7 +175,6 @@ def _train(
     trained = train_classifier(asked, out, (out / "run.json").exists(), console)
     if trained is None:  # only the first process of several gets here
         raise ValueError("an ablation runs in one process; leave --fit.devices at 1")
-    shutil.rmtree(out)
     return {
         "cell": name,
         "seed": seed,
