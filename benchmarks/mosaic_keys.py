@@ -27,7 +27,7 @@ def cosines(seed: int, center_tokens: bool, images: torch.Tensor) -> list[float]
     branches = [module for module in model.modules() if isinstance(module, GlobalBranch)]
     keys: list[torch.Tensor] = []
     for branch in branches:
-        branch.globalizer.to_keys.register_forward_hook(lambda _module, _inputs, output: keys.append(output))
+        branch.memory.to_keys.register_forward_hook(lambda _module, _inputs, output: keys.append(output))
     with torch.inference_mode():
         model(images)
     means = []

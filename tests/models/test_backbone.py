@@ -201,7 +201,7 @@ def test_presets():
     assert (config.memory.chunk_size, config.memory.reference_length) == (196, None)
     changed = timm.create_model("convneur_m1", preset="published", memory={"chunk_size": 49}, memory_width=32)
     assert (changed.global_config.memory.chunk_size, changed.global_config.memory.state) == (49, "mlp")
-    assert changed.stages[0].blocks[0].global_branch.globalizer.width == 32
+    assert changed.stages[0].blocks[0].global_branch.memory.width == 32
 
 
 def test_the_hub_layout_brings_back_the_same_model(tmp_path):

@@ -45,7 +45,8 @@ class GlobalBranch(nn.Module):
         self.center_tokens = center_tokens
         self.token_stride = token_stride
         self.down = nn.Linear(dim, width, bias=not center_tokens)  # what all tokens share is taken off again
-        self.globalizer = make_globalizer(globalizer, width, memory)
+        # Called memory whatever it is: saved weights have that name.
+        self.memory = make_globalizer(globalizer, width, memory)
         self.proj = nn.Linear(width, width, bias=False)
         self.norm = RMSNorm(width)
         self.up = nn.Linear(width, dim)
@@ -61,6 +62,6 @@ class GlobalBranch(nn.Module):
         tokens = self.down(grid.flatten(1, 2))
         if self.center_tokens:
             tokens = tokens - tokens.mean(1, keepdim=True)
-        read = self.globalizer
+        read = self.memory
         context = read(tokens) if isinstance(read, NeuralMemory) else read(tokens, (grid.shape[1], grid.shape[2]))
         return self.up(self.norm(self.proj(context))).reshape(grid.shape).permute(0, 3, 1, 2)
