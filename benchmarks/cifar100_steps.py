@@ -30,6 +30,20 @@ MODELS = {
     "mlp state": {"memory": {"state": "mlp"}},
     "published preset": {"preset": "published"},
 }
+# What inner step, decay and normalisation do to stability: `--only stability`. 16 tokens per stage at 64 px.
+STABILITY = {
+    "default": {},
+    "local-only": {"global_placement": "none"},
+    "steps up to 10": {"memory": {"max_step": 10.0}},
+    "steps up to 100": {"memory": {"max_step": 100.0}},
+    "no decay": {"memory": {"decay": False}},
+    "inner loss a plain sum": {"memory": {"reference_length": None}},
+    "tokens not centred": {"center_tokens": False},
+    "chunks of 4, in order": {"memory": {"chunk_size": 4, "anchor": "previous"}},
+    "mlp": {"memory": {"state": "mlp"}},
+    "mlp, steps up to 10": {"memory": {"state": "mlp", "max_step": 10.0}},
+    "mlp, chunks of 4, in order": {"memory": {"state": "mlp", "chunk_size": 4, "anchor": "previous"}},
+}
 MEAN, STD = (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)
 
 
@@ -47,8 +61,10 @@ def load(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
 
 def run(name: str, bf16: bool, data: tuple[torch.Tensor, torch.Tensor], args: argparse.Namespace) -> dict:
     torch.manual_seed(args.seed)
-    model = convneur.create_model("convneur_m1", num_classes=100, **MODELS[name])
-    optimizer = torch.optim.AdamW(model.parameter_groups(args.lr, weight_decay=0.05))
+    changes = (STABILITY if args.only == ["stability"] else MODELS)[name]
+    widths = {"dims": args.dims} if args.dims else {}
+    model = convneur.create_model("convneur_m1", num_classes=100, **changes, **widths)
+    optimizer = torch.optim.AdamW(model.parameter_groups(args.lr, 0.05, args.global_lr_scale))
     peaks = [group["lr"] for group in optimizer.param_groups]
     draw = torch.Generator().manual_seed(args.seed)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
@@ -69,9 +85,11 @@ def run(name: str, bf16: bool, data: tuple[torch.Tensor, torch.Tensor], args: ar
             print(
                 f"{name:17} {'bf16' if bf16 else 'fp32'} step {step + 1} loss {np.mean(losses[-50:]):.3f}", flush=True
             )
+    rises = [losses[i] - np.mean(losses[i - 20 : i]) for i in range(50, args.steps)]
     return {
         "loss_per_50_steps": [round(float(np.mean(losses[i : i + 50])), 4) for i in range(0, args.steps, 50)],
         "not_a_number": int(np.sum(~np.isfinite(losses))),
+        "largest_rise": round(float(np.nanmax(rises)), 3),  # over the mean of the 20 steps before
         "grad_norm_median": round(float(np.nanmedian(norms)), 3),
         "grad_norm_max": round(float(np.nanmax(norms)), 3),
         "seconds_per_step": round((time.perf_counter() - started) / args.steps, 3),
@@ -86,16 +104,18 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="*", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--global-lr-scale", type=float, default=0.1)
+    parser.add_argument("--dims", type=int, nargs="*", help="channels of the stages, if not M1's")
+    parser.add_argument("--only", nargs="*", choices=[*MODELS, "stability"], default=list(MODELS))
     args = parser.parse_args()
     data = load(args.data)
     kept = json.loads(args.out.read_text()) if args.out.exists() else {"cells": {}}
     kept |= {
-        "settings": {k: v for k, v in vars(args).items() if k in ("steps", "batch_size", "lr", "seed")},
+        "settings": {k: v for k, v in vars(args).items() if k not in ("data", "out", "only")},
         "versions": {"convneur": convneur.__version__, "torch": torch.__version__, "python": platform.python_version()},
     }
-    for bf16 in (False, True):
-        for name in args.only:
+    for bf16 in (False,) if args.only == ["stability"] else (False, True):
+        for name in STABILITY if args.only == ["stability"] else args.only:
             cell = f"{name}, {'bf16' if bf16 else 'fp32'}"
             if cell not in kept["cells"]:
                 kept["cells"][cell] = run(name, bf16, data, args)

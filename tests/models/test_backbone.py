@@ -141,7 +141,7 @@ def test_a_far_patch_changes_the_features_with_memory_only():
         assert torch.equal(before, after) != sees
 
 
-@pytest.mark.parametrize("fusion", ["gate", "add", "concat"])
+@pytest.mark.parametrize("fusion", ["gate", "add", "gate_add", "concat"])
 @pytest.mark.parametrize("placement", ["per_stage", "per_layer"])
 def test_placement_and_fusion_do_what_they_say(placement, fusion):
     model = create("convneur_m1", global_placement=placement, fusion=fusion)
@@ -151,9 +151,12 @@ def test_placement_and_fusion_do_what_they_say(placement, fusion):
     x = torch.randn(2, 40, 16, 16)
     local = block.mlp(block.norm(block.conv_dw(x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
     local = local * block.gamma.view(1, -1, 1, 1)
-    grid = block.global_branch(x)
-    if fusion == "gate":
+    grid, shift = block.global_branch(x)
+    assert (shift is not None) == (fusion == "gate_add")
+    if fusion.startswith("gate"):
         expected = x + local * F.interpolate(grid.sigmoid(), scale_factor=4, mode="bilinear")
+        if shift is not None:
+            expected = expected + F.interpolate(shift, scale_factor=4, mode="bilinear")
     elif fusion == "add":
         expected = x + local + F.interpolate(grid, scale_factor=4, mode="bilinear")
     else:

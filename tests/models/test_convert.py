@@ -36,7 +36,7 @@ def test_same_logits_and_features(name, twin):
             torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("fusion", ["gate", "add", "concat"])
+@pytest.mark.parametrize("fusion", ["gate", "add", "gate_add", "concat"])
 @pytest.mark.parametrize("placement", ["per_stage", "per_layer", "none"])
 def test_same_function_whatever_the_global_branch(placement, fusion):
     theirs = random_convnext("convnext_atto", num_classes=10)

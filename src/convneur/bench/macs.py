@@ -52,8 +52,8 @@ def count_cost(build: Callable[[], ConvNeur], image_size: int = 224) -> Cost:
     tokens = [0] * len(model.stages)
 
     def note(stage: int) -> Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]:
-        def hook(_module: nn.Module, _inputs: tuple[torch.Tensor, ...], context: torch.Tensor) -> None:
-            tokens[stage] = context.shape[-2] * context.shape[-1]
+        def hook(_module: nn.Module, _inputs: tuple[torch.Tensor, ...], answers: tuple[torch.Tensor, ...]) -> None:
+            tokens[stage] = answers[0].shape[-2] * answers[0].shape[-1]
 
         return hook
 

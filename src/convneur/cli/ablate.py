@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from convneur.cli.train import RecipeName, recipe_named
-from convneur.recipes.classification import ClassificationRecipe
+from convneur.cli.train import recipe_named
+from convneur.data.mosaic_config import MosaicConfig
+from convneur.recipes.classification import MOSAIC, RECIPES, ClassificationRecipe
 
 if TYPE_CHECKING:
     from convneur.recipes.ablation import AblationConfig
 
-TableName = Literal["globalizer", "memory", "fusion", "placement", "width", "tokens"]
+RecipeName = Literal["quick", "finetune", "cifar", "imagenet", "mosaic"]
+TableName = Literal["core", "globalizer", "memory", "fusion", "placement", "width", "tokens"]
 
 
 def ablate_verb(arguments: Sequence[str]) -> Callable[..., None]:
     """Make the verb with the defaults of the recipe that the arguments name."""
-    name, chosen = recipe_named(arguments, "cifar")
+    pictures = MosaicConfig()
+    name, chosen = recipe_named(arguments, "cifar", RECIPES | {"mosaic": MOSAIC})
 
     def ablate(
         table: Annotated[TableName, tyro.conf.Positional],
@@ -32,8 +35,11 @@ def ablate_verb(arguments: Sequence[str]) -> Callable[..., None]:
         seeds: tuple[int, ...] | None = None,
         train_images: int | None = None,
         dims: tuple[int, ...] | None = None,
+        depths: tuple[int, ...] | None = None,
         test: tyro.conf.FlagCreatePairsOff[bool] = False,
         workers: int | None = None,
+        scales: tuple[float, ...] = (),
+        mosaic: MosaicConfig = pictures,
         settings: Annotated[ClassificationRecipe, tyro.conf.arg(name="")] = chosen,
     ) -> None:
         """Train every model of a table with the same budget and seeds; write TABLE.md, TABLE.png and TABLE.json.
@@ -41,19 +47,24 @@ def ablate_verb(arguments: Sequence[str]) -> Callable[..., None]:
         The same command goes on where it was stopped; what is finished is not run again.
 
         Args:
-            table: globalizer: what reads the tokens. memory: its states, reads, anchors. fusion: how local and global
-                meet. placement: in which blocks. width: of the memory. tokens: how fine their grid is.
+            table: core: the most telling cells of all others. globalizer: what reads the tokens. memory: its states,
+                reads, anchors. fusion: how local and global meet. placement: in which blocks. width: of the memory.
+                tokens: how fine their grid is.
             data: As for `convneur train`. A part of the training images is held out to judge by.
             budget: tiny: minutes, to see that it works. small: hours on a CPU, a narrow M1 on 10,000 images. full: M1
                 on all images for as many epochs as the recipe says.
-            recipe: How every model is trained.
+            recipe: How every model is trained. With mosaic, on mosaics of the images: what can a model know of the far
+                side of a picture?
             out: Folder for what comes out.
             only: Names of the models to run beside the local-only one; all if not given.
             seeds: Other seeds than the budget's.
             train_images: Another number of training images than the budget's; 0 for all.
-            dims: Other channels of the four stages than the budget's.
+            dims: Other channels of the stages than the budget's.
+            depths: Other numbers of blocks of the stages than the budget's.
             test: Judge by the data's own held-out images, which are to be left alone until all is chosen.
             workers: Processes that load images; as many as suit the machine if not given.
+            scales: Also judge at these multiples of the image size, for example 1.5 2.
+            mosaic: What the mosaics are.
             settings: The recipe's own; epochs other than the recipe's go before the budget's.
         """
         from rich.console import Console
@@ -63,11 +74,14 @@ def ablate_verb(arguments: Sequence[str]) -> Callable[..., None]:
             from convneur.engine.callbacks import Interrupted
             from convneur.recipes.ablation import BUDGETS, AblationConfig, train_cells
 
-        wanted = {"seeds": seeds, "images": train_images, "dims": dims}
+        wanted = {"seeds": seeds, "images": train_images, "dims": dims, "depths": depths}
         if settings.epochs != chosen.epochs:
             wanted["epochs"] = settings.epochs
         changed: dict[str, Any] = {key: value for key, value in wanted.items() if value is not None}
-        config = AblationConfig(table, data, settings, replace(BUDGETS[budget], **changed), test, only, workers)
+        budgeted, wants = replace(BUDGETS[budget], **changed), mosaic if recipe == "mosaic" else None
+        if wants is not None:
+            settings = replace(settings, image_size=wants.canvas)
+        config = AblationConfig(table, data, settings, budgeted, test, only, workers, wants, scales)
         path = out / f"{table}.json"
         try:
             results = train_cells(config, path, console)
@@ -87,7 +101,7 @@ def _tell(config: AblationConfig, results: dict[str, Any], path: Path, console: 
     from rich import box
     from rich.table import Table
 
-    from convneur.explain.ablation import HEAD, cells_of, markdown, picture, rows_of
+    from convneur.explain.ablation import HEAD, cells_of, markdown, mean_by, picture, rows_of
     from convneur.explain.report import versions
     from convneur.files import write_atomic
 
@@ -98,13 +112,18 @@ def _tell(config: AblationConfig, results: dict[str, Any], path: Path, console: 
     write_atomic(path, json.dumps(results, indent=1) + "\n")
     rows = rows_of(results["runs"], results["costs"])
     run = results["runs"][0]
+    what = "images of {classes} classes".format(**run)
+    if config.mosaic is not None:
+        what = "photographs in mosaics: {task}, {canvas} px, tiles of {tile} px, distance {distance}".format(
+            **vars(config.mosaic)
+        )
     lead = (
-        f"`{results['command']}`: {run['train_images']:,} training images of {run['classes']} classes, judged by "
+        f"`{results['command']}`: {run['train_images']:,} training {what}, judged by "
         f"{run['val_images']:,}{' test images' if config.test else ' held out from the training images'}, "
         f"{len(run['curve'])} epochs. {', '.join(f'{key} {value}' for key, value in results['versions'].items())}."
     )
-    write_atomic(path.with_suffix(".md"), markdown(rows, lead))
-    picture(rows).savefig(path.with_suffix(".png"), dpi=130)
+    write_atomic(path.with_suffix(".md"), markdown(rows, lead, mean_by("by_size", results["runs"])))
+    picture(rows, mean_by("by_distance", results["runs"])).savefig(path.with_suffix(".png"), dpi=130)
     shown = Table(*HEAD, title=f"Ablation: {config.table}", box=box.SIMPLE)
     for row in rows:
         shown.add_row(*cells_of(row))
@@ -123,9 +142,9 @@ def _costs(
     from convneur.bench import count_cost, inference_step, seconds_in_turn, training_step
     from convneur.models import create_model
     from convneur.recipes.ablation import REFERENCE
+    from convneur.tasks.evaluation import device_for
 
-    on_gpu = torch.cuda.is_available() and config.recipe.fit.accelerator in ("auto", "gpu")
-    size, device = config.recipe.image_size, torch.device("cuda" if on_gpu else "cpu")
+    size, device = config.recipe.image_size, device_for(config.recipe.fit.accelerator)
     images = torch.randn(batch_size, 3, size, size, device=device)
     build = {
         name: partial(create_model, "convneur_m1", num_classes=classes, **backbone.arguments())

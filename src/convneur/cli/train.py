@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 RecipeName = Literal["quick", "finetune", "cifar", "imagenet"]
 
 
-def recipe_named(arguments: Sequence[str], default: RecipeName) -> tuple[RecipeName, ClassificationRecipe]:
+def recipe_named(
+    arguments: Sequence[str], default: str, recipes: Mapping[str, ClassificationRecipe] = RECIPES
+) -> tuple[Any, ClassificationRecipe]:
     """Name and values of the recipe that the arguments name; an unknown one is refused by the parser later on."""
-    name: Any = default
+    name = default
     for before, word in zip(["", *arguments], arguments, strict=False):
         if before == "--recipe" or word.startswith("--recipe="):
             name = word.removeprefix("--recipe=")
-    name = name if name in RECIPES else default
-    return name, RECIPES[name]
+    name = name if name in recipes else default
+    return name, recipes[name]
 
 
 def train_verb(arguments: Sequence[str]) -> Callable[..., None]:

@@ -74,13 +74,17 @@ class Mosaics(IterableDataset[Mosaic]):
         targets = (self.digits.labels[chosen] == asked[:, None]).long()
         targets[:, 0] = IGNORE
         tiles = self.digits.images[chosen.flatten()]
-        tiles[0 :: side * side] = _framed(tiles[0 :: side * side])
-        images = tiles.view(B, side, side, S, S).permute(0, 1, 3, 2, 4).reshape(B, 1, side * S, side * S)
-        return Mosaic(images, targets.view(B, side, side))
+        tiles[0 :: side * side] = framed(tiles[0 :: side * side])
+        return Mosaic(side_by_side(tiles.view(B, side, side, 1, S, S)), targets.view(B, side, side))
 
 
-def _framed(tiles: Tensor) -> Tensor:
-    """Tiles (B, 1, S, S) with a bright frame of one pixel."""
-    tiles = tiles.clone()
-    tiles[..., 0, :] = tiles[..., -1, :] = tiles[..., :, 0] = tiles[..., :, -1] = 1
-    return tiles
+def framed(tiles: Tensor, colour: Tensor | float = 1.0, thickness: int = 1) -> Tensor:
+    """Tiles (..., C, S, S) with a frame of ``thickness`` pixels; ``colour`` is one value or (..., C, 1, 1)."""
+    inside = torch.zeros(tiles.shape[-2:], dtype=torch.bool, device=tiles.device)
+    inside[thickness:-thickness, thickness:-thickness] = True
+    return torch.where(inside, tiles, torch.as_tensor(colour, dtype=tiles.dtype, device=tiles.device))
+
+
+def side_by_side(tiles: Tensor) -> Tensor:
+    """Tiles (B, rows, columns, C, S, S) as pictures (B, C, rows * S, columns * S)."""
+    return tiles.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)

@@ -83,21 +83,41 @@ def cells_of(row: Row) -> list[str]:
     ]
 
 
-def markdown(rows: Sequence[Row], lead: str) -> str:
-    """The table, and what its columns mean."""
+def markdown(rows: Sequence[Row], lead: str, by_size: Mapping[str, Mapping[str, float]] | None = None) -> str:
+    """The table, and what its columns mean; below it, accuracy at other sizes if there are any."""
     lines = [lead, "", "| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
     lines += ["| " + " | ".join(cells_of(row)) + " |" for row in rows]
     note = (
         f"Accuracy: mean and standard deviation over the seeds. Times: over those of {rows[0].name}, medians, taken in "
         "turn. *: no other model is more accurate in the same time."
     )
-    return "\n".join([*lines, "", note, ""])
+    lines += ["", note, ""]
+    if by_size:
+        sizes = list(next(iter(by_size.values())))
+        lines += [
+            "| accuracy at | " + " | ".join(f"{size} px" for size in sizes) + " |",
+            "|" + "---|" * (1 + len(sizes)),
+        ]
+        lines += [
+            f"| {name} | " + " | ".join(f"{100 * found[size]:.2f} %" for size in sizes) + " |"
+            for name, found in by_size.items()
+        ]
+    return "\n".join(lines).rstrip() + "\n"
 
 
-def picture(rows: Sequence[Row]) -> Figure:
-    """Accuracy over the time of inference; the Pareto front is drawn through the models on it."""
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
-    axis = figure.subplots()
+def picture(rows: Sequence[Row], by_distance: Mapping[str, Mapping[str, float]] | None = None) -> Figure:
+    """Accuracy over the time of inference; the Pareto front is drawn through the models on it.
+
+    Args:
+        rows: Of the table.
+        by_distance: For mosaics, per model the accuracy at each distance from the corner: drawn beside it.
+    """
+    distances = any((by_distance or {}).values())
+    figure = Figure(figsize=(13.2 if distances else 7.2, 4.6), layout="constrained")
+    axis, *others = figure.subplots(1, 1 + distances, squeeze=False)[0]
+    if by_distance:
+        for beside in others:
+            _draw_distances(beside, by_distance)
     front = sorted((row for row in rows if row.best), key=lambda row: row.inference)
     axis.plot([row.inference for row in front], [100 * row.mean for row in front], color="#1f6feb", alpha=0.5)
     for row in rows:
@@ -108,3 +128,23 @@ def picture(rows: Sequence[Row]) -> Figure:
     axis.set(xlabel=f"time of inference over that of {rows[0].name}", ylabel="accuracy in %")
     axis.grid(alpha=0.3)
     return figure
+
+
+def mean_by(key: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Accuracy per model and per distance (``by_distance``) or size (``by_size``), over the seeds."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for run in runs:
+        for place, accuracy in run.get(key, {}).items():
+            found.setdefault(run["cell"], {}).setdefault(place, []).append(accuracy)
+    return {name: {place: statistics.mean(values) for place, values in of.items()} for name, of in found.items()}
+
+
+def _draw_distances(axis: Any, by_distance: Mapping[str, Mapping[str, float]]) -> None:
+    for number, (name, accuracies) in enumerate(by_distance.items()):
+        places = sorted(accuracies, key=int)
+        values = [100 * accuracies[place] for place in places]
+        axis.plot([int(p) for p in places], values, marker="os^Dv"[number % 5], color=f"C{number % 10}", label=name)
+    axis.set(xlabel="distance from the corner in tiles", ylabel="accuracy in %")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)

@@ -23,11 +23,11 @@ def gate_maps(model: ConvNeur, images: Tensor) -> list[Tensor]:
         ValueError: If the model has no gates: it is local-only, or fuses by addition or concatenation.
     """
     branches = [next((m for m in stage.modules() if isinstance(m, GlobalBranch)), None) for stage in model.stages]
-    if model.global_config.fusion != "gate" or None in branches:
+    if not model.has_gates or None in branches:
         raise ValueError("the model has no gates; create it with fusion='gate' and a global branch in each stage")
     gates: list[Tensor] = []
     hooks = [
-        branch.register_forward_hook(lambda _module, _inputs, context: gates.append(context.sigmoid()))
+        branch.register_forward_hook(lambda _module, _inputs, answers: gates.append(answers[0].sigmoid()))
         for branch in branches
         if branch is not None
     ]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from convneur.layers.depthwise import DepthwiseConv2d
 from convneur.layers.global_branch import GlobalBranch
 
-FusionKind = Literal["gate", "add", "concat"]
+FusionKind = Literal["gate", "add", "gate_add", "concat"]
 
 
 class ConvNeurBlock(nn.Module):
@@ -23,12 +23,14 @@ class ConvNeurBlock(nn.Module):
 
     Modules and parameters of the local branch are named as in timm's ConvNeXt. With ``fusion="gate"`` the layer scale
     starts at twice ``ls_init_value``, which makes up for the gate of 1/2 that a new global branch gives: a fresh block
-    computes what the local one computes. ``add`` and ``concat`` start as the local block without that.
+    computes what the local one computes; so does ``gate_add``. ``add`` and ``concat`` start as the local block without
+    that.
 
     Args:
         dim: C.
         global_branch: Branch that reads the whole map, or None for a local block.
-        fusion: ``gate``: sigmoid(G) * F_loc (published). ``add``: F_loc + G. ``concat``: a linear map of both.
+        fusion: ``gate``: sigmoid(G) * F_loc (published). ``add``: F_loc + G. ``gate_add``: sigmoid(G) * F_loc + A, A
+            being the second answer. ``concat``: a linear map of F_loc and G.
         drop_path: Probability that a sample skips the block in training.
         ls_init_value: Initial layer scale of the local branch.
     """
@@ -43,7 +45,7 @@ class ConvNeurBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.fusion = fusion
-        gated = global_branch is not None and fusion == "gate"
+        gated = global_branch is not None and fusion in ("gate", "gate_add")
         self.conv_dw = DepthwiseConv2d(dim)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, 4 * dim)
@@ -69,11 +71,14 @@ class ConvNeurBlock(nn.Module):
         scale = self.gamma.view(1, -1, 1, 1)
         if self.global_branch is None:
             return torch.addcmul(x, self.drop_path(local), scale)
-        context, size = self.global_branch(x), (x.shape[-2], x.shape[-1])
-        if self.fusion == "gate":
+        answers, size = self.global_branch(x), (x.shape[-2], x.shape[-1])
+        context = answers[0]
+        if self.fusion in ("gate", "gate_add"):
             # Gate and layer scale meet on the small grid, so the large map is read and written once.
             gate = self._upsample(context.sigmoid() * scale, size)
-            return torch.addcmul(x, self.drop_path(local), gate)
+            if self.fusion == "gate":
+                return torch.addcmul(x, self.drop_path(local), gate)
+            return x + self.drop_path(torch.addcmul(self._upsample(answers[1], size), local, gate))
         context, local = self._upsample(context, size), local * scale
         if self.fuse is None:
             return x + self.drop_path(local + context)

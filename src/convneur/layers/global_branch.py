@@ -18,7 +18,7 @@ class GlobalBranch(nn.Module):
     """What every place of the map should know about the whole image.
 
     Pool to the token grid, project C -> D, write and read the memory, normalise its answer, project D -> C. The last
-    projection starts at zero, so that a new branch says the same about every image.
+    projections start at zero, so that a new branch says the same about every image.
 
     Tokens of one image are mostly alike: what they share would fill the memory before what tells them apart (before
     training two keys of a picture have a cosine of 0.7 to 0.99). So their mean is taken off first.
@@ -28,8 +28,11 @@ class GlobalBranch(nn.Module):
         width: D, width of the memory.
         token_stride: Pixels of the map per token, along each side.
         memory: Knobs of the memory.
-        center_tokens: Take the mean of an image's tokens off each.
+        center_tokens: Take the mean of an image's tokens off each before they are written.
         globalizer: What reads the tokens: ``memory``, or something else to compare it with.
+        carry_tokens: Let the first answer (the gate) follow from the memory's context and the token itself, mean and
+            all, rather than from the context alone.
+        shift: Give a second answer, from the context alone.
     """
 
     def __init__(
@@ -40,28 +43,42 @@ class GlobalBranch(nn.Module):
         memory: MemoryConfig | None = None,
         center_tokens: bool = True,
         globalizer: GlobalizerKind = "memory",
+        carry_tokens: bool = True,
+        shift: bool = True,
     ) -> None:
         super().__init__()
         self.center_tokens = center_tokens
         self.token_stride = token_stride
-        self.down = nn.Linear(dim, width, bias=not center_tokens)  # what all tokens share is taken off again
+        self.down = nn.Linear(dim, width, bias=carry_tokens or not center_tokens)  # centring takes a bias off again
         # Called memory whatever it is: saved weights have that name.
         self.memory = make_globalizer(globalizer, width, memory)
         self.proj = nn.Linear(width, width, bias=False)
         self.norm = RMSNorm(width)
+        self.carry_norm = RMSNorm(width) if carry_tokens else None
         self.up = nn.Linear(width, dim)
-        nn.init.zeros_(self.up.weight)
-        nn.init.zeros_(self.up.bias)
+        self.up_shift = nn.Linear(width, dim) if shift else None
+        for up in (self.up, self.up_shift):
+            if up is not None:
+                nn.init.zeros_(up.weight)
+                nn.init.zeros_(up.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) -> context on the token grid (B, C, ceil(H / stride), ceil(W / stride))."""
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Map (B, C, H, W) -> context on the token grid (B, C, ceil(H / stride), ceil(W / stride)), and the shift."""
         if self.token_stride > 1:
             # A window over the edge is the mean of the pixels it holds, so any H and W will do.
             x = F.avg_pool2d(x, self.token_stride, ceil_mode=True, count_include_pad=False)
         grid = x.permute(0, 2, 3, 1)
         tokens = self.down(grid.flatten(1, 2))
-        if self.center_tokens:
-            tokens = tokens - tokens.mean(1, keepdim=True)
+        written = tokens - tokens.mean(1, keepdim=True) if self.center_tokens else tokens
         read = self.memory
-        context = read(tokens) if isinstance(read, NeuralMemory) else read(tokens, (grid.shape[1], grid.shape[2]))
-        return self.up(self.norm(self.proj(context))).reshape(grid.shape).permute(0, 3, 1, 2)
+        context = read(written) if isinstance(read, NeuralMemory) else read(written, (grid.shape[1], grid.shape[2]))
+        context = self.norm(self.proj(context))
+        shift = None if self.up_shift is None else self._on_grid(self.up_shift(context), grid)
+        if self.carry_norm is not None:
+            context = context + self.carry_norm(tokens)
+        return self._on_grid(self.up(context), grid), shift
+
+    @staticmethod
+    def _on_grid(tokens: Tensor, grid: Tensor) -> Tensor:
+        """Tokens (B, N, C) of a grid (B, h, w, C) as a map (B, C, h, w)."""
+        return tokens.reshape(grid.shape).permute(0, 3, 1, 2)

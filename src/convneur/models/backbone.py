@@ -79,10 +79,11 @@ class ConvNeur(nn.Module):
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 at the first.
         preset: ``default``, or ``published`` for the paper's global branch.
         global_placement: Overrides the preset: ``per_stage``, ``per_layer`` or ``none`` (local-only).
-        fusion: Overrides the preset: ``gate``, ``add`` or ``concat``.
+        fusion: Overrides the preset: ``gate``, ``add``, ``gate_add`` or ``concat``.
         token_strides: Overrides the preset: pixels of a stage's map per token.
         memory_width: Overrides the preset: width of the memory.
         center_tokens: Overrides the preset: take the mean of an image's tokens off each.
+        carry_tokens: Overrides the preset: let the gate follow from each token itself, too.
         globalizer: Overrides the preset: what reads the tokens; see `convneur.layers.globalizers`.
         memory: Overrides the preset: a `MemoryConfig`, or a dict of some of its knobs.
 
@@ -111,6 +112,7 @@ class ConvNeur(nn.Module):
         token_strides: Sequence[int] | None = None,
         memory_width: int | None = None,
         center_tokens: bool | None = None,
+        carry_tokens: bool | None = None,
         globalizer: str | None = None,
         memory: MemoryConfig | Mapping[str, Any] | None = None,
     ) -> None:
@@ -128,6 +130,7 @@ class ConvNeur(nn.Module):
             token_strides=token_strides,
             width=memory_width,
             center_tokens=center_tokens,
+            carry_tokens=carry_tokens,
             globalizer=globalizer,
         )
         if len(config.token_strides) < len(dims):
@@ -154,6 +157,8 @@ class ConvNeur(nn.Module):
                 config.memory,
                 config.center_tokens,
                 config.globalizer,
+                config.carry_tokens,
+                config.fusion == "gate_add",
             )
             blocks = [
                 ConvNeurBlock(
@@ -200,7 +205,7 @@ class ConvNeur(nn.Module):
     @property
     def has_gates(self) -> bool:
         """Whether a global branch gates each stage."""
-        return self.global_config.fusion == "gate" and self.global_config.placement != "none"
+        return "gate" in self.global_config.fusion and self.global_config.placement != "none"
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that sort parameters by depth, for layer-wise decay (timm)."""

@@ -34,19 +34,22 @@ class GlobalConfig:
     Attributes:
         placement: ``per_stage``: the first block of each stage has one (published); ``per_layer``: every block;
             ``none``: a local-only model, which is a ConvNeXt.
-        fusion: How its answer meets the local features: ``gate`` (published), ``add`` or ``concat``.
+        fusion: How its answer meets the local features: ``gate`` (published), ``add``, ``gate_add`` or ``concat``.
         token_strides: Per stage, pixels of its map per token; (4, 2, 1, 1) is one grid of stride 16 for stages 1 to 3.
         width: Width of the memory; None stands for twice the channels of the first stage (published).
         center_tokens: Take the mean of an image's tokens off each before they are written (not in the paper).
+        carry_tokens: Let the gate follow from each token itself, too, not from the memory's answer alone (not in the
+            paper).
         globalizer: What reads the tokens: the memory, or something else to compare it with.
         memory: Knobs of the memory itself.
     """
 
     placement: PlacementKind = "per_stage"
-    fusion: FusionKind = "gate"
+    fusion: FusionKind = "gate_add"
     token_strides: tuple[int, ...] = (4, 2, 1, 1)
     width: int | None = None
     center_tokens: bool = True
+    carry_tokens: bool = True
     globalizer: GlobalizerKind = "memory"
     memory: MemoryConfig = field(default_factory=MemoryConfig)
 

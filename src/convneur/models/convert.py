@@ -54,7 +54,7 @@ def from_convnext(
         if value.squeeze().shape != wanted[key].squeeze().shape:
             raise ValueError(f"{key} is of shape {tuple(value.shape)} where {tuple(wanted[key].shape)} is needed")
         converted[key] = value.reshape(wanted[key].shape)
-    if model.global_config.fusion == "gate":
+    if "gate" in model.global_config.fusion:
         for key in [key for key in new if key.endswith("global_branch.up.weight")]:
             gamma = key.replace("global_branch.up.weight", "gamma")
             converted[gamma] = 2 * converted[gamma]

@@ -21,8 +21,10 @@ PRESETS: dict[str, GlobalConfig] = {
     "default": GlobalConfig(),
     # The paper's memory, kept for reproduction: full-resolution tokens, causal chunks of 196, inner loss a plain sum.
     "published": GlobalConfig(
+        fusion="gate",
         token_strides=(1, 1, 1, 1),
         center_tokens=False,
+        carry_tokens=False,
         memory=MemoryConfig(state="mlp", read="causal", chunk_size=196, reference_length=None),
     ),
 }

@@ -10,17 +10,41 @@ from typing import Any
 
 from rich.console import Console
 
+from convneur.data.module import eval_loader
+from convneur.data.mosaic_config import MosaicConfig
+from convneur.data.parts import fewer, hold_out
+from convneur.data.sources import open_source
+from convneur.engine.fit import Curve
 from convneur.files import write_atomic
 from convneur.models import create_model
 from convneur.models.names import choose
 from convneur.recipes.classification import BackboneConfig, ClassificationRecipe
-from convneur.recipes.train import TrainConfig, train_classifier
+from convneur.recipes.mosaic import cut, train_on_mosaics
+from convneur.recipes.train import TrainConfig, Trained, train_classifier
+from convneur.tasks.evaluation import device_for, evaluate
 
 REFERENCE = "local-only"
+HOLD_OUT = 0.2  # share of the training images to judge by
 LOCAL: dict[str, Any] = {"global_placement": "none"}
 
 # What a cell changes of the default model. Causal chunks are short: a small image has few tokens.
 TABLES: dict[str, dict[str, dict[str, Any]]] = {
+    # The most telling cells of all tables, for where there is no time for all.
+    "core": {
+        REFERENCE: LOCAL,
+        "pointwise control": {"globalizer": "pointwise"},
+        "memory, linear": {},
+        "memory, linear, gate alone, not carried": {"fusion": "gate", "carry_tokens": False},
+        "memory, linear, causal": {"read": "causal", "chunk_size": 16},
+        "memory, mlp": {"state": "mlp"},
+        "memory, mlp, causal": {"state": "mlp", "read": "causal", "chunk_size": 16},
+        "squeeze-excitation": {"globalizer": "se"},
+        "self-attention": {"globalizer": "attention"},
+        "memory, gate alone": {"fusion": "gate"},
+        "memory, added": {"fusion": "add"},
+        "memory, per layer": {"global_placement": "per_layer"},
+        "memory, full resolution": {"token_strides": (1, 1, 1, 1)},
+    },
     "globalizer": {
         REFERENCE: LOCAL,
         "pointwise control": {"globalizer": "pointwise"},
@@ -42,9 +66,10 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
         "mlp, causal": {"state": "mlp", "read": "causal", "chunk_size": 16},
         "linear, global, in order": {"chunk_size": 16, "anchor": "previous"},
         "linear, global, not centred": {"center_tokens": False},
+        "linear, global, tokens not carried": {"carry_tokens": False},
         "published": {"preset": "published", "chunk_size": 16},
     },
-    "fusion": {REFERENCE: LOCAL} | {kind: {"fusion": kind} for kind in ("gate", "add", "concat")},
+    "fusion": {REFERENCE: LOCAL} | {kind: {"fusion": kind} for kind in ("gate", "add", "gate_add", "concat")},
     "placement": {REFERENCE: LOCAL} | {kind: {"global_placement": kind} for kind in ("per_stage", "per_layer")},
     "width": {REFERENCE: LOCAL} | {f"{k} x C1": {"memory_width": k} for k in (1, 2, 4)},
     "tokens": {REFERENCE: LOCAL}
@@ -92,6 +117,8 @@ class AblationConfig:
         test: Judge by the data's own held-out images instead of a part of the training images: once, at the end.
         only: Cells to run; none for all. The reference is always run.
         workers: Processes that load images; None for as many as suit the machine.
+        mosaic: Train on mosaics of the images instead of the images.
+        scales: Also judge at these multiples of the recipe's size.
     """
 
     table: str
@@ -101,6 +128,8 @@ class AblationConfig:
     test: bool = False
     only: tuple[str, ...] = ()
     workers: int | None = None
+    mosaic: MosaicConfig | None = None
+    scales: tuple[float, ...] = ()
 
     def cells(self) -> dict[str, BackboneConfig]:
         """Backbone of every cell, by name."""
@@ -141,7 +170,9 @@ def train_cells(config: AblationConfig, path: Path, console: Console) -> dict[st
         folder = path.parent / "runs" / f"{config.table}-{''.join(c if c.isalnum() else '-' for c in name)}-{seed}"
         if not any((run["cell"], run["seed"]) == (name, seed) for run in results["runs"]):
             console.print(f"{number} of {len(todo)}: {name}, seed {seed}", highlight=False, markup=False)
-            results["runs"].append(_train(config, name, cells[name], seed, folder, console))
+            run = _train(config, name, cells[name], seed, folder, console)
+            results = _results(path, config)  # another process may have added other cells
+            results["runs"].append(run)
             write_atomic(path, json.dumps(results, indent=1) + "\n")
         shutil.rmtree(folder, ignore_errors=True)  # its numbers are kept
     return results
@@ -164,11 +195,14 @@ def _train(
     config: AblationConfig, name: str, backbone: BackboneConfig, seed: int, out: Path, console: Console
 ) -> dict[str, Any]:
     recipe = replace(config.recipe, backbone=backbone, epochs=config.budget.epochs or config.recipe.epochs)
+    if config.mosaic is not None:
+        return {"cell": name, "seed": seed} | _train_on_mosaics(config, recipe, name, seed, console)
     asked = TrainConfig(
         data=config.data,
         recipe=recipe,
         seed=seed,
         hold_out=not config.test,
+        val_share=HOLD_OUT,
         train_images=config.budget.images,
         workers=config.workers,
     )
@@ -181,7 +215,44 @@ def _train(
         "classes": len(trained.source.classes),
         "train_images": len(trained.source.train),
         "val_images": len(trained.source.val),
-        "accuracy": trained.curve[-1]["accuracy"],
-        "curve": [row["accuracy"] for row in trained.curve],
-        "loss": [row["loss"] for row in trained.curve],
+        "by_size": _by_size(config, trained),
+    } | _numbers(trained.curve)
+
+
+def _by_size(config: AblationConfig, trained: Trained) -> dict[str, float]:
+    """Accuracy at other sizes, by their pixels."""
+    found, device = {}, device_for(config.recipe.fit.accelerator)
+    for scale in config.scales:
+        size = round(scale * trained.preprocessing.input_size[1])
+        at = replace(trained.preprocessing, input_size=(3, size, size))
+        loader = eval_loader(trained.source.val, at, config.recipe.batch_size, config.workers)
+        found[str(size)] = evaluate(trained.model, loader, device).top1
+    return found
+
+
+def _train_on_mosaics(
+    config: AblationConfig, recipe: ClassificationRecipe, name: str, seed: int, console: Console
+) -> dict[str, Any]:
+    assert config.mosaic is not None
+    source = open_source(config.data, seed=seed)
+    if not config.test:
+        source = hold_out(source, HOLD_OUT, seed)
+    if config.budget.images:
+        source = fewer(source, config.budget.images, seed)
+    tiles = cut(source, config.mosaic, console)
+    curve = train_on_mosaics(recipe, config.mosaic, tiles, seed, name, console)
+    counts = {
+        "classes": config.mosaic.answers,
+        "train_images": len(tiles[0].labels),
+        "val_images": len(tiles[1].labels),
+    }
+    by_distance = {key.removeprefix("accuracy_"): v for key, v in curve[-1].items() if key.startswith("accuracy_")}
+    return counts | _numbers(curve) | {"by_distance": by_distance}
+
+
+def _numbers(curve: Curve) -> dict[str, Any]:
+    """What is kept of a run: the last accuracy, and all that was logged once an epoch."""
+    kept = {"curve": "accuracy", "loss": "loss", "val_loss": "val_loss"}
+    return {"accuracy": curve[-1]["accuracy"]} | {
+        key: [row[name] for row in curve] for key, name in kept.items() if name in curve[-1]
     }
