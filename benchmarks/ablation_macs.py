@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import titans_pytorch  # noqa: F401  it cannot be imported while models are built on the meta device
+
 from convneur import create_model
 from convneur.bench import count_cost
 from convneur.files import write_atomic

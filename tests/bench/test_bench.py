@@ -8,8 +8,8 @@ from convneur.models import VARIANTS, create_model
 
 # The budget of the family at 224 px: millions of parameters, billions of multiply-accumulates, everything included.
 BUDGET = {
-    "default": [(3.91, 0.58), (5.52, 0.82), (9.58, 1.45), (16.42, 2.57)],
-    "mlp": [(4.10, 0.69), (5.80, 0.98), (10.08, 1.73), (17.21, 3.01)],
+    "default": [(3.955, 0.584), (5.590, 0.833), (9.704, 1.461), (16.618, 2.592)],
+    "mlp": [(4.151, 0.695), (5.872, 0.992), (10.207, 1.745), (17.407, 3.035)],
     "published": [(4.10, 1.36), (5.80, 1.95), (10.08, 3.44), (17.21, 5.68)],
 }
 ARGUMENTS = {"default": {}, "mlp": {"memory": {"state": "mlp"}}, "published": {"preset": "published"}}
@@ -20,8 +20,9 @@ ARGUMENTS = {"default": {}, "mlp": {"memory": {"state": "mlp"}}, "published": {"
 def test_parameters_and_macs_are_within_the_budget(kind, index):
     cost = count_cost(lambda: create_model(f"convneur_m{index + 1}", **ARGUMENTS[kind]))
     params, macs = BUDGET[kind][index]
-    assert cost.params / 1e6 == pytest.approx(params, rel=0.03)
-    assert cost.macs / 1e9 == pytest.approx(macs, rel=0.03)
+    bound = 0.03 if kind == "published" else 0.001  # theirs were worked out from rounded figures
+    assert cost.params / 1e6 == pytest.approx(params, rel=bound)
+    assert cost.macs / 1e9 == pytest.approx(macs, rel=bound)
     assert cost.macs == cost.macs_local + cost.macs_memory + cost.macs_rest
     assert cost.tokens == ((3136, 784, 196, 49) if kind == "published" else (196, 196, 196, 49))
 
@@ -45,7 +46,7 @@ def test_the_write_is_counted_by_hand():
         lambda: create_model("convneur_m1", dims=(40,), depths=(1,), token_strides=(1,), memory_width=16), 32
     )
     tokens, width, head = 64, 16, 4
-    projections = 2 * 40 * width + 4 * width * width + width * 3 * 4
+    projections = 3 * 40 * width + 4 * width * width + width * 3 * 4
     assert cost.macs_memory == tokens * (projections + 3 * width * head)
 
 

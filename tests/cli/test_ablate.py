@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from filelock import FileLock
 
 from convneur.cli.main import main
 from convneur.recipes.ablation import REFERENCE, TABLES
@@ -50,12 +51,41 @@ def test_killed_in_the_middle_it_repeats_nothing_and_ends_with_table_picture_and
     )
     assert "| gate" in (out / "fusion.md").read_text()
     assert (out / "fusion.png").read_bytes().startswith(b"\x89PNG")
-    assert not any((out / "runs").iterdir()), "finished runs leave nothing but their numbers"
+    assert not [path for path in (out / "runs").iterdir() if path.is_dir()], "finished runs leave but their numbers"
 
     assert main([*command, "--only", "gate", "--seeds", "0", "1"]) == 0, "more seeds can be added"
     again = json.loads((out / "fusion.json").read_text())["runs"]
     assert [(run["cell"], run["seed"]) for run in again[4:]] == [(REFERENCE, 1), ("gate", 1)]
     assert "| add" in (out / "fusion.md").read_text(), "what was trained before stays in the table"
+
+
+def test_mosaics_are_told_by_distance_and_photographs_by_size(tmp_path):
+    few = ["--only", "squeeze-excitation", "--dims", "4", "8", "8", "--depths", "1", "1", "1", "--epochs", "1"]
+    small = ["--data", "digits", "--budget", "tiny", "--batch-size", "4", "--fit.accelerator", "cpu", "--workers", "0"]
+    out = tmp_path / "mosaic"
+    assert main(["ablate", "core", *small, *few, "--recipe", "mosaic", "--out", str(out)]) == 0
+    run = json.loads((out / "core.json").read_text())["runs"][1]
+    assert (run["cell"], run["classes"], set(run["by_distance"])) == ("squeeze-excitation", 4, {"2", "3"})
+    assert "photographs in mosaics: legend, 64 px, tiles of 16 px" in (out / "core.md").read_text()
+
+    out = tmp_path / "digits"
+    assert main(["ablate", "core", *SMALL, *few, "--recipe", "quick", "--scales", "1.5", "--out", str(out)]) == 0
+    run = json.loads((out / "core.json").read_text())["runs"][1]
+    assert set(run["by_size"]) == {"96"}
+    assert "| accuracy at | 96 px |" in (out / "core.md").read_text()
+
+
+def test_two_processes_share_the_cells(tmp_path, capsys):
+    """What another process is at is left to it; what it leaves unfinished is taken up."""
+    out = tmp_path / "lab"
+    (out / "runs").mkdir(parents=True)
+    command = ["ablate", "fusion", *SMALL, "--epochs", "1", "--only", "gate", "--out", str(out)]
+    with FileLock(out / "runs" / "fusion-gate-0.lock"):
+        assert main(command) == 0
+    assert "gate, seed 0 is being trained by another process" in capsys.readouterr().err
+    assert [run["cell"] for run in json.loads((out / "fusion.json").read_text())["runs"]] == [REFERENCE]
+    assert main(command) == 0
+    assert [run["cell"] for run in json.loads((out / "fusion.json").read_text())["runs"]] == [REFERENCE, "gate"]
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):

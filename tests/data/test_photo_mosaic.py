@@ -23,7 +23,7 @@ def plain_tiles(copies: int = 3) -> Tiles:
 
 def drawn(task: str, count: int = 256, **changes) -> tuple[torch.Tensor, torch.Tensor, MosaicConfig]:
     """Class that each tile shows (B, side, side), answers, and the settings."""
-    config = MosaicConfig(**{"task": task, "canvas": 64, "tile": TILE} | changes)
+    config = MosaicConfig(**{"task": task, "tile": TILE, "alike": "class"} | changes)
     images, targets = PhotoMosaics(plain_tiles(), config, count, 1).draw()
     inside = images[:, 0, TILE // 2 :: TILE, TILE // 2 :: TILE] * 255
     return (inside / 20).long() - 1, targets, config
@@ -133,7 +133,7 @@ def test_what_does_not_fit_is_refused():
         ({"canvas": 32}, "64 to 1024"),
         ({"canvas": 100}, "does not divide"),
         ({"distance": 4}, "does not fit 4 x 4 tiles"),
-        ({"task": "legend", "canvas": 64}, "does not fit 2 x 2 tiles"),
+        ({"task": "legend", "tile": 32}, "does not fit 2 x 2 tiles"),
     ]:
         with pytest.raises(ValueError, match=message):
             MosaicConfig(**settings)

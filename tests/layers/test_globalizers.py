@@ -63,6 +63,27 @@ def test_a_causal_memory_tells_later_chunks_alone():
     assert changed.nonzero().flatten().tolist() == [15, *range(18, 36)]
 
 
+@pytest.mark.parametrize("carried", [True, False])
+def test_what_all_places_share_reaches_the_gate_alone_and_only_if_tokens_are_carried(carried):
+    branch = branch_of("memory", carry_tokens=carried)
+    x = torch.randn(1, DIM, SIDE, SIDE, dtype=torch.float64)
+    with torch.no_grad():
+        (gate, shift), (other_gate, other_shift) = branch(x), branch(x + torch.randn(1, DIM, 1, 1, dtype=x.dtype))
+    torch.testing.assert_close(shift, other_shift, rtol=0, atol=1e-12)
+    assert torch.allclose(gate, other_gate, rtol=0, atol=1e-12) != carried
+
+
+def test_the_shift_is_the_memory_s_answer_without_the_token():
+    """A place that holds what the whole image holds has nothing to write, so only its gate can know of it."""
+    branch = branch_of("memory")
+    x = torch.randn(1, DIM, 1, 1, dtype=torch.float64).expand(1, DIM, SIDE, SIDE)
+    with torch.no_grad():
+        gate, shift = branch(x)
+    nothing = branch.up_shift.bias.view(1, -1, 1, 1).expand_as(shift)
+    torch.testing.assert_close(shift, nothing, rtol=0, atol=1e-8)  # RMSNorm magnifies what rounding leaves of zero
+    assert (gate - branch.up.bias.view(1, -1, 1, 1)).abs().min() > 1e-3
+
+
 ORDERLESS = ["memory", "pointwise", "se", "non_local", "attention"]
 
 

@@ -65,7 +65,7 @@ def ablate_verb(arguments: Sequence[str]) -> Callable[..., None]:
             workers: Processes that load images; as many as suit the machine if not given.
             scales: Also judge at these multiples of the image size, for example 1.5 2.
             mosaic: What the mosaics are.
-            settings: The recipe's own; epochs other than the recipe's go before the budget's.
+            settings: The recipe's own; epochs that are given go before the budget's.
         """
         from rich.console import Console
 
@@ -75,7 +75,7 @@ def ablate_verb(arguments: Sequence[str]) -> Callable[..., None]:
             from convneur.recipes.ablation import BUDGETS, AblationConfig, train_cells
 
         wanted = {"seeds": seeds, "images": train_images, "dims": dims, "depths": depths}
-        if settings.epochs != chosen.epochs:
+        if any(word.split("=")[0] == "--epochs" for word in arguments):
             wanted["epochs"] = settings.epochs
         changed: dict[str, Any] = {key: value for key, value in wanted.items() if value is not None}
         budgeted, wants = replace(BUDGETS[budget], **changed), mosaic if recipe == "mosaic" else None

@@ -25,11 +25,11 @@ class MosaicConfig:
         classes: Of the data to use, the first so many; 0 for all.
     """
 
-    task: MosaicTask = "like"
-    canvas: int = 128
-    tile: int = 32
+    task: MosaicTask = "legend"
+    canvas: int = 64
+    tile: int = 16
     distance: int = 1
-    alike: Literal["class", "photo"] = "class"
+    alike: Literal["class", "photo"] = "photo"
     classes: int = 0
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from convneur.data.module import eval_loader
@@ -32,18 +33,18 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
     # The most telling cells of all tables, for where there is no time for all.
     "core": {
         REFERENCE: LOCAL,
-        "pointwise control": {"globalizer": "pointwise"},
         "memory, linear": {},
-        "memory, linear, gate alone, not carried": {"fusion": "gate", "carry_tokens": False},
-        "memory, linear, causal": {"read": "causal", "chunk_size": 16},
-        "memory, mlp": {"state": "mlp"},
-        "memory, mlp, causal": {"state": "mlp", "read": "causal", "chunk_size": 16},
+        "pointwise control": {"globalizer": "pointwise"},
         "squeeze-excitation": {"globalizer": "se"},
         "self-attention": {"globalizer": "attention"},
-        "memory, gate alone": {"fusion": "gate"},
-        "memory, added": {"fusion": "add"},
-        "memory, per layer": {"global_placement": "per_layer"},
-        "memory, full resolution": {"token_strides": (1, 1, 1, 1)},
+        "memory, mlp": {"state": "mlp"},
+        "memory, linear, causal": {"read": "causal", "chunk_size": 16},
+        "memory, mlp, causal": {"state": "mlp", "read": "causal", "chunk_size": 16},
+        "gate alone": {"fusion": "gate"},
+        "gate alone, tokens not carried": {"fusion": "gate", "carry_tokens": False},
+        "added": {"fusion": "add"},
+        "per layer": {"global_placement": "per_layer"},
+        "full resolution": {"token_strides": (1, 1, 1, 1)},
     },
     "globalizer": {
         REFERENCE: LOCAL,
@@ -135,7 +136,10 @@ class AblationConfig:
         """Backbone of every cell, by name."""
         table = TABLES[choose(self.table, TABLES, "table")]
         names = [choose(name, table, "cell") for name in self.only] or list(table)
-        base = replace(self.recipe.backbone, dims=self.budget.dims, depths=self.budget.depths)
+        base, stages = self.recipe.backbone, len(self.budget.dims)
+        if self.mosaic is not None:  # the last stage is the one whose places are as large as a tile
+            stages = min(stages, max(1, (self.mosaic.tile // base.patch_size).bit_length()))
+        base = replace(base, dims=self.budget.dims[:stages], depths=self.budget.depths[:stages])
         found = {}
         for name in dict.fromkeys([REFERENCE, *names]):
             changes = dict(table[name])
@@ -147,6 +151,8 @@ class AblationConfig:
 
 def train_cells(config: AblationConfig, path: Path, console: Console) -> dict[str, Any]:
     """Train every cell and seed that is not in the results yet, and add each as soon as it is done.
+
+    Several processes may do this at once with the same arguments: each takes what no other has taken.
 
     Args:
         config: Of the table.
@@ -161,21 +167,32 @@ def train_cells(config: AblationConfig, path: Path, console: Console) -> dict[st
         ImportError: If a cell needs a package that is missing; before anything is trained.
     """
     cells = config.cells()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    results = _results(path, config)
+    folders = path.parent / "runs"
+    folders.mkdir(parents=True, exist_ok=True)
+    _results(path, config)
     for backbone in cells.values():
         create_model("convneur_m1", **backbone.arguments())  # what cannot be made is better known now than in hours
     todo = [(seed, name) for seed in config.budget.seeds for name in cells]  # a table that is cut off can be read
     for number, (seed, name) in enumerate(todo, start=1):
-        folder = path.parent / "runs" / f"{config.table}-{''.join(c if c.isalnum() else '-' for c in name)}-{seed}"
-        if not any((run["cell"], run["seed"]) == (name, seed) for run in results["runs"]):
-            console.print(f"{number} of {len(todo)}: {name}, seed {seed}", highlight=False, markup=False)
-            run = _train(config, name, cells[name], seed, folder, console)
-            results = _results(path, config)  # another process may have added other cells
-            results["runs"].append(run)
-            write_atomic(path, json.dumps(results, indent=1) + "\n")
-        shutil.rmtree(folder, ignore_errors=True)  # its numbers are kept
-    return results
+        folder = folders / f"{config.table}-{''.join(c if c.isalnum() else '-' for c in name)}-{seed}"
+        told = f"{number} of {len(todo)}: {name}, seed {seed}"
+        try:
+            with FileLock(f"{folder}.lock", timeout=0):  # given back whatever ends the process
+                if not _has(_results(path, config), name, seed):
+                    console.print(told, highlight=False, markup=False)
+                    run = _train(config, name, cells[name], seed, folder, console)
+                    with FileLock(folders / "results.lock"):
+                        results = _results(path, config)
+                        results["runs"].append(run)
+                        write_atomic(path, json.dumps(results, indent=1) + "\n")
+            shutil.rmtree(folder, ignore_errors=True)  # its numbers are kept
+        except Timeout:
+            console.print(f"{told} is being trained by another process", highlight=False, markup=False)
+    return _results(path, config)
+
+
+def _has(results: dict[str, Any], name: str, seed: int) -> bool:
+    return any((run["cell"], run["seed"]) == (name, seed) for run in results["runs"])
 
 
 def _results(path: Path, config: AblationConfig) -> dict[str, Any]:

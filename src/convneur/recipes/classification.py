@@ -144,9 +144,9 @@ RECIPES: dict[str, ClassificationRecipe] = {
 # of squared gradients is shorter: this task begins on a plateau, where no model can do better than guess.
 MOSAIC = ClassificationRecipe(
     epochs=15,
-    batch_size=16,
+    batch_size=32,
     channels_last=False,
     backbone=BackboneConfig(ls_init_value=1.0),
-    optim=OptimConfig(lr=1e-3, global_lr_scale=1.0, betas=(0.9, 0.95), clip_grad=1.0),
+    optim=OptimConfig(lr=3e-3, global_lr_scale=1.0, betas=(0.9, 0.95), clip_grad=1.0),
     augment=AugmentConfig(auto_augment="none", mixup=0.0, cutmix=0.0),
 )
