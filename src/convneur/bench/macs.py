@@ -51,7 +51,7 @@ def count_cost(build: Callable[[], ConvNeur], image_size: int = 224) -> Cost:
         images = torch.empty(1, model.in_chans, image_size, image_size)
     tokens = [0] * len(model.stages)
 
-    def note(stage: int) -> Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], None]:
+    def note(stage: int) -> Callable[[nn.Module, tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]], None]:
         def hook(_module: nn.Module, _inputs: tuple[torch.Tensor, ...], answers: tuple[torch.Tensor, ...]) -> None:
             tokens[stage] = answers[0].shape[-2] * answers[0].shape[-1]
 

@@ -155,10 +155,10 @@ class ConvNeur(nn.Module):
                 config.width or 2 * dims[0],
                 config.token_strides[i],
                 config.memory,
-                config.center_tokens,
-                config.globalizer,
-                config.carry_tokens,
-                config.fusion == "gate_add",
+                center_tokens=config.center_tokens,
+                globalizer=config.globalizer,
+                carry_tokens=config.carry_tokens,
+                shift=config.fusion == "gate_add",
             )
             blocks = [
                 ConvNeurBlock(

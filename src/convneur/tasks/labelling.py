@@ -27,17 +27,20 @@ class Labelling(Task):
         **task: Arguments of `Task`.
     """
 
+    groups: Tensor
+
     def __init__(self, model: ConvNeur, optim: OptimConfig, groups: Tensor, **task: Any) -> None:
         super().__init__(model, optim, **task)
         self.register_buffer("groups", groups, persistent=False)
         kinds = [number for number in groups.unique().tolist() if number > 0]
         settings: dict[str, Any] = {"num_classes": model.num_classes, "average": "micro", "ignore_index": IGNORE}
         self.accuracy = MulticlassAccuracy(**settings)
-        self.of_group = nn.ModuleDict({str(number): MulticlassAccuracy(**settings) for number in kinds})
+        self.of_group: Any = nn.ModuleDict({str(number): MulticlassAccuracy(**settings) for number in kinds})
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) -> logits (B, classes, h, w), one per place."""
-        return F.adaptive_avg_pool2d(super().forward(images), self.groups.shape)
+        rows, columns = self.groups.shape
+        return F.adaptive_avg_pool2d(super().forward(images), (rows, columns))
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Loss of a batch of images (B, C, H, W) and targets (B, h, w)."""
