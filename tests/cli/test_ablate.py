@@ -87,6 +87,12 @@ def test_two_processes_share_the_cells(tmp_path, capsys):
     assert main(command) == 0
     assert [run["cell"] for run in json.loads((out / "fusion.json").read_text())["runs"]] == [REFERENCE, "gate"]
 
+    other = [*command[:-1], str(tmp_path / "other")]
+    (tmp_path / "other" / "runs").mkdir(parents=True)
+    with FileLock(tmp_path / "other" / "runs" / "fusion-local-only-0.lock"):
+        assert main(other) == 0, "there is nothing to compare with yet, which is no error"
+    assert "local-only is still being trained" in capsys.readouterr().err
+
 
 def test_bad_input_is_one_line(tmp_path, capsys):
     (tmp_path / "fusion.json").write_text(json.dumps({"settings": {}, "runs": []}))

@@ -94,7 +94,6 @@ def ablate_verb(arguments: Sequence[str]) -> Callable[..., None]:
 
 def _tell(config: AblationConfig, results: dict[str, Any], path: Path, console: Any) -> None:
     """Measure the models side by side, and write everything."""
-    import json
     import shlex
     import sys
 
@@ -104,12 +103,16 @@ def _tell(config: AblationConfig, results: dict[str, Any], path: Path, console: 
     from convneur.explain.ablation import HEAD, cells_of, markdown, mean_by, picture, rows_of
     from convneur.explain.report import versions
     from convneur.files import write_atomic
+    from convneur.recipes.ablation import REFERENCE, keep
 
+    trained = {run["cell"] for run in results["runs"]}  # by this command or an earlier one
+    if REFERENCE not in trained:
+        console.print(f"{REFERENCE} is still being trained by another process; that one will tell the results")
+        return
     with console.status("Measuring"):
-        trained = {run["cell"] for run in results["runs"]}  # by this command or an earlier one
-        results["costs"] = _costs(config, trained, results["runs"][0]["classes"])
-    results["versions"], results["command"] = versions(), shlex.join(["convneur", *sys.argv[1:]])
-    write_atomic(path, json.dumps(results, indent=1) + "\n")
+        costs = _costs(config, trained, results["runs"][0]["classes"])
+    command = shlex.join(["convneur", *sys.argv[1:]])
+    results = keep(config, path, costs=costs, versions=versions(), command=command)
     rows = rows_of(results["runs"], results["costs"])
     run = results["runs"][0]
     what = "images of {classes} classes".format(**run)

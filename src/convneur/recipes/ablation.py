@@ -181,14 +181,21 @@ def train_cells(config: AblationConfig, path: Path, console: Console) -> dict[st
                 if not _has(_results(path, config), name, seed):
                     console.print(told, highlight=False, markup=False)
                     run = _train(config, name, cells[name], seed, folder, console)
-                    with FileLock(folders / "results.lock"):
-                        results = _results(path, config)
-                        results["runs"].append(run)
-                        write_atomic(path, json.dumps(results, indent=1) + "\n")
+                    keep(config, path, run)
             shutil.rmtree(folder, ignore_errors=True)  # its numbers are kept
         except Timeout:
             console.print(f"{told} is being trained by another process", highlight=False, markup=False)
     return _results(path, config)
+
+
+def keep(config: AblationConfig, path: Path, run: dict[str, Any] | None = None, **facts: Any) -> dict[str, Any]:
+    """Add a run, or other facts, to the results of all processes, and return them."""
+    with FileLock(path.parent / "runs" / "results.lock"):
+        results = _results(path, config)
+        results["runs"] += [] if run is None else [run]
+        results |= facts
+        write_atomic(path, json.dumps(results, indent=1) + "\n")
+    return results
 
 
 def _has(results: dict[str, Any], name: str, seed: int) -> bool:

@@ -147,6 +147,6 @@ MOSAIC = ClassificationRecipe(
     batch_size=32,
     channels_last=False,
     backbone=BackboneConfig(ls_init_value=1.0),
-    optim=OptimConfig(lr=3e-3, global_lr_scale=1.0, betas=(0.9, 0.95), clip_grad=1.0),
+    optim=OptimConfig(lr=1e-3, global_lr_scale=1.0, betas=(0.9, 0.95), clip_grad=1.0),
     augment=AugmentConfig(auto_augment="none", mixup=0.0, cutmix=0.0),
 )
