@@ -124,7 +124,7 @@ def picture(rows: Sequence[Row], by_distance: Mapping[str, Mapping[str, float]] 
         colour = "#1f6feb" if row.best else "#888888"
         axis.errorbar(row.inference, 100 * row.mean, 100 * (row.spread or 0.0), fmt="o", color=colour, capsize=3)
         axis.annotate(row.name, (row.inference, 100 * row.mean), xytext=(6, 4), textcoords="offset points", fontsize=8)
-    axis.margins(x=0.15)
+    axis.margins(x=0.25)
     axis.set(xlabel=f"time of inference over that of {rows[0].name}", ylabel="accuracy in %")
     axis.grid(alpha=0.3)
     return figure
@@ -147,4 +147,4 @@ def _draw_distances(axis: Any, by_distance: Mapping[str, Mapping[str, float]]) -
     axis.set(xlabel="distance from the corner in tiles", ylabel="accuracy in %")
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
