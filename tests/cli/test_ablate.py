@@ -21,7 +21,7 @@ SMALL = (
 @pytest.mark.slow
 def test_killed_in_the_middle_it_repeats_nothing_and_ends_with_table_picture_and_numbers(tmp_path, capsys):
     out = tmp_path / "lab"
-    command = ["ablate", "fusion", *SMALL, "--epochs", "1", "--out", str(out)]
+    command = ["ablate", "placement", *SMALL, "--epochs", "1", "--out", str(out)]
     process = subprocess.Popen(
         [sys.executable, "-m", "convneur", *command],
         stdout=subprocess.DEVNULL,
@@ -29,34 +29,34 @@ def test_killed_in_the_middle_it_repeats_nothing_and_ends_with_table_picture_and
         start_new_session=True,
     )
     deadline = time.monotonic() + 200
-    while not (out / "fusion.json").exists() or len(json.loads((out / "fusion.json").read_text())["runs"]) < 2:
+    while not (out / "placement.json").exists() or len(json.loads((out / "placement.json").read_text())["runs"]) < 2:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    before = json.loads((out / "fusion.json").read_text())["runs"]
+    before = json.loads((out / "placement.json").read_text())["runs"]
 
     assert main(command) == 0
     err = capsys.readouterr().err
-    results = json.loads((out / "fusion.json").read_text())
+    results = json.loads((out / "placement.json").read_text())
     assert results["runs"][: len(before)] == before
-    assert [run["cell"] for run in results["runs"]] == list(TABLES["fusion"])
+    assert [run["cell"] for run in results["runs"]] == list(TABLES["placement"])
     assert f": {REFERENCE}, seed 0" not in err, "it is not trained again"
-    assert {"params", "macs", "inference", "training"} <= results["costs"]["gate"].keys()
+    assert {"params", "macs", "inference", "training"} <= results["costs"]["per_stage"].keys()
     assert results["costs"][REFERENCE]["inference"] == 1.0
     assert results["runs"][0]["train_images"] == pytest.approx(100, abs=5)
     assert results["runs"][0]["val_images"] == 287, (
         "a fifth of the training images, not the digits held out for the end"
     )
-    assert "| gate" in (out / "fusion.md").read_text()
-    assert (out / "fusion.png").read_bytes().startswith(b"\x89PNG")
+    assert "| per_stage" in (out / "placement.md").read_text()
+    assert (out / "placement.png").read_bytes().startswith(b"\x89PNG")
     assert not [path for path in (out / "runs").iterdir() if path.is_dir()], "finished runs leave but their numbers"
 
-    assert main([*command, "--only", "gate", "--seeds", "0", "1"]) == 0, "more seeds can be added"
-    again = json.loads((out / "fusion.json").read_text())["runs"]
-    assert [(run["cell"], run["seed"]) for run in again[4:]] == [(REFERENCE, 1), ("gate", 1)]
-    assert "| add" in (out / "fusion.md").read_text(), "what was trained before stays in the table"
+    assert main([*command, "--only", "per_stage", "--seeds", "0", "1"]) == 0, "more seeds can be added"
+    again = json.loads((out / "placement.json").read_text())["runs"]
+    assert [(run["cell"], run["seed"]) for run in again[3:]] == [(REFERENCE, 1), ("per_stage", 1)]
+    assert "| per_layer" in (out / "placement.md").read_text(), "what was trained before stays in the table"
 
 
 def test_mosaics_are_told_by_distance_and_photographs_by_size(tmp_path):
