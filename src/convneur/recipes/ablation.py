@@ -100,7 +100,7 @@ class Budget:
 
 
 BUDGETS = {
-    "tiny": Budget(epochs=10, images=1_000, seeds=(0,), dims=(8, 16, 32, 64), depths=(1, 1, 1, 1)),
+    "tiny": Budget(epochs=8, images=1_000, seeds=(0,), dims=(8, 16, 32, 64), depths=(1, 1, 1, 1)),
     "small": Budget(epochs=8, images=10_000, seeds=(0, 1, 2), dims=(24, 48, 96, 192)),
     "full": Budget(epochs=0, images=0, seeds=(0, 1, 2), dims=(40, 80, 160, 320)),
 }
