@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 
 from convneur import create_model
 from convneur.engine.optim import OptimConfig
-from convneur.tasks.labelling import IGNORE, Labelling
+from convneur.tasks.base import IGNORE
+from convneur.tasks.labelling import Labelling
+
+
+@pytest.fixture(autouse=True)
+def _without_trainer(monkeypatch):
+    monkeypatch.setattr(Labelling, "log", lambda *_, **__: None)
 
 
 def labeller(groups: torch.Tensor) -> Labelling:
     torch.manual_seed(0)
     model = create_model("convneur_m1", num_classes=3, global_pool="", dims=[4, 8, 8], depths=[1, 1, 1])
-    task = Labelling(model, OptimConfig(), groups)
-    task.log = lambda *_, **__: None  # type: ignore[method-assign,assignment]
-    return task
+    return Labelling(model, OptimConfig(), groups)
 
 
 def test_finer_maps_are_averaged_over_a_place_and_unknown_places_count_nowhere():

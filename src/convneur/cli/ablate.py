@@ -22,7 +22,7 @@ TableName = Literal["core", "globalizer", "memory", "fusion", "placement", "widt
 
 def ablate_verb(arguments: Sequence[str]) -> Callable[..., None]:
     """Make the verb with the defaults of the recipe that the arguments name."""
-    pictures = MosaicConfig()
+    mosaics = MosaicConfig()
     name, chosen = recipe_named(arguments, "cifar", RECIPES | {"mosaic": MOSAIC})
 
     def ablate(
@@ -39,7 +39,7 @@ def ablate_verb(arguments: Sequence[str]) -> Callable[..., None]:
         test: tyro.conf.FlagCreatePairsOff[bool] = False,
         workers: int | None = None,
         scales: tuple[float, ...] = (),
-        mosaic: MosaicConfig = pictures,
+        mosaic: MosaicConfig = mosaics,
         settings: Annotated[ClassificationRecipe, tyro.conf.arg(name="")] = chosen,
     ) -> None:
         """Train every model of a table with the same budget and seeds; write TABLE.md, TABLE.png and TABLE.json.
@@ -78,10 +78,10 @@ def ablate_verb(arguments: Sequence[str]) -> Callable[..., None]:
         if any(word.split("=")[0] == "--epochs" for word in arguments):
             wanted["epochs"] = settings.epochs
         changed: dict[str, Any] = {key: value for key, value in wanted.items() if value is not None}
-        budgeted, wants = replace(BUDGETS[budget], **changed), mosaic if recipe == "mosaic" else None
-        if wants is not None:
-            settings = replace(settings, image_size=wants.canvas)
-        config = AblationConfig(table, data, settings, budgeted, test, only, workers, wants, scales)
+        budgeted, asked = replace(BUDGETS[budget], **changed), mosaic if recipe == "mosaic" else None
+        if asked is not None:
+            settings = replace(settings, image_size=asked.canvas)
+        config = AblationConfig(table, data, settings, budgeted, test, only, workers, asked, scales)
         path = out / f"{table}.json"
         try:
             results = train_cells(config, path, console)

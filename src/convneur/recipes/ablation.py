@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.console import Console
 from convneur.data.module import eval_loader
 from convneur.data.mosaic_config import MosaicConfig
 from convneur.data.parts import fewer, hold_out
+from convneur.data.photo_mosaic import Tiles
 from convneur.data.sources import open_source
 from convneur.engine.fit import Curve
 from convneur.files import write_atomic
@@ -258,12 +260,7 @@ def _train_on_mosaics(
     config: AblationConfig, recipe: ClassificationRecipe, name: str, seed: int, console: Console
 ) -> dict[str, Any]:
     assert config.mosaic is not None
-    source = open_source(config.data, seed=seed)
-    if not config.test:
-        source = hold_out(source, HOLD_OUT, seed)
-    if config.budget.images:
-        source = fewer(source, config.budget.images, seed)
-    tiles = cut(source, config.mosaic, console)
+    tiles = _tiles(config, seed, console)
     curve = train_on_mosaics(recipe, config.mosaic, tiles, seed, name, console)
     counts = {
         "classes": config.mosaic.answers,
@@ -272,6 +269,17 @@ def _train_on_mosaics(
     }
     by_distance = {key.removeprefix("accuracy_"): v for key, v in curve[-1].items() if key.startswith("accuracy_")}
     return counts | _numbers(curve) | {"by_distance": by_distance}
+
+
+@lru_cache(maxsize=1)  # all cells of a seed have the same
+def _tiles(config: AblationConfig, seed: int, console: Console) -> tuple[Tiles, Tiles]:
+    assert config.mosaic is not None
+    source = open_source(config.data, seed=seed)
+    if not config.test:
+        source = hold_out(source, HOLD_OUT, seed)
+    if config.budget.images:
+        source = fewer(source, config.budget.images, seed)
+    return cut(source, config.mosaic, console)
 
 
 def _numbers(curve: Curve) -> dict[str, Any]:

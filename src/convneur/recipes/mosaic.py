@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from rich.console import Console
 from torch.utils.data import DataLoader
@@ -53,9 +55,7 @@ def train_on_mosaics(
         ValueError: If a place of the model's map is larger than a tile.
     """
     torch.manual_seed(seed)
-    model = create_model(
-        "convneur_m1", num_classes=mosaic.answers, global_pool="", drop_rate=0.0, **recipe.backbone.arguments()
-    )
+    model = create_model("convneur_m1", num_classes=mosaic.answers, global_pool="", **recipe.backbone.arguments())
     if mosaic.tile % model.total_stride:
         raise ValueError(
             f"--mosaic.tile {mosaic.tile} is no multiple of the model's stride of {model.total_stride} px; give larger "
@@ -68,6 +68,7 @@ def train_on_mosaics(
             (tiles[1], 32, JUDGED // 32, HELD_OUT_SEED, False),
         )
     )
+    held_out: Any = list(judge)  # drawn once; a list is a data set too, though not by its type
     groups = distances(mosaic.side)
     groups = groups.where(groups >= mosaic.nearest, 0) if mosaic.task != "pair" else torch.zeros_like(groups)
     task = Labelling(
@@ -81,7 +82,7 @@ def train_on_mosaics(
     )
     return fit(
         task,
-        (DataLoader(train, batch_size=None), DataLoader(list(judge), batch_size=None)),  # type: ignore[arg-type]
+        (DataLoader(train, batch_size=None), DataLoader(held_out, batch_size=None)),
         recipe.epochs,
         recipe.batch_size,
         title,

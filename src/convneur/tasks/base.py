@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric
 from convneur.engine.optim import OptimConfig, cosine_with_warmup
 from convneur.models import ConvNeur
 
+IGNORE = -1  # target of a place that counts nowhere
 NAN = float("nan")  # a loss that is no number makes the mean of the epoch none; torchmetrics would leave it out
 
 

@@ -11,9 +11,7 @@ from torchmetrics.classification import BinaryJaccardIndex
 
 from convneur.engine.optim import OptimConfig
 from convneur.models import ConvNeur
-from convneur.tasks.base import Task
-
-IGNORE = -1
+from convneur.tasks.base import IGNORE, Task
 
 
 class Marking(Task):
