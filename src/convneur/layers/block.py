@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from convneur.layers.depthwise import DepthwiseConv2d
 from convneur.layers.global_branch import GlobalBranch
+from convneur.layers.tiles import norm_mlp
 
 FusionKind = Literal["gate", "add", "gate_add", "concat"]
 
@@ -67,7 +68,7 @@ class ConvNeurBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W); channels-last inside, whatever the memory format of ``x``."""
-        local = self.mlp(self.norm(self.conv_dw(x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        local = norm_mlp(self.conv_dw(x).permute(0, 2, 3, 1), self.norm, self.mlp).permute(0, 3, 1, 2)
         scale = self.gamma.view(1, -1, 1, 1)
         if self.global_branch is None:
             return torch.addcmul(x, self.drop_path(local), scale)

@@ -1,13 +1,17 @@
-"""Root-mean-square normalisation that stays in the precision of its input."""
+"""Root-mean-square normalisation in few operations, in the precision of its input."""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class RMSNorm(nn.RMSNorm):
     """`torch.nn.RMSNorm` whose gain follows the input: under autocast torch's would leave its fused kernel, and warn.
+
+    On a CPU torch has no fused kernel and takes ten small operations where five will do. Half precision stays torch's,
+    which sums the squares in float32.
 
     Args:
         width: Channels, the last dimension of the input.
@@ -20,4 +24,8 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+        if x.device.type != "cpu" or x.dtype in (torch.float16, torch.bfloat16):
+            return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.EPS)
+        width = x.shape[-1]
+        scale = torch.rsqrt((x * x).sum(-1, keepdim=True) + self.EPS * width)
+        return x * scale * (self.weight * width**0.5)
