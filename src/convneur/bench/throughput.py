@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def seconds_in_turn(
+def times_in_turn(
     steps: Mapping[str, Callable[[], object]], device: torch.device, rounds: int = 9
-) -> dict[str, float]:
-    """Median seconds of each step, taken in turn (A B A B) so that noise meets all alike.
+) -> dict[str, list[float]]:
+    """Seconds of each step, round by round, taken in turn (A B A B) so that noise meets all alike.
 
     Args:
         steps: By name.
@@ -30,7 +30,22 @@ def seconds_in_turn(
             _wait(device)
             if turn:
                 seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
+    return seconds
+
+
+def seconds_in_turn(
+    steps: Mapping[str, Callable[[], object]], device: torch.device, rounds: int = 9
+) -> dict[str, float]:
+    """Median seconds of each step; see `times_in_turn`."""
+    return {name: statistics.median(times) for name, times in times_in_turn(steps, device, rounds).items()}
+
+
+def spread(values: list[float]) -> tuple[float, float, float]:
+    """Median, first and third quartile."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return middle, low, high
 
 
 def training_step(model: nn.Module, images: Tensor) -> Callable[[], None]:

@@ -10,6 +10,7 @@ from typing import Any
 import tyro
 
 from convneur.cli.ablate import ablate_verb
+from convneur.cli.bench import bench
 from convneur.cli.demo import demo
 from convneur.cli.evaluate import eval_
 from convneur.cli.info import info
@@ -27,6 +28,7 @@ def verbs(arguments: Sequence[str]) -> dict[str, Callable[..., Any]]:
         "predict": predict,
         "info": info,
         "ablate": ablate_verb(arguments),
+        "bench": bench,
         "push": push,
     }
 
