@@ -167,7 +167,7 @@ def test_placement_and_fusion_do_what_they_say(placement, fusion):
         expected = x + local + F.interpolate(grid, scale_factor=4, mode="bilinear")
     else:
         both = torch.cat([local, F.interpolate(grid, scale_factor=4, mode="bilinear")], 1)
-        expected = x + F.conv2d(both, block.fuse.weight[..., None, None], block.fuse.bias)
+        expected = x + F.conv2d(both, block.merge.weight[..., None, None], block.merge.bias)
     torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-5)
 
 

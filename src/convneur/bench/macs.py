@@ -66,10 +66,12 @@ def count_cost(build: Callable[[], ConvNeur], image_size: int = 224) -> Cost:
     counts = {name.partition(".")[2]: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
     named = dict(model.named_modules())
     blocks = sum(n for name, n in counts.items() if isinstance(named.get(name), ConvNeurBlock))
-    memory = sum(n for name, n in counts.items() if isinstance(named.get(name), GlobalBranch) or name.endswith(".fuse"))
+    memory = sum(
+        n for name, n in counts.items() if isinstance(named.get(name), GlobalBranch) or name.endswith(".merge")
+    )
     total = counter.get_total_flops() // 2
     parameters = dict(model.named_parameters())
-    inside = {name for name in parameters if ".global_branch." in name or ".fuse." in name}
+    inside = {name for name in parameters if ".global_branch." in name or ".merge." in name}
     return Cost(
         params=sum(p.numel() for p in parameters.values()),
         params_memory=sum(parameters[name].numel() for name in inside),

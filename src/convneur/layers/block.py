@@ -52,19 +52,19 @@ class ConvNeurBlock(nn.Module):
         self.mlp = Mlp(dim, 4 * dim)
         self.gamma = nn.Parameter(torch.full((dim,), ls_init_value * (2 if gated else 1)))
         self.global_branch = global_branch
-        self.fuse = None
+        self.merge = None
         if global_branch is not None and fusion == "concat":
-            self.fuse = nn.Linear(2 * dim, dim)
-            self.reset_fuse()
+            self.merge = nn.Linear(2 * dim, dim)
+            self.reset_merge()
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
-    def reset_fuse(self) -> None:
+    def reset_merge(self) -> None:
         """Let the linear map of both branches pass the local one on and leave the global one out."""
-        if self.fuse is not None:
+        if self.merge is not None:
             with torch.no_grad():
-                dim = self.fuse.out_features
-                self.fuse.weight.copy_(torch.eye(dim, 2 * dim))
-                self.fuse.bias.zero_()
+                dim = self.merge.out_features
+                self.merge.weight.copy_(torch.eye(dim, 2 * dim))
+                self.merge.bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W); channels-last inside, whatever the memory format of ``x``."""
@@ -81,10 +81,10 @@ class ConvNeurBlock(nn.Module):
                 return torch.addcmul(x, self.drop_path(local), gate)
             return x + self.drop_path(torch.addcmul(self._upsample(answers[1], size), local, gate))
         context, local = self._upsample(context, size), local * scale
-        if self.fuse is None:
+        if self.merge is None:
             return x + self.drop_path(local + context)
         both = torch.cat([local, context], 1).permute(0, 2, 3, 1)
-        return x + self.drop_path(self.fuse(both).permute(0, 3, 1, 2))
+        return x + self.drop_path(self.merge(both).permute(0, 3, 1, 2))
 
     def _upsample(self, grid: Tensor, size: tuple[int, int]) -> Tensor:
         """Bring (B, C, h, w) on the token grid to the H x W of the map, bilinearly."""

@@ -5,12 +5,14 @@ Shape letters: B batch, C channels, H W pixels of the map, h w of the token grid
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from convneur.layers.globalizers import GlobalizerKind, make_globalizer
-from convneur.memory import MemoryConfig, NeuralMemory, RMSNorm
+from convneur.memory import FoldedMemory, MemoryConfig, NeuralMemory, RMSNorm
 
 
 @register_notrace_module  # FX keeps it whole: the memory looks at the number of tokens
@@ -61,6 +63,33 @@ class GlobalBranch(nn.Module):
             if up is not None:
                 nn.init.zeros_(up.weight)
                 nn.init.zeros_(up.bias)
+        self.folded: FoldedMemory | None = None
+        self.register_load_state_dict_post_hook(_fold_again)
+
+    def fuse(self) -> GlobalBranch:
+        """Fold what does not depend on the image, for inference alone; `timm.utils.reparameterize_model` calls this.
+
+        The state dict stays as it is, and may be loaded into. Nothing changes where `FoldedMemory` cannot stand for
+        what reads the tokens.
+
+        Raises:
+            ValueError: In training mode.
+        """
+        if self.training:
+            raise ValueError("a model is fused for inference only; call eval() first, or fuse a copy")
+        if isinstance(self.memory, NeuralMemory) and FoldedMemory.foldable(self.memory):
+            self.folded = FoldedMemory(self.memory, self.proj.weight)
+        return self
+
+    def train(self, mode: bool = True) -> GlobalBranch:
+        """Set training mode (torch).
+
+        Raises:
+            ValueError: If the branch is fused: what was folded would not learn.
+        """
+        if mode and self.folded is not None:
+            raise ValueError("a fused model cannot be trained; load its state dict into a new one and train that")
+        return super().train(mode)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Map (B, C, H, W) -> context on the token grid (B, C, ceil(H / stride), ceil(W / stride)), and the shift."""
@@ -70,15 +99,27 @@ class GlobalBranch(nn.Module):
         grid = x.permute(0, 2, 3, 1)
         tokens = self.down(grid.flatten(1, 2))
         written = tokens - tokens.mean(1, keepdim=True) if self.center_tokens else tokens
-        read = self.memory
-        context = read(written) if isinstance(read, NeuralMemory) else read(written, (grid.shape[1], grid.shape[2]))
-        context = self.norm(self.proj(context))
+        context = self.norm(self._context(written, (grid.shape[1], grid.shape[2])))
         shift = None if self.up_shift is None else self._on_grid(self.up_shift(context), grid)
         if self.carry_norm is not None:
             context = context + self.carry_norm(tokens)
         return self._on_grid(self.up(context), grid), shift
 
+    def _context(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """What was read about each token (B, N, D) of a grid (h, w), projected."""
+        if self.folded is not None:
+            return self.folded(tokens)
+        if isinstance(self.memory, NeuralMemory):
+            return self.proj(self.memory(tokens))
+        return self.proj(self.memory(tokens, grid))
+
     @staticmethod
     def _on_grid(tokens: Tensor, grid: Tensor) -> Tensor:
         """Tokens (B, N, C) of a grid (B, h, w, C) as a map (B, C, h, w)."""
         return tokens.reshape(grid.shape).permute(0, 3, 1, 2)
+
+
+def _fold_again(branch: GlobalBranch, _keys: Any) -> None:
+    """What was folded follows the weights that were loaded."""
+    if branch.folded is not None:
+        branch.fuse()

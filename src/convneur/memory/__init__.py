@@ -1,8 +1,9 @@
 """Neural memory: fast weights written and read in closed form. Imports torch only."""
 
 from convneur.memory.config import MemoryConfig
+from convneur.memory.folded import FoldedMemory
 from convneur.memory.neural_memory import MemoryState, NeuralMemory
 from convneur.memory.norm import RMSNorm
 from convneur.memory.reference import reference
 
-__all__ = ["MemoryConfig", "MemoryState", "NeuralMemory", "RMSNorm", "reference"]
+__all__ = ["FoldedMemory", "MemoryConfig", "MemoryState", "NeuralMemory", "RMSNorm", "reference"]

@@ -52,7 +52,8 @@ class LinearState(nn.Module):
         """Learned M_0: ``W`` (H, D, D)."""
         return (self.weight,)
 
-    def keys(self, keys: Tensor) -> Tensor:
+    @staticmethod
+    def keys(keys: Tensor) -> Tensor:
         """L2-normalise keys (..., D), which bounds the step at which the write stays stable."""
         return keys * torch.rsqrt(keys.square().sum(-1, keepdim=True) + KEY_EPS)
 
@@ -60,7 +61,8 @@ class LinearState(nn.Module):
         """M(queries): (..., N, D) -> (..., N, D)."""
         return queries @ weights[0]
 
-    def gradient(self, weights: Weights, keys: Tensor, values: Tensor, steps: Tensor) -> Weights:
+    @staticmethod
+    def gradient(weights: Weights, keys: Tensor, values: Tensor, steps: Tensor) -> Weights:
         """Gradient of ``sum_i steps_i * mean_D (M(keys_i) - values_i)^2`` with respect to W.
 
         Args:

@@ -27,5 +27,10 @@ class RMSNorm(nn.RMSNorm):
         if x.device.type != "cpu" or x.dtype in (torch.float16, torch.bfloat16):
             return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.EPS)
         width = x.shape[-1]
-        scale = torch.rsqrt((x * x).sum(-1, keepdim=True) + self.EPS * width)
-        return x * scale * (self.weight * width**0.5)
+        return x * inverse_length(x, self.EPS * width) * (self.weight * width**0.5)
+
+
+def inverse_length(x: Tensor, eps: float) -> Tensor:
+    """``1 / sqrt(|x|^2 + eps)`` over the last dimension, (..., 1); summed in float32 at least."""
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return torch.rsqrt((wide * wide).sum(-1, keepdim=True) + eps).to(x.dtype)

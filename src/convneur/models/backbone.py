@@ -197,7 +197,7 @@ class ConvNeur(nn.Module):
                     nn.init.zeros_(module.bias)
         for module in self.modules():
             if isinstance(module, ConvNeurBlock):
-                module.reset_fuse()
+                module.reset_merge()
 
     def _global_branches(self) -> list[GlobalBranch]:
         return [m for m in self.modules() if isinstance(m, GlobalBranch)]
@@ -265,6 +265,24 @@ class ConvNeur(nn.Module):
         for module in self.modules():
             if isinstance(module, ConvNeurStage):
                 module.grad_checkpointing = enable
+
+    def fuse(self) -> ConvNeur:
+        """Fold what does not depend on the image, in place, for faster inference.
+
+        `timm.utils.reparameterize_model` does the same to a copy.
+
+        Outputs change by rounding only. The state dict stays that of the plain model. Of use for the default memory
+        (linear, global, one chunk); any other global branch stays as it is.
+
+        Returns:
+            This model.
+
+        Raises:
+            ValueError: In training mode; and from ``train()`` afterwards.
+        """
+        for branch in self._global_branches():
+            branch.fuse()
+        return self
 
     def get_classifier(self) -> nn.Module:
         """The last linear layer."""

@@ -40,7 +40,7 @@ def from_convnext(
         name, num_classes=0 if head is None else head.shape[0], in_chans=given["stem.0.weight"].shape[1], **kwargs
     )
     wanted = model.state_dict()
-    new = model.no_weight_decay() | {key for key in wanted if ".fuse." in key}
+    new = model.no_weight_decay() | {key for key in wanted if ".merge." in key}
     missing = sorted(set(wanted) - new - set(given))
     left_over = sorted(set(given) - set(wanted))
     if missing or left_over:

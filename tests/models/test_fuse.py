@@ -1,0 +1,113 @@
+"""A fused model computes what the plain one computes, and does not pretend to learn."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from timm.utils import reparameterize_model
+
+from convneur import MemoryConfig, NeuralMemory
+from convneur.layers import GlobalBranch
+from convneur.memory import FoldedMemory, reference
+from convneur.models import ConvNeur
+from tests.models.builders import create
+
+SMALL = {"dims": (8, 16, 24), "depths": (1, 1, 1), "memory_width": 16, "num_classes": 7}
+
+
+def stirred(**kwargs) -> ConvNeur:
+    """A model none of whose weights is what a new one has."""
+    torch.manual_seed(0)
+    model = create("convneur_m1", **SMALL | kwargs).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.parametrize("knobs", [{}, {"momentum": False}, {"decay": False}, {"reference_length": None}, {"heads": 2}])
+@pytest.mark.parametrize("count", [1, 9, 196])
+def test_the_folded_memory_is_what_the_oracle_says(knobs, count):
+    torch.manual_seed(0)
+    memory = NeuralMemory(16, MemoryConfig(max_step=0.5, **knobs)).double()
+    with torch.no_grad():
+        for parameter in memory.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    tokens, proj = torch.randn(2, count, 16, dtype=torch.float64), torch.randn(16, 16, dtype=torch.float64)
+    expected = F.linear(reference(memory, tokens), proj)
+    torch.testing.assert_close(FoldedMemory(memory, proj)(tokens), expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("changes", [{}, {"fusion": "gate", "carry_tokens": False}, {"global_placement": "per_layer"}])
+def test_outputs_stay_and_so_does_the_state_dict(changes):
+    model = stirred(**changes)
+    kept = copy.deepcopy(model)
+    images = torch.randn(2, 3, 101, 75)
+    assert model.fuse() is model
+    assert all(branch.folded is not None for branch in model.modules() if isinstance(branch, GlobalBranch))
+    with torch.inference_mode():
+        torch.testing.assert_close(model(images), kept(images), rtol=1e-5, atol=1e-5)
+    state = model.state_dict()
+    assert list(state) == list(kept.state_dict())
+    assert all(torch.equal(value, state[name]) for name, value in kept.state_dict().items())
+
+
+def test_timm_fuses_a_copy():
+    model = stirred()
+    fused = reparameterize_model(model)
+    images = torch.randn(2, 3, 64, 64)
+    assert [m.folded is None for m in model.modules() if isinstance(m, GlobalBranch)] == [True] * 3
+    assert [m.folded is None for m in fused.modules() if isinstance(m, GlobalBranch)] == [False] * 3
+    with torch.inference_mode():
+        torch.testing.assert_close(fused(images), model(images), rtol=1e-5, atol=1e-5)
+    reparameterize_model(stirred(fusion="concat"))  # has a linear map of its own for both branches
+
+
+def test_weights_that_are_loaded_are_folded_again():
+    model, other = stirred().fuse(), stirred()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(0.9)
+    model.load_state_dict(other.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(images), other(images), rtol=1e-5, atol=1e-5)
+
+
+def test_it_follows_to_another_precision():
+    model = stirred().fuse().double()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(model(images.double()).float(), stirred()(images), rtol=1e-5, atol=1e-5)
+
+
+def test_it_refuses_to_train():
+    with pytest.raises(ValueError, match="call eval"):
+        stirred().train().fuse()
+    with pytest.raises(ValueError, match="cannot be trained; load its state dict into a new one"):
+        stirred().fuse().train()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"memory": {"state": "mlp"}}, {"preset": "published"}, {"memory": {"chunk_size": 4}}, {"globalizer": "se"}],
+)
+def test_what_cannot_be_folded_stays_as_it_is(changes):
+    model, images = stirred(**changes), torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        expected = model(images)
+        torch.testing.assert_close(model.fuse()(images), expected, rtol=0, atol=0)
+    model.train()
+
+
+def test_a_fused_model_is_exported_with_dynamic_batch_and_size():
+    model = stirred().fuse()
+    dynamic = {0: torch.export.Dim.AUTO, 2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    exported = torch.export.export(model, (torch.randn(2, 3, 96, 64),), dynamic_shapes=(dynamic,), strict=False)
+    for shape in [(1, 3, 64, 64), (2, 3, 101, 75)]:
+        images = torch.randn(shape)
+        with torch.inference_mode():
+            torch.testing.assert_close(exported.module()(images), model(images), rtol=1e-4, atol=1e-4)
