@@ -1,6 +1,6 @@
 """What inference on a CPU gains by tiles of the hidden map, by activating in place, and by a written-out RMSNorm.
 
-    python benchmarks/inference_cpu.py --out docs/results/inference_cpu.json
+    python benchmarks/inference_cpu.py --out docs/results/speed/inference_cpu.json
 
 All forms run in turn (A B A B) on the same model and images.
 """

@@ -135,7 +135,7 @@ def _table(found: Any, slopes: dict[str, float]) -> Any:
             str(row.batch),
             f"{1e3 * row.seconds:.1f}",
             _between(1e3 * row.seconds_low, 1e3 * row.seconds_high, 1),
-            f"{row.images_per_second:.1f}",
+            f"{row.images_per_second:.0f}",
             *over,
             "" if row.floor is None else f"{1e3 * row.floor:.1f}",
         )
