@@ -35,7 +35,7 @@ def norm_mlp(x: Tensor, norm: nn.Module, mlp: Mlp) -> Tensor:
         or torch.jit.is_tracing()
         or x.device.type != "cpu"
         or torch.is_grad_enabled()
-        or any(module._forward_hooks or module._forward_pre_hooks for module in (norm, *mlp.modules()))
+        or any(module._forward_hooks or module._forward_pre_hooks for module in (norm, mlp, mlp.fc1, mlp.act, mlp.fc2))
     ):
         return mlp(norm(x))
     hidden_bytes = 4 * x.shape[-1] * x.element_size()  # per pixel
