@@ -1,4 +1,4 @@
-"""What inference on a CPU gains by tiles of the hidden map, by activating in place, and by a written-out RMSNorm.
+"""What inference on a CPU gains by tiles of the hidden map in kept memory, and by a written-out RMSNorm.
 
     python benchmarks/inference_cpu.py --out docs/results/speed/inference_cpu.json
 
@@ -24,25 +24,23 @@ import convneur  # noqa: F401  registers the models
 from convneur.bench import inference_step, times_in_turn
 from convneur.bench.throughput import spread
 from convneur.explain.report import versions
-from convneur.layers import block, tiles
-from convneur.memory import RMSNorm
+from convneur.layers import block
+from convneur.memory import RMSNorm, neural_memory, norm
 
 
-def modules(x: Tensor, norm: nn.Module, mlp: Mlp) -> Tensor:
-    return mlp(norm(x))
+def modules(x: Tensor, before: nn.Module, mlp: Mlp) -> Tensor:
+    return mlp(before(x))
 
 
-def torch_norm(self: RMSNorm, x: Tensor) -> Tensor:
-    return F.rms_norm(x, self.normalized_shape, self.weight, self.EPS)
+def torch_norms(x: Tensor, *norms: RMSNorm) -> list[Tensor]:
+    return [F.rms_norm(x, each.normalized_shape, each.weight, each.EPS) for each in norms]
 
 
 WHOLE_MAPS = patch.object(block, "norm_mlp", modules)
-TORCH_NORM = patch.object(RMSNorm, "forward", torch_norm)
-NO_TILES = patch.object(tiles, "WHOLE_BYTES", 2**60)
+TORCH_NORM = [patch.object(module, "rms_norms", torch_norms) for module in (norm, neural_memory)]
 FORMS = {
-    "plain modules": (WHOLE_MAPS, TORCH_NORM),
+    "plain modules": (WHOLE_MAPS, *TORCH_NORM),
     "and RMSNorm written out": (WHOLE_MAPS,),
-    "and activated in place": (NO_TILES,),
     "and in tiles": (),
 }
 

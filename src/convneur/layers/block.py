@@ -79,7 +79,10 @@ class ConvNeurBlock(nn.Module):
             gate = self._upsample(context.sigmoid() * scale, size)
             if self.fusion == "gate":
                 return torch.addcmul(x, self.drop_path(local), gate)
-            return x + self.drop_path(torch.addcmul(self._upsample(answers[1], size), local, gate))
+            shift = self._upsample(answers[1], size)
+            # What was brought up is nobody else's, so the large map need not be made two times more.
+            out = torch.addcmul(shift, local, gate) if shift is answers[1] else shift.addcmul_(local, gate)
+            return self.drop_path(out).add_(x)
         context, local = self._upsample(context, size), local * scale
         if self.merge is None:
             return x + self.drop_path(local + context)

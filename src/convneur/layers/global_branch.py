@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
+from convneur.layers.folded import FoldedAnswers
 from convneur.layers.globalizers import GlobalizerKind, make_globalizer
 from convneur.memory import FoldedMemory, MemoryConfig, NeuralMemory, RMSNorm
 
@@ -63,7 +64,7 @@ class GlobalBranch(nn.Module):
             if up is not None:
                 nn.init.zeros_(up.weight)
                 nn.init.zeros_(up.bias)
-        self.folded: FoldedMemory | None = None
+        self.folded: FoldedAnswers | None = None
         self.register_load_state_dict_post_hook(_fold_again)
 
     def fuse(self) -> GlobalBranch:
@@ -78,7 +79,9 @@ class GlobalBranch(nn.Module):
         if self.training:
             raise ValueError("a model is fused for inference only; call eval() first, or fuse a copy")
         if isinstance(self.memory, NeuralMemory) and FoldedMemory.foldable(self.memory):
-            self.folded = FoldedMemory(self.memory, self.proj.weight)
+            self.folded = FoldedAnswers(
+                self.memory, self.proj.weight, self.norm, self.carry_norm, self.up, self.up_shift
+            )
         return self
 
     def train(self, mode: bool = True) -> GlobalBranch:
@@ -99,24 +102,25 @@ class GlobalBranch(nn.Module):
         grid = x.permute(0, 2, 3, 1)
         tokens = self.down(grid.flatten(1, 2))
         written = tokens - tokens.mean(1, keepdim=True) if self.center_tokens else tokens
-        context = self.norm(self._context(written, (grid.shape[1], grid.shape[2])))
+        if self.folded is not None:
+            both = self._on_grid(self.folded(written, tokens), grid)
+            if self.up_shift is None:
+                return both, None
+            return both[:, : len(self.up.weight)], both[:, len(self.up.weight) :]
+        context = self.norm(self.proj(self._read(written, (grid.shape[1], grid.shape[2]))))
         shift = None if self.up_shift is None else self._on_grid(self.up_shift(context), grid)
         if self.carry_norm is not None:
             context = context + self.carry_norm(tokens)
         return self._on_grid(self.up(context), grid), shift
 
-    def _context(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """What was read about each token (B, N, D) of a grid (h, w), projected."""
-        if self.folded is not None:
-            return self.folded(tokens)
-        if isinstance(self.memory, NeuralMemory):
-            return self.proj(self.memory(tokens))
-        return self.proj(self.memory(tokens, grid))
+    def _read(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """What was read about each token (B, N, D) of a grid (h, w)."""
+        return self.memory(tokens) if isinstance(self.memory, NeuralMemory) else self.memory(tokens, grid)
 
     @staticmethod
     def _on_grid(tokens: Tensor, grid: Tensor) -> Tensor:
         """Tokens (B, N, C) of a grid (B, h, w, C) as a map (B, C, h, w)."""
-        return tokens.reshape(grid.shape).permute(0, 3, 1, 2)
+        return tokens.unflatten(1, grid.shape[1:3]).permute(0, 3, 1, 2)
 
 
 def _fold_again(branch: GlobalBranch, _keys: Any) -> None:

@@ -68,8 +68,9 @@ def advance(weights: Weights, momentum: Weights | None, gradient: Weights, rates
         written = tuple(-g for g in gradient)
     else:
         written = tuple(rates.momentum * s - g for s, g in zip(momentum, gradient, strict=True))
-    kept = weights if rates.keep is None else tuple(rates.keep * m for m in weights)
-    return tuple(m + s for m, s in zip(kept, written, strict=True)), written
+    if rates.keep is None:
+        return tuple(m + s for m, s in zip(weights, written, strict=True)), written
+    return tuple(torch.addcmul(s, rates.keep, m) for m, s in zip(weights, written, strict=True)), written
 
 
 def unroll(rates: Rates, like: Tensor) -> Unrolled:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from convneur.memory.chunks import Rates, advance, chunk_mean, unroll
 from convneur.memory.config import MemoryConfig
 from convneur.memory.fast_weights import FAST_WEIGHTS, Weights
-from convneur.memory.norm import RMSNorm
+from convneur.memory.norm import RMSNorm, rms_norms
 
 
 class MemoryState(NamedTuple):
@@ -135,7 +135,7 @@ class NeuralMemory(nn.Module):
         memories = [self.fast.initial() if state is None else state.weights]
         momentum = None if state is None else state.momentum
         if written:
-            writes = self._writes(stored[:, : written * size], size)
+            writes = self._writes(self.store_norm(stored[:, : written * size]), size)
             if self.config.anchor == "initial":
                 chunked = (x.unflatten(2, (written, size)) for x in (writes.keys, writes.values, writes.steps))
                 together = self.fast.gradient(tuple(w.unsqueeze(-3) for w in self.fast.initial()), *chunked)
@@ -171,8 +171,9 @@ class NeuralMemory(nn.Module):
     ) -> tuple[Tensor, MemoryState | None]:
         """Every chunk is written, the last one as short as it is; then all tokens read the final memory."""
         size = self._chunk_size(tokens.shape[1])
-        writes = self._writes(tokens, size)
         chunks = -(-tokens.shape[1] // size)
+        to_store, to_retrieve = rms_norms(tokens, self.store_norm, self.retrieve_norm)
+        writes = self._writes(to_store, size, carries=chunks > 1 or state is not None)
         initial = self.fast.initial()
         weights = state.weights if state is not None else initial
         momentum = state.momentum if state is not None else None
@@ -185,7 +186,7 @@ class NeuralMemory(nn.Module):
                 weights, momentum = advance(weights, momentum, gradient, writes.rates.at(index))
         else:
             weights, momentum = self._write_at_once(writes, weights, momentum, chunks, size, return_state)
-        context = self.fast.read(weights, self._split(self.to_queries(self.retrieve_norm(tokens))))
+        context = self.fast.read(weights, self._split(self.to_queries(to_retrieve)))
         if not return_state:
             return context, None
         assert momentum is not None  # always known once something was written and a state is wanted
@@ -221,17 +222,20 @@ class NeuralMemory(nn.Module):
             last = _minus(carried, gradient) if carried is not None else tuple(-g for g in gradient)
         return final, last
 
-    def _writes(self, tokens: Tensor, size: int) -> _Writes:
-        """Project tokens (B, N, D) for the write in chunks of ``size``; the last chunk may be shorter."""
-        normed = self.store_norm(tokens)
+    def _writes(self, normed: Tensor, size: int, carries: bool = True) -> _Writes:
+        """Project normalised tokens (B, N, D) for the write in chunks of ``size``; the last chunk may be shorter.
+
+        Without chunks before that it carries on from, there is no momentum.
+        """
         logits = self.to_rates(normed)
-        steps = self.config.max_step * logits[..., : self.heads].sigmoid()
+        scale: float | Tensor = 1.0
         if self.config.reference_length is not None:
-            steps = steps * self._loss_scale(tokens, size, self.config.reference_length)
+            scale = self._loss_scale(normed, size, self.config.reference_length)
+        steps = self.config.max_step * scale * logits[..., : self.heads].sigmoid()
         momentum = keep = None
         if self.config.momentum or self.config.decay:
             rates = chunk_mean(logits[..., self.heads :], size).transpose(1, 2)
-            if self.config.momentum:
+            if self.config.momentum and carries:
                 momentum = rates[:, : self.heads].sigmoid()
             if self.config.decay:
                 keep = (-rates[:, -self.heads :]).sigmoid()  # 1 - sigmoid(x)

@@ -24,10 +24,16 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        if x.device.type != "cpu" or x.dtype in (torch.float16, torch.bfloat16):
-            return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.EPS)
-        width = x.shape[-1]
-        return x * inverse_length(x, self.EPS * width) * (self.weight * width**0.5)
+        return rms_norms(x, self)[0]
+
+
+def rms_norms(x: Tensor, *norms: RMSNorm) -> list[Tensor]:
+    """Several norms of the same (..., D), which differ in their gains: what they share is done once."""
+    if x.device.type != "cpu" or x.dtype in (torch.float16, torch.bfloat16):
+        return [F.rms_norm(x, norm.normalized_shape, norm.weight.to(x.dtype), RMSNorm.EPS) for norm in norms]
+    width = x.shape[-1]
+    unit = x * inverse_length(x, RMSNorm.EPS * width)
+    return [unit * (norm.weight * width**0.5) for norm in norms]
 
 
 def inverse_length(x: Tensor, eps: float) -> Tensor:
