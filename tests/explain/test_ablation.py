@@ -1,5 +1,7 @@
 """How an ablation is told: means, spreads, and which models nobody beats."""
 
+import itertools
+
 import pytest
 
 from convneur.explain.ablation import HEAD, markdown, picture, rows_of
@@ -31,4 +33,8 @@ def test_the_table_is_markdown_and_the_picture_names_every_model():
     assert "| a * | 55.00 ± 7.07 % | 2 | 1.00 M | 2.0 M | 1.00 x | 1.00 x |" in text
     assert all(line.count("|") == len(HEAD) + 1 for line in text.splitlines() if line.startswith("|"))
     axis = picture(rows).axes[0]
-    assert [text.get_text() for text in axis.texts] == [row.name for row in rows]
+    assert sorted(text.get_text() for text in axis.texts) == sorted(row.name for row in rows)
+    levels = sorted(text.xyann[1] for text in axis.texts)
+    assert levels[0] > 0
+    assert levels[-1] < 1.1
+    assert all(low + 0.03 < high for low, high in itertools.pairwise(levels))

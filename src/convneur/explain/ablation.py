@@ -9,6 +9,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from convneur.drawing import name_points
+
 
 @dataclass(frozen=True)
 class Row:
@@ -123,8 +125,8 @@ def picture(rows: Sequence[Row], by_distance: Mapping[str, Mapping[str, float]] 
     for row in rows:
         colour = "#1f6feb" if row.best else "#888888"
         axis.errorbar(row.inference, 100 * row.mean, 100 * (row.spread or 0.0), fmt="o", color=colour, capsize=3)
-        axis.annotate(row.name, (row.inference, 100 * row.mean), xytext=(6, 4), textcoords="offset points", fontsize=8)
-    axis.margins(x=0.25)
+    axis.margins(x=0.25, y=0.1)
+    name_points(axis, [(row.name, row.inference, 100 * row.mean) for row in rows])
     axis.set(xlabel=f"time of inference over that of {rows[0].name}", ylabel="accuracy in %")
     axis.grid(alpha=0.3)
     return figure
