@@ -22,7 +22,8 @@ def eval_(
     """Judge a classifier on held-out images: top-1, top-5, per class, calibration, other image sizes.
 
     Args:
-        model: Folder of a run or model, hf-hub:USER/NAME, or a timm name with pretrained weights.
+        model: Folder of a run or model, hf-hub:USER/NAME, a timm name with pretrained weights, or a
+            file of convneur export.
         data: As for convneur train; its validation images are used.
         out: Folder for metrics.json and report.html.
         image_size: Pixels a side; what the model was made for if not given. 0.75 and 1.5 times that are tried too.
@@ -39,9 +40,9 @@ def eval_(
         from convneur.cli.judging import judge, tell, write_judged
         from convneur.data.sources import open_source
         from convneur.data.transforms import Preprocessing
-        from convneur.models import load_model
+        from convneur.export import open_model
 
-    loaded, config, labels = load_model(model)
+    loaded, config, labels = open_model(model)
     run = run_settings(Path(model), data)
     source = open_source(
         data,

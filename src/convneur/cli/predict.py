@@ -32,7 +32,8 @@ def predict(
 
     Args:
         paths: Image files, folders (searched to the bottom) and globs such as 'photos/*.jpg'.
-        model: Folder of a run or model, hf-hub:USER/NAME, or a timm name with pretrained weights.
+        model: Folder of a run or model, hf-hub:USER/NAME, a timm name with pretrained weights, or a
+            file of convneur export.
         format: Table for people; JSON lines or CSV for programs.
         top_k: Answers per image.
         batch_size: Images at a time.
@@ -54,10 +55,10 @@ def predict(
         from convneur.data.module import eval_loader
         from convneur.data.sources import FileImages
         from convneur.data.transforms import Preprocessing
-        from convneur.models import load_model
+        from convneur.export import open_model
         from convneur.tasks.evaluation import device_for
 
-    loaded, config, labels = load_model(model)
+    loaded, config, labels = open_model(model)
     names = labels or [str(i) for i in range(config["num_classes"])]
     images = FileImages(files, [0] * len(files))
     preprocessing = Preprocessing.of(config, image_size)

@@ -3,7 +3,7 @@
 from convneur.models.backbone import ConvNeur
 from convneur.models.config import GlobalConfig, Variant
 from convneur.models.convert import from_convnext
-from convneur.models.hub import load_model, save_model
+from convneur.models.hub import Loaded, load_model, save_model
 from convneur.models.registry import create_model
 from convneur.models.variants import PRESETS, VARIANTS
 
@@ -12,6 +12,7 @@ __all__ = [
     "VARIANTS",
     "ConvNeur",
     "GlobalConfig",
+    "Loaded",
     "Variant",
     "create_model",
     "from_convnext",

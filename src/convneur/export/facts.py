@@ -1,0 +1,58 @@
+"""What an exported file says of itself: labels and preprocessing, as every format can keep them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+
+from convneur import __version__
+
+PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct")  # names of timm's pretrained_cfg
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Of a model.
+
+    Attributes:
+        config: timm's ``pretrained_cfg``: architecture, number of classes, and what images must look like.
+        labels: Names of the classes, if known.
+    """
+
+    config: Mapping[str, Any]
+    labels: Sequence[str] | None = None
+
+    def as_text(self) -> dict[str, str]:
+        """Key and text, the texts JSON except ``architecture`` and ``made_by``; what `of_text` reads."""
+        return {
+            "architecture": str(self.config.get("architecture", "")),
+            "num_classes": str(self.config["num_classes"]),
+            "labels": json.dumps(None if self.labels is None else list(self.labels)),
+            "preprocessing": json.dumps({key: self.config[key] for key in PREPROCESSING}),
+            "made_by": f"convneur {__version__}, torch {torch.__version__}, timm {timm.__version__}",
+        }
+
+    @staticmethod
+    def of_text(text: Mapping[str, str]) -> Facts:
+        """The reverse of `as_text`.
+
+        Raises:
+            ValueError: If something is missing: the file was not made here.
+        """
+        try:
+            kept = json.loads(text["preprocessing"])
+            config = {key: kept[key] for key in PREPROCESSING} | {
+                "architecture": text["architecture"],
+                "num_classes": int(text["num_classes"]),
+                "fixed_input_size": False,
+            }
+            return Facts(config, json.loads(text["labels"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                "the file does not say what images and labels it is for; export it with convneur"
+            ) from error

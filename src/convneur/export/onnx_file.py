@@ -1,0 +1,65 @@
+"""ONNX files, and ONNX Runtime to run them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from convneur.export.program import AXES, INPUT, OUTPUT, quiet
+
+NEEDS = "ONNX needs the packages onnx, onnxscript and onnxruntime; pip install 'convneur[onnx]'"
+
+
+def write(program: ExportedProgram, path: Path, facts: Mapping[str, str]) -> None:
+    """Write one ``.onnx`` file; ``facts`` are its ``metadata_props``.
+
+    Raises:
+        ImportError: If a package is missing.
+    """
+    try:
+        import onnxruntime  # noqa: F401  to know it now rather than after the work
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ImportError(NEEDS) from error
+    with quiet():
+        made = torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=(AXES,),
+        )
+    if made is None:
+        raise RuntimeError("torch.onnx.export gave no program")
+    made.model.metadata_props.update(facts)
+    made.save(str(path))
+
+
+def load(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, str]]:
+    """What runs the file on a CPU, on as many threads as PyTorch, and its facts.
+
+    Raises:
+        ImportError: If ONNX Runtime is missing.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(NEEDS) from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    # Threads that wait in a loop would slow down whatever else runs in this process, PyTorch first of all.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    (source,) = session.get_inputs()
+
+    def run(images: Tensor) -> Tensor:
+        (logits,) = session.run(None, {source.name: np.ascontiguousarray(images.numpy())})
+        return torch.from_numpy(logits)
+
+    return run, dict(session.get_modelmeta().custom_metadata_map)

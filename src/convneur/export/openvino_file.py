@@ -1,0 +1,57 @@
+"""OpenVINO files, for processors and graphics of Intel and others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from convneur.export import onnx_file
+
+NEEDS = "OpenVINO needs the package openvino; pip install 'convneur[onnx,openvino]'"
+SECTION = "model_info"  # where OpenVINO's own tools look
+
+
+def write(program: ExportedProgram, path: Path, facts: Mapping[str, str]) -> None:
+    """Write an ``.xml`` file, and a ``.bin`` beside it, by way of ONNX; ``facts`` are its ``model_info``.
+
+    Raises:
+        ImportError: If a package is missing.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise ImportError(NEEDS) from error
+    with TemporaryDirectory() as folder:
+        onnx_file.write(program, Path(folder) / "model.onnx", {})
+        model = openvino.convert_model(str(Path(folder) / "model.onnx"))
+    for key, value in facts.items():
+        model.set_rt_info(value, [SECTION, key])
+    openvino.save_model(model, str(path), compress_to_fp16=False)
+
+
+def load(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, str]]:
+    """What runs the file on a CPU, in float32 and on as many threads as PyTorch, and its facts.
+
+    Raises:
+        ImportError: If OpenVINO is missing.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise ImportError(NEEDS) from error
+    model = openvino.Core().read_model(str(path))
+    # On processors that have bfloat16 it would be used, and answers differ by a hundredth.
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    compiled = openvino.compile_model(model, "CPU", settings)
+
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(np.array(compiled(np.ascontiguousarray(images.numpy()))[0]))
+
+    kept = model.get_rt_info(SECTION).value if model.has_rt_info(SECTION) else {}
+    return run, {key: str(value) for key, value in kept.items()}
