@@ -42,7 +42,8 @@ def eval_(
         from convneur.data.transforms import Preprocessing
         from convneur.export import open_model
 
-    loaded, config, labels = open_model(model)
+    with console.status(f"Loading {model}"):
+        loaded, config, labels = open_model(model)
     run = run_settings(Path(model), data)
     source = open_source(
         data,

@@ -58,7 +58,8 @@ def predict(
         from convneur.export import open_model
         from convneur.tasks.evaluation import device_for
 
-    loaded, config, labels = open_model(model)
+    with console.status(f"Loading {model}"):
+        loaded, config, labels = open_model(model)
     names = labels or [str(i) for i in range(config["num_classes"])]
     images = FileImages(files, [0] * len(files))
     preprocessing = Preprocessing.of(config, image_size)

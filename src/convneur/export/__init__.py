@@ -1,8 +1,10 @@
 """Models as files of other runtimes: ONNX, torch.export, AOTInductor, OpenVINO."""
 
-from convneur.export.check import Agreement, agreement
+from convneur.export.check import Agreement, agreement, require_agreement
 from convneur.export.facts import Facts
-from convneur.export.formats import FORMATS, FormatName, Runtime, export_model, load_exported, open_model
+from convneur.export.formats import FORMATS, FormatName, export_model, load_exported, open_model
+from convneur.export.runtime import Runtime
+from convneur.export.untrained import untrained
 
 __all__ = [
     "FORMATS",
@@ -14,4 +16,6 @@ __all__ = [
     "export_model",
     "load_exported",
     "open_model",
+    "require_agreement",
+    "untrained",
 ]

@@ -12,7 +12,9 @@ import torch
 
 from convneur import __version__
 
-PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct")  # names of timm's pretrained_cfg
+# Names of timm's pretrained_cfg, as all below.
+PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct")
+SIZES = ("fixed_input_size", "min_input_size")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Facts:
             "num_classes": str(self.config["num_classes"]),
             "labels": json.dumps(None if self.labels is None else list(self.labels)),
             "preprocessing": json.dumps({key: self.config[key] for key in PREPROCESSING}),
+            "sizes": json.dumps({key: self.config[key] for key in SIZES}),
             "made_by": f"convneur {__version__}, torch {torch.__version__}, timm {timm.__version__}",
         }
 
@@ -45,14 +48,11 @@ class Facts:
             ValueError: If something is missing: the file was not made here.
         """
         try:
-            kept = json.loads(text["preprocessing"])
-            config = {key: kept[key] for key in PREPROCESSING} | {
-                "architecture": text["architecture"],
-                "num_classes": int(text["num_classes"]),
-                "fixed_input_size": False,
-            }
+            preprocessing, sizes = json.loads(text["preprocessing"]), json.loads(text["sizes"])
+            config = {key: preprocessing[key] for key in PREPROCESSING} | {key: sizes[key] for key in SIZES}
+            config |= {"architecture": text["architecture"], "num_classes": int(text["num_classes"])}
             return Facts(config, json.loads(text["labels"]))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                "the file does not say what images and labels it is for; export it with convneur"
+                "it does not say what images and labels it is for; write it with convneur export"
             ) from error

@@ -2,59 +2,57 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from convneur.export import onnx_file, openvino_file, torch_file
 from convneur.export.facts import Facts
-from convneur.export.program import program
+from convneur.export.program import program, smallest_size
+from convneur.export.runtime import Runtime
 from convneur.models import Loaded, load_model
 
 FormatName = Literal["onnx", "torch", "aoti", "openvino"]
-Load = Callable[[Path], tuple[Callable[[Tensor], Tensor], dict[str, str]]]
 
 
 class Format(NamedTuple):
-    """How a format is written and read, and the end of its file names."""
+    """How a format is written and read.
+
+    Attributes:
+        suffix: End of its file names.
+        require: Raises an ImportError if something it needs is not here.
+        write: Program, file, and what the file should say of itself.
+        load: File -> what runs it, and what it says of itself.
+        beside: Suffix of a second file of the same name.
+    """
 
     suffix: str
+    require: Callable[[], None]
     write: Callable[[ExportedProgram, Path, Mapping[str, str]], None]
-    load: Load
+    load: Callable[[Path], tuple[Callable[[Tensor], Tensor], dict[str, str]]]
+    beside: str | None = None
+
+    def files(self, path: Path) -> list[Path]:
+        """All files of an export; ``path`` names the last, without which the others are nothing."""
+        return [path] if self.beside is None else [path.with_suffix(self.beside), path]
 
 
 # A suffix that ends with another stands before it.
 FORMATS: dict[FormatName, Format] = {
-    "onnx": Format(".onnx", onnx_file.write, onnx_file.load),
-    "aoti": Format(".aoti.pt2", torch_file.write_package, torch_file.load_package),
-    "torch": Format(".pt2", torch_file.write_program, torch_file.load_program),
-    "openvino": Format(".xml", openvino_file.write, openvino_file.load),
+    "onnx": Format(".onnx", onnx_file.require, onnx_file.write, onnx_file.load),
+    "aoti": Format(".aoti.pt2", torch_file.require_compiler, torch_file.write_package, torch_file.load_package),
+    "torch": Format(".pt2", lambda: None, torch_file.write_program, torch_file.load_program),
+    "openvino": Format(".xml", openvino_file.require, openvino_file.write, openvino_file.load, beside=".bin"),
 }
-
-
-class Runtime(nn.Module):
-    """An exported model in its runtime: images (B, C, H, W) -> logits (B, classes), on a CPU, without gradients.
-
-    Args:
-        run: Of the runtime.
-        facts: What the file says of itself.
-    """
-
-    def __init__(self, run: Callable[[Tensor], Tensor], facts: Facts) -> None:
-        super().__init__()
-        self.run = run if not isinstance(run, nn.Module) else run.forward  # not a part that has weights to move
-        self.facts = facts
-
-    @torch.inference_mode()
-    def forward(self, images: Tensor) -> Tensor:
-        """Images on any device -> logits on the CPU."""
-        return self.run(images.detach().float().cpu().contiguous())
 
 
 def export_model(
@@ -63,10 +61,12 @@ def export_model(
     facts: Facts,
     fuse: bool = True,
     dynamic: bool = True,
-) -> Path:
+    check: Callable[[Runtime], None] | None = None,
+) -> list[Path]:
     """Write a model as a file for another runtime, with its labels and preprocessing.
 
-    Written beside the file first and then moved, so that a crash never leaves half of one.
+    Written elsewhere first, and moved when it is whole and checked: a crash, a full disk or a wrong export leaves what
+    was there before, or nothing.
 
     Args:
         model: In eval mode; it stays as it is.
@@ -74,28 +74,35 @@ def export_model(
         facts: What the file should say of itself.
         fuse: Fold what does not depend on the image.
         dynamic: For any batch, height and width; else for any batch, at the size in ``facts``.
+        check: Gets the file as it was loaded again; if it raises, the file is not kept.
 
     Returns:
-        The file.
+        The files, ``path`` the last.
 
     Raises:
         ValueError: If the model cannot be traced, or the name's end is not one of a format.
         ImportError: If the format needs a package that is not here.
+        OSError: If it cannot be written.
     """
-    path = Path(path)
-    write = FORMATS[format_of(path)].write
+    path = Path(path).expanduser()
+    format = FORMATS[format_of(path)]
+    format.require()
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file")
+    path.parent.mkdir(parents=True, exist_ok=True)
     channels, height, width = facts.config["input_size"]
     traced = program(model, (channels, height, width), fuse, dynamic)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        write(traced, folder / path.name, facts.as_text())
-        for file in sorted(folder.iterdir(), reverse=True):  # OpenVINO's .xml before its .bin would be half a model
-            file.chmod(0o644)
-            file.replace(path.parent / file.name)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return path
+    sizes = {"fixed_input_size": not dynamic, "min_input_size": (channels, *smallest_size(traced))}
+    facts = replace(facts, config={**facts.config, **sizes})
+    # Not beside the file: some writers end the process when the disk is full; Python's copying only says so.
+    with tempfile.TemporaryDirectory(prefix="convneur-") as folder:
+        made = Path(folder) / path.name
+        with _full_disk_said(Path(folder)):
+            format.write(traced, made, facts.as_text())
+        if check is not None:
+            check(_loaded(made, format)[0])
+        _place(format.files(made), format.files(path))
+    return format.files(path)
 
 
 def load_exported(path: str | Path) -> Loaded:
@@ -111,18 +118,13 @@ def load_exported(path: str | Path) -> Loaded:
         ValueError: If it is damaged or not of a known format.
         ImportError: If the runtime is not installed.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; give a file that convneur export wrote")
-    load = FORMATS[format_of(path)].load
-    try:
-        run, text = load(path)
-    except ImportError:
-        raise
-    except Exception as error:  # damaged files: whatever the runtimes raise
-        raise ValueError(f"{path} cannot be loaded ({' '.join(str(error).split())[:200]})") from error
-    facts = Facts.of_text(text)
-    return Loaded(Runtime(run, facts).eval(), dict(facts.config), None if facts.labels is None else list(facts.labels))
+    path = Path(path).expanduser()
+    format = FORMATS[format_of(path)]
+    for file in format.files(path):
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} does not exist; give a file that convneur export wrote")
+    model, facts = _loaded(path, format)
+    return Loaded(model, dict(facts.config), None if facts.labels is None else list(facts.labels))
 
 
 def open_model(source: str | Path) -> Loaded:
@@ -142,3 +144,40 @@ def format_of(path: Path) -> FormatName:
             return name
     ends = ", ".join(format.suffix for format in FORMATS.values())
     raise ValueError(f"{path} has no ending of an exported model; give it one of {ends}")
+
+
+def _loaded(path: Path, format: Format) -> tuple[Runtime, Facts]:
+    try:
+        run, text = format.load(path)
+        facts = Facts.of_text(text)
+    except ImportError:
+        raise
+    except Exception as error:  # damaged files: whatever the runtimes raise
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} cannot be loaded ({reason}); if it is damaged or renamed, export it again") from error
+    return Runtime(run, facts).eval(), facts
+
+
+@contextmanager
+def _full_disk_said(folder: Path) -> Iterator[None]:
+    """Say that the disk is full where a writer says anything else."""
+    try:
+        yield
+    except RuntimeError as error:
+        if shutil.disk_usage(folder).free < 1 << 20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
+        raise
+
+
+def _place(made: list[Path], wanted: list[Path]) -> None:
+    """Copy files to where they should be, all or none."""
+    fresh = Path(tempfile.mkdtemp(prefix=f".{wanted[-1].name}-", dir=wanted[-1].parent))
+    try:
+        for file in made:
+            shutil.copyfile(file, fresh / file.name)
+        if len(wanted) > 1:
+            wanted[-1].unlink(missing_ok=True)  # an old one with a new file beside it would load, and be wrong
+        for file, target in zip(made, wanted, strict=True):
+            (fresh / file.name).replace(target)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)

@@ -15,17 +15,22 @@ from convneur.export.program import AXES, INPUT, OUTPUT, quiet
 NEEDS = "ONNX needs the packages onnx, onnxscript and onnxruntime; pip install 'convneur[onnx]'"
 
 
-def write(program: ExportedProgram, path: Path, facts: Mapping[str, str]) -> None:
-    """Write one ``.onnx`` file; ``facts`` are its ``metadata_props``.
+def require() -> None:
+    """Ask for what `write` and `load` need.
 
     Raises:
         ImportError: If a package is missing.
     """
     try:
-        import onnxruntime  # noqa: F401  to know it now rather than after the work
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError(NEEDS) from error
+
+
+def write(program: ExportedProgram, path: Path, facts: Mapping[str, str]) -> None:
+    """Write one ``.onnx`` file; ``facts`` are its ``metadata_props``."""
     with quiet():
         made = torch.onnx.export(
             program,

@@ -17,22 +17,29 @@ NEEDS = "OpenVINO needs the package openvino; pip install 'convneur[onnx,openvin
 SECTION = "model_info"  # where OpenVINO's own tools look
 
 
-def write(program: ExportedProgram, path: Path, facts: Mapping[str, str]) -> None:
-    """Write an ``.xml`` file, and a ``.bin`` beside it, by way of ONNX; ``facts`` are its ``model_info``.
+def require() -> None:
+    """Ask for what `write` and `load` need.
 
     Raises:
         ImportError: If a package is missing.
     """
+    onnx_file.require()
     try:
-        import openvino
+        import openvino  # noqa: F401
     except ImportError as error:
         raise ImportError(NEEDS) from error
+
+
+def write(program: ExportedProgram, path: Path, facts: Mapping[str, str]) -> None:
+    """Write an ``.xml`` file, and a ``.bin`` beside it, by way of ONNX; ``facts`` are its ``model_info``."""
+    import openvino
+
     with TemporaryDirectory() as folder:
         onnx_file.write(program, Path(folder) / "model.onnx", {})
-        model = openvino.convert_model(str(Path(folder) / "model.onnx"))
-    for key, value in facts.items():
-        model.set_rt_info(value, [SECTION, key])
-    openvino.save_model(model, str(path), compress_to_fp16=False)
+        model = openvino.Core().read_model(str(Path(folder) / "model.onnx"))
+        for key, value in facts.items():
+            model.set_rt_info(value, [SECTION, key])
+        openvino.save_model(model, str(path), compress_to_fp16=False)
 
 
 def load(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, str]]:

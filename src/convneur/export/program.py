@@ -32,21 +32,48 @@ def quiet() -> Iterator[None]:
         logging.disable(level)
 
 
+def awkward_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """A height and a width about as large, not square, that are hardest on a model with this total stride.
+
+    One short of a multiple of the stride: every map is odd, so that all pooling windows at its edges stand over them.
+    """
+    height = max(3, size[0] // stride)
+    width = max(height + 1, size[1] // stride)
+    return height * stride - 1, width * stride - 1
+
+
+def smallest_size(program: ExportedProgram) -> tuple[int, int]:
+    """The smallest height and width that a traced program is for."""
+    (name,) = program.graph_signature.user_inputs
+    (node,) = (node for node in program.graph.nodes if node.name == name)
+    sides = node.meta["val"].shape[2:]
+    low, wide = (
+        int(side) if isinstance(side, int) else int(program.range_constraints[side.node.expr].lower) for side in sides
+    )
+    return low, wide
+
+
 def program(model: nn.Module, size: tuple[int, int, int], fuse: bool = True, dynamic: bool = True) -> ExportedProgram:
     """Trace a model with torch.export.
 
     Args:
         model: In eval mode; it stays as it is.
-        size: Channels, height and width of the images to trace with.
+        size: Channels, height and width that images will mostly have.
         fuse: Fold what does not depend on the image (timm's ``reparameterize_model``).
-        dynamic: For any batch, height and width (of 64 px or more); else for any batch alone.
+        dynamic: For any batch, height and width from `smallest_size` on; else for any batch alone.
 
     Raises:
-        ValueError: If torch.export cannot follow the model, or not at other sizes.
+        ValueError: If the model does not take images of that size, or torch.export cannot follow it, or not at other
+            sizes.
     """
     channels, height, width = size
     model = (reparameterize_model(model) if fuse else copy.deepcopy(model)).cpu().eval()
-    images = torch.zeros(2, *size)  # sizes of 0 and 1 are special cases to torch, and would not be dynamic
+    with torch.inference_mode():
+        model(torch.zeros(1, *size))  # if it cannot take such images it says so best itself
+    # What compiles the program takes what it sees here for what always is: with windows that end at the edge of the map
+    # it leaves out those that stand over it, and answers are wrong at other sizes. The reverse does no harm.
+    traced_size = awkward_size((height, width), getattr(model, "total_stride", 32)) if dynamic else (height, width)
+    images = torch.zeros(2, channels, *traced_size)  # 0 and 1 are special cases to torch, and would not be dynamic
     # AUTO: the last pooling window's edge gives conditions which hold at every size, but are not proven of named ones.
     axes: dict[int, Any] = dict.fromkeys(AXES if dynamic else (0,), Dim.AUTO)
     try:
@@ -56,10 +83,19 @@ def program(model: nn.Module, size: tuple[int, int, int], fuse: bool = True, dyn
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         hint = "; --no-dynamic may help" if dynamic else ""
         raise ValueError(f"torch.export cannot follow this model ({reason[:200]}){hint}") from error
-    if dynamic and not _same(model, traced, torch.randn(1, channels, height * 4 // 3 | 1, width * 3 // 2 | 1)):
+    if not dynamic:
+        return traced
+    high, wide = traced_size
+    if not _same(model, traced, torch.randn(1, channels, high * 4 // 3, wide * 3 // 2)):
         raise ValueError(
             "the model takes other paths at other image sizes, as a memory written in chunks does; "
             "export it for one size with --no-dynamic (dynamic=False)"
+        )
+    low = smallest_size(traced)
+    if height < low[0] or width < low[1]:
+        raise ValueError(
+            f"an export for any size takes images from {low[0]} x {low[1]} px on, and these are {height} x {width}; "
+            "export it for this one size with --no-dynamic (dynamic=False), or give a larger --image-size"
         )
     return traced
 

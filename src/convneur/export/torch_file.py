@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -17,41 +19,72 @@ FACTS = "convneur.json"
 
 def write_program(program: ExportedProgram, path: Path, facts: Mapping[str, str]) -> None:
     """Write a ``.pt2`` file that any PyTorch of the same or a later version runs or compiles."""
-    with quiet(), path.open("wb") as file:  # by name it must end in .pt2, and the name is still another
-        torch.export.save(program, file, extra_files={FACTS: json.dumps(dict(facts))})
+    whole = io.BytesIO()  # torch's own writer ends the process when the disk is full
+    with quiet():
+        torch.export.save(program, whole, extra_files={FACTS: json.dumps(dict(facts))})
+    path.write_bytes(whole.getbuffer())
 
 
 def load_program(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, str]]:
-    """The program as a module, and its facts."""
+    """What runs the program, and its facts.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    _check_whole(path)
     extra: dict[str, str] = {FACTS: ""}
     with quiet():
         module = torch.export.load(path, extra_files=extra).module()
-    return module, _facts(extra[FACTS])
+
+    def run(images: Tensor) -> Tensor:
+        return module(images)
+
+    return run, _facts(extra[FACTS])
 
 
-def write_package(program: ExportedProgram, path: Path, facts: Mapping[str, str]) -> None:
-    """Compile for this machine's processor; needs a C++ compiler.
+def require_compiler() -> None:
+    """Ask for what `write_package` needs.
 
     Raises:
-        ImportError: If there is no compiler.
+        ImportError: If there is no C++ compiler.
     """
+    from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
     try:
-        with quiet():
-            torch._inductor.aoti_compile_and_package(
-                program,
-                package_path=str(path),
-                inductor_configs={"aot_inductor.metadata": {FACTS: json.dumps(dict(facts))}},
-            )
+        get_cpp_compiler()
     except InvalidCxxCompiler as error:
         raise ImportError("--format aoti needs a C++ compiler; install g++ or clang, or set CXX") from error
 
 
+def write_package(program: ExportedProgram, path: Path, facts: Mapping[str, str]) -> None:
+    """Compile for this machine's processor and the number of threads that PyTorch has now."""
+    with quiet():
+        torch._inductor.aoti_compile_and_package(
+            program,
+            package_path=str(path),
+            inductor_configs={"aot_inductor.metadata": {FACTS: json.dumps(dict(facts))}},
+        )
+
+
 def load_package(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, str]]:
-    """The compiled code, and its facts. It is machine code: load only what you trust."""
-    compiled = torch._inductor.aoti_load_package(str(path))
+    """The compiled code, and its facts. It is machine code: load only what you trust.
+
+    Raises:
+        ValueError: If the file is damaged.
+    """
+    _check_whole(path)
+    with quiet():
+        compiled = torch._inductor.aoti_load_package(str(path))
     return compiled, _facts(compiled.get_metadata().get(FACTS, ""))
+
+
+def _check_whole(path: Path) -> None:
+    """Compare the checksums: code that is damaged would be run otherwise."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"its part {damaged} is damaged")
 
 
 def _facts(text: str) -> dict[str, str]:
