@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -27,6 +28,8 @@ def test_each_model_is_timed_and_ours_is_set_beside_its_twin():
         assert row.floor is not None
         assert row.floor < row.seconds
         assert (row.over_twin is not None) == row.model.startswith("convneur")
+        assert row.peak_bytes > 4 * 2 * 1000, "the logits at least"
+        assert row.peak_over_twin == (row.peak_bytes / found[1].peak_bytes if row.over_twin else None)
     assert found[0].over_twin_low <= found[0].over_twin <= found[0].over_twin_high
 
 
@@ -34,6 +37,83 @@ def test_a_step_of_training_is_timed_without_a_floor():
     (row,) = latency.measure(["test_convnext"], latency.Setting(32, 2, training=True), CPU, Rates(1, 1), rounds=1)
     assert row.seconds == row.seconds_low == row.seconds_high
     assert (row.floor, row.over_twin) == (None, None)
+    weights = sum(p.numel() for p in latency.build("test_convnext").parameters())
+    assert row.peak_bytes > 4 * weights, "gradients are held while the optimizer steps"
+
+
+def test_each_model_may_have_a_setting_of_its_own():
+    settings = {"test_vit": latency.Setting(160, 2), "test_convnext": latency.Setting(64, 1)}
+    found = latency.measure_each(settings, CPU, rounds=1)
+    assert [(row.model, row.size, row.batch) for row in found] == [("test_vit", 160, 2), ("test_convnext", 64, 1)]
+
+
+def test_fused_models_are_run_fused():
+    """Ours has nothing left to work out; RepViT has no parallel branches left. A fused model cannot be trained."""
+    ours, _ = latency.prepare("convneur_m1", latency.Setting(64, fused=True), CPU)
+    assert all(stage.blocks[0].global_branch.folded is not None for stage in ours.stages)
+    sizes = {}
+    for fused in (False, True):
+        model, images = latency.prepare("repvit_m0_9", latency.Setting(64, fused=fused), CPU)
+        sizes[fused] = len(list(model.modules()))
+        assert model.eval()(images).shape == (1, 1000)
+    assert sizes[True] < sizes[False]
+    with pytest.raises(ValueError, match="cannot be trained"):
+        latency.measure(["convneur_m1"], latency.Setting(fused=True, training=True), CPU)
+
+
+def test_what_fails_at_first_is_left_out_with_the_reason_or_raised():
+    names = ["test_convnext", "vit_tiny_patch16_224"]  # the latter takes 224 px only
+    not_run = {}
+    found = latency.measure(names, latency.Setting(64), CPU, rounds=1, not_run=not_run)
+    assert [row.model for row in found] == ["test_convnext"]
+    assert list(not_run) == ["vit_tiny_patch16_224"]
+    assert "(224)" in not_run["vit_tiny_patch16_224"]
+    assert "\n" not in not_run["vit_tiny_patch16_224"]
+    with pytest.raises(AssertionError, match="224"):
+        latency.measure(names, latency.Setting(64), CPU, rounds=1)
+
+
+class Counter:
+    """A backend of torch.compile that counts what it is given and runs it as it is."""
+
+    def __init__(self) -> None:
+        self.graphs: list[torch.fx.GraphModule] = []
+
+    def __call__(self, graph, inputs):
+        self.graphs.append(graph)
+        return graph.forward
+
+
+@pytest.fixture
+def counter(monkeypatch):
+    counter, compile_ = Counter(), torch.compile
+    monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: compile_(*args, backend=counter, **kwargs))
+    return counter
+
+
+def test_each_model_is_compiled_once_and_apart_from_the_others(counter):
+    """Several of one class, which run the same functions, at two sizes; and never while they are timed."""
+    names = ["test_convnext", "test_convnext2", "test_convnext3"]
+    for count, size in ((3, 32), (6, 64)):
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            assert len(latency.measure(names, latency.Setting(size, compile=True), CPU, rounds=2)) == len(names)
+        assert len(counter.graphs) == count
+
+
+def test_what_cannot_be_compiled_does_not_take_the_others_with_it(monkeypatch):
+    compile_ = torch.compile
+
+    def backend(graph, inputs):
+        if any(node.target is torch.sigmoid or node.target == "sigmoid" for node in graph.graph.nodes):
+            raise NotImplementedError("no gates here")
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: compile_(*args, backend=backend, **kwargs))
+    not_run = {}
+    names = ["convneur_m1", "convneur_m1/local"]
+    found = latency.measure(names, latency.Setting(32, compile=True), CPU, rounds=1, not_run=not_run)
+    assert [row.model for row in found] == ["convneur_m1/local"]
+    assert "no gates here" in not_run["convneur_m1"]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +162,11 @@ def test_rates_are_of_the_order_of_a_computer():
     assert 1e7 < rates.bytes < 1e13
 
 
+@pytest.mark.parametrize("dtype", latency.DTYPES.values())
+def test_rates_of_each_type(dtype):
+    assert measured_rates(CPU, dtype, side=64, megabytes=1).flops > 0
+
+
 def test_exponents_are_slopes_over_pixels():
     def row(model: str, size: int, seconds: float) -> latency.Latency:
         return latency.Latency(model, size, 1, seconds, seconds, seconds, 1 / seconds)
@@ -89,6 +174,9 @@ def test_exponents_are_slopes_over_pixels():
     found = [row("linear", size, 3e-6 * size**2) for size in (64, 128, 512)]
     found += [row("square", size, 1e-9 * size**4) for size in (64, 128, 512)] + [row("one", 64, 1.0)]
     assert latency.exponents(found) == pytest.approx({"linear": 1.0, "square": 2.0})
+    assert latency.exponents(found, "peak_bytes") == {}, "not known"
+    found = [replace(row, peak_bytes=row.size**3) for row in found]
+    assert latency.exponents(found, "peak_bytes") == pytest.approx({"linear": 1.5, "square": 1.5})
 
 
 def test_csv_has_a_line_per_measurement():

@@ -5,16 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from typing import Any, Literal
 
 import timm
 import torch
-from torch import nn
+from timm.utils import reparameterize_model
+from torch import Tensor, nn
 
 from convneur.bench.floor import Rates, dense_work
+from convneur.bench.memory import peak_bytes
 from convneur.bench.throughput import inference_step, spread, times_in_turn, training_step
 from convneur.models import VARIANTS
 from convneur.models.names import choose
@@ -42,6 +45,8 @@ class Setting:
         compile: Through torch.compile.
         training: Forward, backward and AdamW instead of inference.
         channels_last: Memory format.
+        fused: With what does not depend on the image worked out beforehand, by timm's `reparameterize_model`: our
+            global branches, and the parallel branches of FastViT, RepViT and the like. For inference only.
     """
 
     size: int = 224
@@ -50,6 +55,7 @@ class Setting:
     compile: bool = False
     training: bool = False
     channels_last: bool = False
+    fused: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,8 @@ class Latency:
         over_twin_low: First quartile.
         over_twin_high: Third quartile.
         floor: Seconds that its convolutions and products would take at the measured rates; of inference only.
+        peak_bytes: The most that a step holds above weights, images and optimizer; see `convneur.bench.memory`.
+        peak_over_twin: Over that of the local twin.
     """
 
     model: str
@@ -81,6 +89,8 @@ class Latency:
     over_twin_low: float | None = None
     over_twin_high: float | None = None
     floor: float | None = None
+    peak_bytes: int | None = None
+    peak_over_twin: float | None = None
 
 
 def build(name: str) -> nn.Module:
@@ -101,8 +111,29 @@ def twin_of(name: str) -> str | None:
     return variant.local_twin if variant is not None else None
 
 
+def prepare(name: str, setting: Setting, device: torch.device) -> tuple[nn.Module, Tensor]:
+    """A model and a batch of noise, as a setting wants them.
+
+    Raises:
+        ValueError: For a name that is not known, and for training a fused model.
+    """
+    if setting.fused and setting.training:
+        raise ValueError("a fused model cannot be trained; leave one of the two out")
+    dtype = DTYPES[setting.dtype]
+    layout = torch.channels_last if setting.channels_last else torch.contiguous_format
+    model = _built(name, setting.fused).to(device=device, dtype=dtype).to(memory_format=layout)
+    if setting.compile:
+        _compile(model)
+    return model, torch.randn(_shape(setting), device=device, dtype=dtype).contiguous(memory_format=layout)
+
+
 def measure(
-    names: Sequence[str], setting: Setting, device: torch.device, rates: Rates | None = None, rounds: int = 15
+    names: Sequence[str],
+    setting: Setting,
+    device: torch.device,
+    rates: Rates | None = None,
+    rounds: int = 15,
+    not_run: MutableMapping[str, str] | None = None,
 ) -> list[Latency]:
     """Run the models in turn (A B A B) and say what each took.
 
@@ -111,42 +142,65 @@ def measure(
         setting: How to run them.
         device: Where.
         rates: Of the machine, to tell the floor; None for no floor.
-        rounds: Turns of each model, after one to warm up.
+        rounds: Turns of each model, after two to compile and warm up.
+        not_run: Where to write, by name, why a model's first run failed, and go on without it. None to raise instead.
 
     Raises:
         ValueError: For a name that is not known.
     """
-    dtype = DTYPES[setting.dtype]
-    layout = torch.channels_last if setting.channels_last else torch.contiguous_format
-    shape = (setting.batch, 3, setting.size, setting.size)
-    images = torch.randn(shape, device=device, dtype=dtype).contiguous(memory_format=layout)
-    make = training_step if setting.training else inference_step
-    steps = {}
-    for name in dict.fromkeys(names):
-        model = build(name).to(device=device, dtype=dtype).to(memory_format=layout)
-        if setting.compile:
-            model.compile()
-        steps[name] = make(model, images)
+    return measure_each(dict.fromkeys(names, setting), device, rates, rounds, not_run)
+
+
+def measure_each(
+    settings: Mapping[str, Setting],
+    device: torch.device,
+    rates: Rates | None = None,
+    rounds: int = 15,
+    not_run: MutableMapping[str, str] | None = None,
+) -> list[Latency]:
+    """`measure` of models that are not all run alike: a setting for each name."""
+    if any(setting.compile for setting in settings.values()):
+        torch.compiler.reset()  # torch gives up on a function that it has compiled too often
+    steps: dict[str, Callable[[], object]] = {}
+    for name, setting in settings.items():
+        step = (training_step if setting.training else inference_step)(*prepare(name, setting, device))
+        try:
+            step()  # compiles
+        except Exception as error:
+            if not_run is None:
+                raise
+            not_run[name] = _reason(error)
+            continue
+        steps[name] = step
     times = times_in_turn(steps, device, rounds)
+    peaks = {name: peak_bytes(step, device) for name, step in steps.items()}
     found = []
     for name, seconds in times.items():
+        setting = settings[name]
         median, low, high = spread(seconds)
         row = Latency(name, setting.size, setting.batch, median, low, high, setting.batch / median)
+        row = replace(row, peak_bytes=peaks[name])
         twin = twin_of(name)
         if twin in times:
             over, low, high = spread([a / b for a, b in zip(seconds, times[twin], strict=True)])
             row = replace(row, over_twin=over, over_twin_low=low, over_twin_high=high)
+            row = replace(row, peak_over_twin=_ratio(peaks[name], peaks[twin]))
         if rates is not None and not setting.training:
-            row = replace(row, floor=rates.floor(dense_work(partial(build, name), shape, dtype)))
+            work = dense_work(partial(_built, name, setting.fused), _shape(setting), DTYPES[setting.dtype])
+            row = replace(row, floor=rates.floor(work))
         found.append(row)
     return found
 
 
-def exponents(found: Sequence[Latency]) -> dict[str, float]:
-    """Per model the power of the number of pixels with which its time grows: slope of a line through the logarithms."""
+def exponents(found: Sequence[Latency], of: Literal["seconds", "peak_bytes"] = "seconds") -> dict[str, float]:
+    """Per model the power of the number of pixels with which its time or peak memory grows.
+
+    It is the slope of a line through the logarithms; 1 is linear.
+    """
     slopes = {}
     for name in dict.fromkeys(row.model for row in found):
-        points = [(2 * math.log(row.size), math.log(row.seconds)) for row in found if row.model == name]
+        values = [(row.size, getattr(row, of)) for row in found if row.model == name]
+        points = [(2 * math.log(size), math.log(value)) for size, value in values if value]
         if len({x for x, _ in points}) > 1:
             mean_x, mean_y = (sum(values) / len(points) for values in zip(*points, strict=True))
             slopes[name] = sum((x - mean_x) * (y - mean_y) for x, y in points) / sum(
@@ -162,3 +216,32 @@ def as_csv(found: Sequence[Latency]) -> str:
     writer.writeheader()
     writer.writerows(asdict(row) for row in found)
     return text.getvalue()
+
+
+def _built(name: str, fused: bool) -> nn.Module:
+    model = build(name)
+    return reparameterize_model(model.eval(), inplace=True) if fused else model
+
+
+def _compile(model: nn.Module) -> None:
+    """Let torch.compile see the forward pass as a function of this model alone, so that none counts as another's."""
+    inner = model.forward
+
+    def forward(images: Tensor) -> Tensor:
+        return inner(images)
+
+    forward.__code__ = forward.__code__.replace(co_name=f"forward_{id(model)}")
+    model.forward = torch.compile(forward, dynamic=False)
+
+
+def _shape(setting: Setting) -> tuple[int, int, int, int]:
+    return setting.batch, 3, setting.size, setting.size
+
+
+def _ratio(value: int | None, other: int | None) -> float | None:
+    return value / other if value is not None and other else None
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in one line that is not too long."""
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 240, placeholder=" ...")

@@ -66,7 +66,8 @@ def inference_step(model: nn.Module, images: Tensor) -> Callable[[], None]:
     """Forward on one batch (B, C, H, W)."""
 
     def step() -> None:
-        model.eval()
+        if model.training:  # walking through all modules takes time, too
+            model.eval()
         with torch.inference_mode():
             model(images)
 
