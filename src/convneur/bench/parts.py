@@ -1,0 +1,301 @@
+"""Where the time of a forward pass goes: each part of a model timed where it runs, between all others.
+
+Boundaries are methods of the model's modules, wrapped for the time of one run. Hooks would do for most, but layers look
+for hooks to tell whether they may work in place, and a profiler adds to each operator what the small ones take
+themselves. What is run is what runs without watching; only the clock is read at each boundary, and each stretch
+between two readings belongs to the innermost part, so that the parts add up to the whole.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from timm.models.convnext import ConvNeXt
+from torch import nn
+
+from convneur.bench.latency import Setting, prepare
+from convneur.bench.throughput import inference_step, spread, times_in_turn
+from convneur.layers import ConvNeurBlock, GlobalBranch
+from convneur.memory import NeuralMemory
+from convneur.models import ConvNeur
+
+STEM, DOWNSAMPLING, DEPTHWISE, MLP = "stem", "downsampling", "depthwise convolution", "norm and MLP"
+TOKENS, WRITE, READ, MEMORY, GATE = "tokens", "write", "read", "write and read", "gate"
+RESIDUAL, HEAD, OTHER = "residual", "head", "other"
+ORDER = (STEM, DOWNSAMPLING, DEPTHWISE, MLP, RESIDUAL, TOKENS, WRITE, READ, MEMORY, GATE, HEAD)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one part of a model took.
+
+    Attributes:
+        part: Its name.
+        stage: Of the model, from 0; None for what belongs to no stage, and for a sum over all.
+        seconds: Median of the rounds.
+        seconds_low: First quartile.
+        seconds_high: Third quartile.
+        share: Of the whole in the same round, median.
+    """
+
+    part: str
+    stage: int | None
+    seconds: float
+    seconds_low: float
+    seconds_high: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Where the time of one model goes.
+
+    Attributes:
+        model: Its name.
+        size: Pixels a side.
+        batch: Images at a time.
+        fused: Whether it was fused.
+        seconds: Of the whole, unwatched; median.
+        watched: Of the whole, watched, in turn with the other; median. In each round it is the sum of the parts.
+        parts: Over all stages, in the order in which they run, ``other`` last: what is in none of them.
+        stages: The same parts by stage.
+    """
+
+    model: str
+    size: int
+    batch: int
+    fused: bool
+    seconds: float
+    watched: float
+    parts: tuple[Part, ...]
+    stages: tuple[Part, ...]
+
+    @property
+    def overhead(self) -> float:
+        """What watching costs, over the time unwatched; noise, too, so it may be below 0."""
+        return self.watched / self.seconds - 1
+
+
+class _Place(NamedTuple):
+    part: str
+    stage: int | None
+
+
+Round = dict[_Place, float]
+
+
+def measure_parts(names: Sequence[str], setting: Setting, device: torch.device, rounds: int = 15) -> list[Profile]:
+    """Run each model watched and unwatched in turn and say where its time goes.
+
+    Parts are those of a ConvNeur or a ConvNeXt: see `ORDER`. A memory that is written and read at once, as the default
+    is, and what stands in the place of a memory are one part. Of any other model they are its direct children, by name.
+
+    Args:
+        names: See `convneur.bench.latency.build`.
+        setting: How to run them; inference, not compiled.
+        device: A CPU or a CUDA device.
+        rounds: Turns of each model, after one to warm up.
+
+    Raises:
+        ValueError: For a name that is not known, and for a setting or device that cannot be watched.
+    """
+    if setting.training or setting.compile:
+        raise ValueError("a profile is of inference, not compiled; leave training and compile out")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"a profile on {device} is not possible; take cpu or cuda")
+    steps: dict[str, Callable[[], object]] = {}
+    watches: dict[str, Watch] = {}
+    for name in dict.fromkeys(names):
+        model, images = prepare(name, setting, device)
+        steps[name] = inference_step(model, images)
+        watches[name] = Watch(model, device)
+    # First all unwatched, then all watched: both then follow another model, whose weights are in the caches.
+    watched = {f"{name}, watched": partial(watches[name].run, step) for name, step in steps.items()}
+    times = times_in_turn(steps | watched, device, rounds)
+    found = []
+    for name, watch in watches.items():
+        turns = [_memory_apart(turn) for turn in watch.rounds()[1:]]  # the first one warms up
+        whole = [sum(turn.values()) for turn in turns]
+        found.append(
+            Profile(
+                name,
+                setting.size,
+                setting.batch,
+                setting.fused,
+                seconds=spread(times[name])[0],
+                watched=spread(whole)[0],
+                parts=_parts([_over_stages(turn) for turn in turns], whole),
+                stages=_parts(turns, whole),
+            )
+        )
+    return found
+
+
+class Watch:
+    """A clock that is read wherever a model enters or leaves one of its parts.
+
+    Args:
+        model: To be watched; it is as it was between runs.
+        device: That it runs on. On CUDA events are recorded, so nothing waits.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self._seams = list(_seams(model))
+        self._cuda = device.type == "cuda"
+        self._within: list[_Place] = []
+        self._marks: list[tuple[Any, _Place | None]] = []  # when, and what begins; None for the end of a run
+
+    def run(self, step: Callable[[], object]) -> None:
+        """Run a step, watched."""
+        with ExitStack() as stack:
+            for owner, method, place in self._seams:
+                stack.enter_context(_replaced(owner, method, self._wrapped(getattr(owner, method), place)))
+            self._wrapped(step, _Place(OTHER, None))()
+
+    def rounds(self) -> list[Round]:
+        """Seconds of each part, a dictionary per run."""
+        if self._cuda:
+            torch.cuda.synchronize()
+        found: list[Round] = [{}]
+        for (start, place), (end, _) in zip(self._marks, self._marks[1:], strict=False):
+            if place is None:
+                found.append({})
+                continue
+            passed = start.elapsed_time(end) / 1e3 if self._cuda else end - start
+            found[-1][place] = found[-1].get(place, 0.0) + passed
+        return found
+
+    def _wrapped(self, function: Callable[..., Any], place: _Place) -> Callable[..., Any]:
+        within, marks, now = self._within, self._marks, self._now
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            # What does not know its stage is in that of what called it.
+            here = place if place.stage is not None or not within else _Place(place.part, within[-1].stage)
+            within.append(here)
+            marks.append((now(), here))
+            try:
+                return function(*args, **kwargs)
+            finally:
+                within.pop()
+                marks.append((now(), within[-1] if within else None))
+
+        return watched
+
+    def _now(self) -> Any:
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+def as_csv(found: Sequence[Profile]) -> str:
+    """A line per model, part and stage, so that the lines of a model add up to it."""
+    text = io.StringIO()
+    settings = ("model", "size", "batch", "fused")
+    writer = csv.DictWriter(text, [*settings, *(field.name for field in fields(Part))], lineterminator="\n")
+    writer.writeheader()
+    for profile in found:
+        same = {name: getattr(profile, name) for name in settings}
+        writer.writerows(same | asdict(part) for part in profile.stages)
+    return text.getvalue()
+
+
+def _seams(model: nn.Module) -> Iterator[tuple[Any, str, _Place]]:
+    """Methods to wrap, and the part that begins with each."""
+    if not isinstance(model, (ConvNeur, ConvNeXt)):
+        for name, child in model.named_children():
+            # A list of modules is not called itself.
+            for module in child if isinstance(child, nn.ModuleList) else [child]:
+                yield module, "forward", _Place(name, None)
+        return
+    yield model.stem, "forward", _Place(STEM, None)
+    yield model.head, "forward", _Place(HEAD, None)
+    stages: Any = model.stages
+    for number, stage in enumerate(stages):
+        yield stage, "forward", _Place(OTHER, number)
+        if not isinstance(stage.downsample, nn.Identity):
+            yield stage.downsample, "forward", _Place(DOWNSAMPLING, None)
+        for block in stage.blocks:
+            branch = block.global_branch if isinstance(block, ConvNeurBlock) else None
+            yield block, "forward", _Place(RESIDUAL if branch is None else GATE, None)
+            yield block.conv_dw, "forward", _Place(DEPTHWISE, None)
+            yield block.norm, "forward", _Place(MLP, None)
+            yield block.mlp, "forward", _Place(MLP, None)
+            if branch is not None:
+                yield from _branch_seams(branch)
+
+
+def _branch_seams(branch: GlobalBranch) -> Iterator[tuple[Any, str, _Place]]:
+    memory, splits = branch.memory, isinstance(branch.memory, NeuralMemory)
+    yield branch, "forward", _Place(TOKENS, None)
+    yield branch, "_read", _Place(MEMORY, None)
+    for module, part in (
+        (memory, WRITE if splits else MEMORY),
+        (branch.proj, READ),
+        (branch.norm, READ),
+        (branch.carry_norm, GATE),
+        (branch.up, GATE),
+        (branch.up_shift, GATE),
+    ):
+        if module is not None:
+            yield module, "forward", _Place(part, None)
+    if splits:  # what is not the reading of it is the writing
+        yield memory.retrieve_norm, "forward", _Place(READ, None)
+        yield memory.to_queries, "forward", _Place(READ, None)
+        yield memory.fast, "read", _Place(READ, None)
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Give one object another method."""
+    before = vars(owner).get(name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        delattr(owner, name)
+        if before is not None:
+            setattr(owner, name, before)
+
+
+def _summed(turn: Round, place_of: Callable[[_Place], _Place]) -> Round:
+    total: Round = {}
+    for place, seconds in turn.items():
+        total[place_of(place)] = total.get(place_of(place), 0.0) + seconds
+    return total
+
+
+def _over_stages(turn: Round) -> Round:
+    return _summed(turn, lambda place: place._replace(stage=None))
+
+
+def _memory_apart(turn: Round) -> Round:
+    """Write and read as two parts where the memory was written and read in two; else all of it as one."""
+    if any(place.part == WRITE for place in turn):
+        return _summed(turn, lambda place: place._replace(part=WRITE) if place.part == MEMORY else place)
+    return _summed(turn, lambda place: place._replace(part=MEMORY) if place.part == READ else place)
+
+
+def _parts(turns: Sequence[Round], whole: Sequence[float]) -> tuple[Part, ...]:
+    found = []
+    for place in sorted(turns[0], key=_order):
+        median, low, high = spread([turn[place] for turn in turns])
+        share, _, _ = spread([turn[place] / total for turn, total in zip(turns, whole, strict=True)])
+        found.append(Part(place.part, place.stage, median, low, high, share))
+    return tuple(found)
+
+
+def _order(place: _Place) -> tuple[int, int]:
+    """Parts of ours as listed, others as they come (sorting is stable), what is left last; stages in order."""
+    if place.part == OTHER:
+        return len(ORDER), place.stage or 0
+    return ORDER.index(place.part) if place.part in ORDER else 0, -1 if place.stage is None else place.stage
