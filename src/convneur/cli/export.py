@@ -65,10 +65,10 @@ def export(
     path = out or Path("runs/export") / f"{_name(model)}{chosen.suffix}"
     if not path.name.endswith(chosen.suffix) or format_of(path) != format:
         raise ValueError(f"--out {path} and --format {format} do not fit; its name should end in {chosen.suffix}")
-    chosen.require()
     photos = _photos(images)
     ours = model.startswith("convneur_m") and not Path(model).exists()
     with console.status(f"Loading {model}"):
+        chosen.require()
         loaded, config, labels = untrained(model) if ours else load_model(model)
     if image_size is not None:
         config |= {"input_size": (config["input_size"][0], image_size, image_size)}

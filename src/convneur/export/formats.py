@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 
 from convneur.export import onnx_file, openvino_file, torch_file
 from convneur.export.facts import Facts
-from convneur.export.program import program, smallest_size
+from convneur.export.program import trace
 from convneur.export.runtime import Runtime
 from convneur.models import Loaded, load_model
 
@@ -80,7 +80,7 @@ def export_model(
         The files, ``path`` the last.
 
     Raises:
-        ValueError: If the model cannot be traced, or the name's end is not one of a format.
+        ValueError: If the model cannot be traced, the labels do not fit it, or the name's end is not one of a format.
         ImportError: If the format needs a package that is not here.
         OSError: If it cannot be written.
     """
@@ -91,14 +91,22 @@ def export_model(
         raise IsADirectoryError(f"{path} is a folder; give the name of a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     channels, height, width = facts.config["input_size"]
-    traced = program(model, (channels, height, width), fuse, dynamic)
-    sizes = {"fixed_input_size": not dynamic, "min_input_size": (channels, *smallest_size(traced))}
-    facts = replace(facts, config={**facts.config, **sizes})
+    # timm's description is of the weights that were loaded, and stays when the classifier is replaced.
+    classes = getattr(model, "num_classes", facts.config["num_classes"])
+    if facts.labels is not None and len(facts.labels) != classes:
+        raise ValueError(f"{len(facts.labels)} labels do not fit {classes} classes; give one for each, or None")
+    program, smallest = trace(model, (channels, height, width), fuse, dynamic)
+    found = {
+        "num_classes": classes,
+        "fixed_input_size": not dynamic,
+        "min_input_size": (channels, *smallest),
+    }
+    facts = replace(facts, config={**facts.config, **found})
     # Not beside the file: some writers end the process when the disk is full; Python's copying only says so.
     with tempfile.TemporaryDirectory(prefix="convneur-") as folder:
         made = Path(folder) / path.name
         with _full_disk_said(Path(folder)):
-            format.write(traced, made, facts.as_text())
+            format.write(program, made, facts.as_text())
         if check is not None:
             check(_loaded(made, format)[0])
         _place(format.files(made), format.files(path))

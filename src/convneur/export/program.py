@@ -8,7 +8,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from timm.utils import reparameterize_model
@@ -35,32 +35,29 @@ def quiet() -> Iterator[None]:
 def awkward_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
     """A height and a width about as large, not square, that are hardest on a model with this total stride.
 
-    One short of a multiple of the stride: every map is odd, so that all pooling windows at its edges stand over them.
+    One short of an even multiple of the stride: every map has odd sides, the last one too, so that pooling windows at
+    its edges stand over them.
     """
-    height = max(3, size[0] // stride)
-    width = max(height + 1, size[1] // stride)
+    height = max(4, size[0] // stride // 2 * 2)
+    width = max(height + 2, size[1] // stride // 2 * 2)
     return height * stride - 1, width * stride - 1
 
 
-def smallest_size(program: ExportedProgram) -> tuple[int, int]:
-    """The smallest height and width that a traced program is for."""
-    (name,) = program.graph_signature.user_inputs
-    (node,) = (node for node in program.graph.nodes if node.name == name)
-    sides = node.meta["val"].shape[2:]
-    low, wide = (
-        int(side) if isinstance(side, int) else int(program.range_constraints[side.node.expr].lower) for side in sides
-    )
-    return low, wide
+class Traced(NamedTuple):
+    """A model as a graph, and the smallest height and width of images that it is for."""
+
+    program: ExportedProgram
+    smallest: tuple[int, int]
 
 
-def program(model: nn.Module, size: tuple[int, int, int], fuse: bool = True, dynamic: bool = True) -> ExportedProgram:
+def trace(model: nn.Module, size: tuple[int, int, int], fuse: bool = True, dynamic: bool = True) -> Traced:
     """Trace a model with torch.export.
 
     Args:
         model: In eval mode; it stays as it is.
         size: Channels, height and width that images will mostly have.
         fuse: Fold what does not depend on the image (timm's ``reparameterize_model``).
-        dynamic: For any batch, height and width from `smallest_size` on; else for any batch alone.
+        dynamic: For any batch, height and width from some size on; else for any batch alone.
 
     Raises:
         ValueError: If the model does not take images of that size, or torch.export cannot follow it, or not at other
@@ -84,20 +81,30 @@ def program(model: nn.Module, size: tuple[int, int, int], fuse: bool = True, dyn
         hint = "; --no-dynamic may help" if dynamic else ""
         raise ValueError(f"torch.export cannot follow this model ({reason[:200]}){hint}") from error
     if not dynamic:
-        return traced
+        return Traced(traced, (height, width))
     high, wide = traced_size
     if not _same(model, traced, torch.randn(1, channels, high * 4 // 3, wide * 3 // 2)):
         raise ValueError(
             "the model takes other paths at other image sizes, as a memory written in chunks does; "
             "export it for one size with --no-dynamic (dynamic=False)"
         )
-    low = smallest_size(traced)
+    low = _bounds(traced)
+    while not _same(model, traced, torch.randn(1, channels, *low)):  # a map of one pixel can be a path of its own, too
+        low = (2 * low[0], 2 * low[1])
     if height < low[0] or width < low[1]:
         raise ValueError(
             f"an export for any size takes images from {low[0]} x {low[1]} px on, and these are {height} x {width}; "
             "export it for this one size with --no-dynamic (dynamic=False), or give a larger --image-size"
         )
-    return traced
+    return Traced(traced, low)
+
+
+def _bounds(program: ExportedProgram) -> tuple[int, int]:
+    """The least height and width by the ranges that torch.export found."""
+    (name,) = program.graph_signature.user_inputs
+    (images,) = (node for node in program.graph.nodes if node.name == name)
+    low, narrow = (int(program.range_constraints[side.node.expr].lower) for side in images.meta["val"].shape[2:])
+    return low, narrow
 
 
 @torch.inference_mode()
