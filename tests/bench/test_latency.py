@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -131,6 +133,19 @@ def test_forms_of_a_model(name, state, placement):
     assert isinstance(model, ConvNeur)
     assert (model.global_config.memory.state, model.global_config.placement) == (state, placement)
     assert latency.twin_of(name) == "convnext_femto"
+
+
+def test_titans_can_be_looked_at_before_anything_else_is_built():
+    """Its package cannot be imported on the meta device, where the command line and the floor build models."""
+    pytest.importorskip("titans_pytorch")
+    code = """if True:
+        import torch
+        from convneur.bench import latency
+        with torch.device("meta"):
+            model = latency.build("convneur_m1/titans")
+        assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    """
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
 @pytest.mark.parametrize(

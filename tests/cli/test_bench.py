@@ -33,6 +33,14 @@ def test_table_picture_csv_and_json(what, sizes, tmp_path, capsys):
     assert "…" not in printed.err, "it fits a terminal of 80 columns"
 
 
+def test_fused_models_are_timed_with_a_floor(tmp_path, capsys):
+    sizes = ["--sizes", "32", "--batches", "1", "--out", str(tmp_path)]
+    assert main(["bench", *QUICK, "--fused", *sizes]) == 0
+    numbers = json.loads((tmp_path / "latency.json").read_text())
+    assert numbers["fused"]
+    assert all(0 < row["floor"] < row["seconds"] for row in numbers["measurements"])
+
+
 @pytest.mark.parametrize("by_stage", [False, True])
 def test_profile(by_stage, tmp_path, capsys):
     models = ["convneur_m1", "convnext_atto"]

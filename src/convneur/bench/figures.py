@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from convneur.bench.latency import Latency
-from convneur.bench.parts import OTHER, Profile
+from convneur.bench.parts import OTHER, Profile, rank
 
 
 def latencies(found: Sequence[Latency]) -> Figure:
@@ -64,7 +64,7 @@ def scaling(found: Sequence[Latency], slopes: Mapping[str, float], peak_slopes: 
 def profiles(found: Sequence[Profile]) -> Figure:
     """A bar per model, size and batch: milliseconds per image, part after part."""
     parts = list(dict.fromkeys(part.part for profile in found for part in profile.parts))
-    parts.sort(key=lambda part: part == OTHER)
+    parts.sort(key=rank)
     colours = matplotlib.colormaps["tab20"]
     figure = Figure(figsize=(8.6, 2.2 + 0.45 * len(found)), layout="constrained")
     axis = figure.subplots()

@@ -7,8 +7,10 @@ import io
 import math
 import textwrap
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
+from importlib import import_module
 from typing import Any, Literal
 
 import timm
@@ -102,6 +104,9 @@ def build(name: str) -> nn.Module:
     base, _, form = name.partition("/")
     if base not in VARIANTS:
         return timm.create_model(choose(name, timm.list_models(), "model"))
+    if form == "titans":
+        with torch.device("cpu"), suppress(ImportError):  # it cannot be imported on the meta device
+            import_module("titans_pytorch")
     return timm.create_model(base, **(FORMS[choose(form, FORMS, "form of a model")] if form else {}))
 
 
@@ -170,6 +175,8 @@ def measure_each(
             if not_run is None:
                 raise
             not_run[name] = _reason(error)
+            if device.type == "cuda":
+                torch.cuda.empty_cache()  # it may have taken all there was
             continue
         steps[name] = step
     times = times_in_turn(steps, device, rounds)

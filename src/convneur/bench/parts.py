@@ -287,15 +287,13 @@ def _memory_apart(turn: Round) -> Round:
 
 def _parts(turns: Sequence[Round], whole: Sequence[float]) -> tuple[Part, ...]:
     found = []
-    for place in sorted(turns[0], key=_order):
+    for place in sorted(turns[0], key=lambda place: (rank(place.part), -1 if place.stage is None else place.stage)):
         median, low, high = spread([turn[place] for turn in turns])
         share, _, _ = spread([turn[place] / total for turn, total in zip(turns, whole, strict=True)])
         found.append(Part(place.part, place.stage, median, low, high, share))
     return tuple(found)
 
 
-def _order(place: _Place) -> tuple[int, int]:
-    """Parts of ours as listed, others as they come (sorting is stable), what is left last; stages in order."""
-    if place.part == OTHER:
-        return len(ORDER), place.stage or 0
-    return ORDER.index(place.part) if place.part in ORDER else 0, -1 if place.stage is None else place.stage
+def rank(part: str) -> int:
+    """For sorting, which is stable: parts of ours as listed in `ORDER`, then others as they come, what is left last."""
+    return ORDER.index(part) if part in ORDER else len(ORDER) + (part == OTHER)

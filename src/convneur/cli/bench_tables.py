@@ -31,7 +31,8 @@ def latencies(found: Sequence[Latency], exponents: Mapping[str, float], peak_exp
     same = {name: set(columns[name]) for name in ("px", "batch")}
     title = ", ".join(f"{name} {columns.pop(name)[0]}" for name, values in same.items() if len(values) == 1)
     notes = [
-        "/ twin: over the same model without a global branch" + ("" if scales else "; from-to: quartiles of it"),
+        "/ twin: over the same model without a global branch",
+        *([] if scales else ["from-to: quartiles of that"]),
         "floor: ms of its dense operations at the rates this machine showed",
         "MB: peak memory of a step beside weights and images",
     ]
