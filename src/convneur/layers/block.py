@@ -9,12 +9,13 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from convneur.layers.depthwise import DepthwiseConv2d
 from convneur.layers.global_branch import GlobalBranch
-from convneur.layers.tiles import norm_mlp
+from convneur.layers.pointwise import PointwiseMlp
+from convneur.memory import Linear
 
 FusionKind = Literal["gate", "add", "gate_add", "concat"]
 
@@ -49,12 +50,12 @@ class ConvNeurBlock(nn.Module):
         gated = global_branch is not None and fusion in ("gate", "gate_add")
         self.conv_dw = DepthwiseConv2d(dim)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim, 4 * dim)
+        self.mlp = PointwiseMlp(dim)
         self.gamma = nn.Parameter(torch.full((dim,), ls_init_value * (2 if gated else 1)))
         self.global_branch = global_branch
         self.merge = None
         if global_branch is not None and fusion == "concat":
-            self.merge = nn.Linear(2 * dim, dim)
+            self.merge = Linear(2 * dim, dim)
             self.reset_merge()
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
@@ -68,7 +69,7 @@ class ConvNeurBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W); channels-last inside, whatever the memory format of ``x``."""
-        local = norm_mlp(self.conv_dw(x).permute(0, 2, 3, 1), self.norm, self.mlp).permute(0, 3, 1, 2)
+        local = self.mlp(self.norm(self.conv_dw(x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
         scale = self.gamma.view(1, -1, 1, 1)
         if self.global_branch is None:
             return torch.addcmul(x, self.drop_path(local), scale)

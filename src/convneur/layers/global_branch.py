@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
-from convneur.layers.folded import FoldedAnswers
 from convneur.layers.globalizers import GlobalizerKind, make_globalizer
-from convneur.memory import FoldedMemory, MemoryConfig, NeuralMemory, RMSNorm
+from convneur.memory import FoldedMaps, Linear, MemoryConfig, NeuralMemory, RMSNorm, fold, foldable, read_folded
 
 
 @register_notrace_module  # FX keeps it whole: the memory looks at the number of tokens
@@ -52,36 +51,34 @@ class GlobalBranch(nn.Module):
         super().__init__()
         self.center_tokens = center_tokens
         self.token_stride = token_stride
-        self.down = nn.Linear(dim, width, bias=carry_tokens or not center_tokens)  # centring takes a bias off again
+        self.down = Linear(dim, width, bias=carry_tokens or not center_tokens)  # centring takes a bias off again
         # Called memory whatever it is: saved weights have that name.
         self.memory = make_globalizer(globalizer, width, memory)
-        self.proj = nn.Linear(width, width, bias=False)
+        self.proj = Linear(width, width, bias=False)
         self.norm = RMSNorm(width)
         self.carry_norm = RMSNorm(width) if carry_tokens else None
-        self.up = nn.Linear(width, dim)
-        self.up_shift = nn.Linear(width, dim) if shift else None
+        self.up = Linear(width, dim)
+        self.up_shift = Linear(width, dim) if shift else None
         for up in (self.up, self.up_shift):
             if up is not None:
                 nn.init.zeros_(up.weight)
                 nn.init.zeros_(up.bias)
-        self.folded: FoldedAnswers | None = None
+        self.folded: FoldedMaps | None = None
         self.register_load_state_dict_post_hook(_fold_again)
 
     def fuse(self) -> GlobalBranch:
         """Fold what does not depend on the image, for inference alone; `timm.utils.reparameterize_model` calls this.
 
-        The state dict stays as it is, and may be loaded into. Nothing changes where `FoldedMemory` cannot stand for
-        what reads the tokens.
+        The state dict stays as it is, and may be loaded into. Nothing changes where `convneur.memory.fold` cannot stand
+        for what reads the tokens.
 
         Raises:
             ValueError: In training mode.
         """
         if self.training:
             raise ValueError("a model is fused for inference only; call eval() first, or fuse a copy")
-        if isinstance(self.memory, NeuralMemory) and FoldedMemory.foldable(self.memory):
-            self.folded = FoldedAnswers(
-                self.memory, self.proj.weight, self.norm, self.carry_norm, self.up, self.up_shift
-            )
+        if isinstance(self.memory, NeuralMemory) and foldable(self.memory, self.proj):
+            self.folded = FoldedMaps(fold(self.memory, self.proj.weight))
         return self
 
     def train(self, mode: bool = True) -> GlobalBranch:
@@ -102,20 +99,21 @@ class GlobalBranch(nn.Module):
         grid = x.permute(0, 2, 3, 1)
         tokens = self.down(grid.flatten(1, 2))
         written = tokens - tokens.mean(1, keepdim=True) if self.center_tokens else tokens
-        if self.folded is not None:
-            both = self._on_grid(self.folded(written, tokens), grid)
-            if self.up_shift is None:
-                return both, None
-            return both[:, : len(self.up.weight)], both[:, len(self.up.weight) :]
-        context = self.norm(self.proj(self._read(written, (grid.shape[1], grid.shape[2]))))
+        context = self.norm(self._read(written, (grid.shape[1], grid.shape[2])))
         shift = None if self.up_shift is None else self._on_grid(self.up_shift(context), grid)
         if self.carry_norm is not None:
             context = context + self.carry_norm(tokens)
         return self._on_grid(self.up(context), grid), shift
 
     def _read(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """What was read about each token (B, N, D) of a grid (h, w)."""
-        return self.memory(tokens) if isinstance(self.memory, NeuralMemory) else self.memory(tokens, grid)
+        """What was read about each token (B, N, D) of a grid (h, w), through ``proj``."""
+        if not isinstance(self.memory, NeuralMemory):
+            return self.proj(self.memory(tokens, grid))
+        if self.folded is not None:
+            return read_folded(self.memory, self.folded(), tokens)
+        if foldable(self.memory, self.proj):
+            return read_folded(self.memory, fold(self.memory, self.proj.weight), tokens)
+        return self.proj(self.memory(tokens))
 
     @staticmethod
     def _on_grid(tokens: Tensor, grid: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from timm.layers import Attention, Mlp, create_attn
 from torch import Tensor, nn
 
-from convneur.memory import MemoryConfig, NeuralMemory
+from convneur.memory import Linear, MemoryConfig, NeuralMemory
 
 GlobalizerKind = Literal["memory", "pointwise", "se", "cbam", "non_local", "attention", "rwkv", "titans"]
 
@@ -92,7 +92,7 @@ class BidirectionalRWKV(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.to_receptance, self.to_keys, self.to_values, self.out = (
-            nn.Linear(width, width, bias=False) for _ in range(4)
+            Linear(width, width, bias=False) for _ in range(4)
         )
         self.decay = nn.Parameter(torch.linspace(-2.0, 2.0, width))  # logarithm of w
         self.bonus = nn.Parameter(torch.zeros(width))  # u

@@ -1,9 +1,23 @@
 """Neural memory: fast weights written and read in closed form. Imports torch only."""
 
 from convneur.memory.config import MemoryConfig
-from convneur.memory.folded import FoldedMemory
+from convneur.memory.folded import Folded, FoldedMaps, fold, foldable, read_folded
 from convneur.memory.neural_memory import MemoryState, NeuralMemory
-from convneur.memory.norm import RMSNorm, inverse_length
+from convneur.memory.norm import RMSNorm
+from convneur.memory.products import Linear, linear
 from convneur.memory.reference import reference
 
-__all__ = ["FoldedMemory", "MemoryConfig", "MemoryState", "NeuralMemory", "RMSNorm", "inverse_length", "reference"]
+__all__ = [
+    "Folded",
+    "FoldedMaps",
+    "Linear",
+    "MemoryConfig",
+    "MemoryState",
+    "NeuralMemory",
+    "RMSNorm",
+    "fold",
+    "foldable",
+    "linear",
+    "read_folded",
+    "reference",
+]

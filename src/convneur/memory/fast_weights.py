@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convneur.memory.norm import inverse_length
+
 Weights = tuple[Tensor, ...]
 
 KEY_EPS = 1e-6  # representable in float16, so that a key of zeros stays zero instead of becoming 0 / 0
@@ -55,7 +57,7 @@ class LinearState(nn.Module):
     @staticmethod
     def keys(keys: Tensor) -> Tensor:
         """L2-normalise keys (..., D), which bounds the step at which the write stays stable."""
-        return keys * torch.rsqrt(keys.square().sum(-1, keepdim=True) + KEY_EPS)
+        return keys * inverse_length(keys, KEY_EPS)
 
     def read(self, weights: Weights, queries: Tensor) -> Tensor:
         """M(queries): (..., N, D) -> (..., N, D)."""

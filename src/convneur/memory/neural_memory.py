@@ -15,6 +15,7 @@ from convneur.memory.chunks import Rates, advance, chunk_mean, unroll
 from convneur.memory.config import MemoryConfig
 from convneur.memory.fast_weights import FAST_WEIGHTS, Weights
 from convneur.memory.norm import RMSNorm, rms_norms
+from convneur.memory.products import Linear
 
 
 class MemoryState(NamedTuple):
@@ -74,12 +75,12 @@ class NeuralMemory(nn.Module):
         self.heads = config.num_heads
         self.store_norm = RMSNorm(width)
         self.retrieve_norm = RMSNorm(width)
-        self.to_queries = nn.Linear(width, width, bias=False)
-        self.to_keys = nn.Linear(width, width, bias=False)
-        self.to_values = nn.Linear(width, width, bias=False)
+        self.to_queries = Linear(width, width, bias=False)
+        self.to_keys = Linear(width, width, bias=False)
+        self.to_values = Linear(width, width, bias=False)
         # Step of a token, momentum and decay of a chunk, one each per head. In one map: with a single chunk there is
         # no momentum to carry, and its rows then get a gradient of zero rather than none, which DDP would refuse.
-        self.to_rates = nn.Linear(width, self.heads * (1 + config.momentum + config.decay))
+        self.to_rates = Linear(width, self.heads * (1 + config.momentum + config.decay))
         self.fast = FAST_WEIGHTS[config.state](self.heads, width // self.heads)
 
     def extra_repr(self) -> str:

@@ -39,4 +39,5 @@ def rms_norms(x: Tensor, *norms: RMSNorm) -> list[Tensor]:
 def inverse_length(x: Tensor, eps: float) -> Tensor:
     """``1 / sqrt(|x|^2 + eps)`` over the last dimension, (..., 1); summed in float32 at least."""
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    return torch.rsqrt((wide * wide).sum(-1, keepdim=True) + eps).to(x.dtype)
+    inverse = (wide * wide).sum(-1, keepdim=True).add_(eps).rsqrt_()
+    return inverse if wide is x else inverse.to(x.dtype)

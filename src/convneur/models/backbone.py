@@ -16,7 +16,7 @@ from timm.models._features import feature_take_indices  # not public, but what e
 from torch import Tensor, nn
 
 from convneur.layers import ConvNeurBlock, GlobalBranch
-from convneur.memory import MemoryConfig
+from convneur.memory import Linear, MemoryConfig
 from convneur.models.config import GlobalConfig
 from convneur.models.variants import VARIANTS, resolve_preset
 
@@ -269,10 +269,12 @@ class ConvNeur(nn.Module):
     def fuse(self) -> ConvNeur:
         """Fold what does not depend on the image, in place, for faster inference.
 
-        `timm.utils.reparameterize_model` does the same to a copy.
+        `timm.utils.reparameterize_model` does the same to a copy. The maps of the default memory (linear, global, one
+        chunk) are folded with one another; weights of linear maps are laid out once as oneDNN wants them, where it
+        multiplies.
 
-        Outputs change by rounding only. The state dict stays that of the plain model. Of use for the default memory
-        (linear, global, one chunk); any other global branch stays as it is.
+        Outputs change by rounding only. The state dict stays that of the plain model, and loading one is followed.
+        Other changes to the weights are not.
 
         Returns:
             This model.
@@ -280,8 +282,9 @@ class ConvNeur(nn.Module):
         Raises:
             ValueError: In training mode; and from ``train()`` afterwards.
         """
-        for branch in self._global_branches():
-            branch.fuse()
+        for module in self.modules():
+            if isinstance(module, (GlobalBranch, Linear)):
+                module.fuse()
         return self
 
     def get_classifier(self) -> nn.Module:

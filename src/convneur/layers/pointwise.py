@@ -1,0 +1,45 @@
+"""The pointwise half of a block: two linear maps of each pixel and a GELU between them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.models import register_notrace_module
+from torch import Tensor, nn
+
+from convneur.memory import Linear
+
+register_notrace_module(Linear)  # FX keeps it whole: it looks at what it is given
+
+
+class PointwiseMlp(nn.Module):
+    """C -> 4C -> GELU -> C; modules and parameters are named as in timm's Mlp.
+
+    In inference the hidden map, four times as large as the map, is activated in place: a second one would cost more
+    than the GELU itself (``docs/results/speed.md``).
+
+    Args:
+        dim: C.
+        expansion: Hidden channels over C.
+    """
+
+    def __init__(self, dim: int, expansion: int = 4) -> None:
+        super().__init__()
+        self.fc1 = Linear(dim, expansion * dim)
+        self.act = nn.GELU()
+        self.fc2 = Linear(expansion * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        hidden = self.fc1(x)
+        if type(self.act) is nn.GELU and not (torch.is_grad_enabled() or _watched(self.fc1, self.act)):
+            torch.ops.aten.gelu_(hidden, approximate=self.act.approximate)
+        else:
+            hidden = self.act(hidden)
+        return self.fc2(hidden)
+
+
+def _watched(fc1: Any, act: nn.Module) -> bool:
+    """Whether somebody may keep what ``fc1`` gives: through a hook, or as what was put in its place."""
+    return bool(type(fc1) is not Linear or fc1._forward_hooks or act._forward_hooks or act._forward_pre_hooks)

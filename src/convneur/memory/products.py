@@ -1,0 +1,203 @@
+"""Products with shared weights, by the faster of PyTorch's two libraries.
+
+On an x86 processor `torch.nn.functional.linear` in float32 goes to MKL, which uses half of what an AMD processor with
+AVX-512 can do; oneDNN, which torch uses for convolutions, does not (``docs/results/speed.md``). So a ConvNeXt whose
+pointwise maps are convolutions would outrun the same network written with linear layers. Here oneDNN multiplies.
+
+Shape letters: N rows, D inputs, E outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear`, through `linear`; parameters, names and results are its own."""
+
+    fused = False
+    packed: Tensor | None = None  # the weight as oneDNN lays it out
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        super().__init__(in_features, out_features, bias)
+        self.register_load_state_dict_post_hook(_fuse_again)
+
+    def fuse(self) -> Linear:
+        """Lay the weight out once, for inference alone, rather than at each call; timm calls this, too.
+
+        Raises:
+            ValueError: In training mode.
+        """
+        if self.training:
+            raise ValueError("a model is fused for inference only; call eval() first, or fuse a copy")
+        weight = self.weight.detach()
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight) if _packable(weight) else None
+        self.fused = True
+        return self
+
+    def train(self, mode: bool = True) -> Linear:
+        """Set training mode (torch).
+
+        Raises:
+            ValueError: If the layer is fused: what was laid out would not learn.
+        """
+        if mode and self.fused:
+            raise ValueError("a fused model cannot be trained; load its state dict into a new one and train that")
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., E)."""
+        if (
+            self.packed is not None
+            and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+            and _onednn_serves(x, self.weight, self.bias)
+        ):
+            return _product(x, self.packed, self.bias)
+        return linear(x, self.weight, self.bias)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Linear:
+        super()._apply(fn, recurse)  # to another device or precision
+        return self.fuse() if self.fused else self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"packed": None}  # it can be neither copied nor saved
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if self.fused:
+            self.fuse()
+
+
+def _fuse_again(layer: Linear, _keys: Any) -> None:
+    """What was laid out follows the weights that were loaded."""
+    if layer.fused:
+        layer.fuse()
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x @ weight.T + bias``: `torch.nn.functional.linear` with the library chosen here.
+
+    Args:
+        x: (..., D).
+        weight: (E, D).
+        bias: (E,).
+
+    Returns:
+        (..., E).
+    """
+    if torch.compiler.is_compiling():
+        return _compiled(x, weight, bias)
+    if not _onednn_serves(x, weight, bias):
+        return F.linear(x, weight, bias)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
+        return _Product.apply(x, weight, bias)
+    return _product(x, weight, bias)
+
+
+def _onednn_serves(x: Any, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether this is a plain float32 product on an x86 processor which nobody traces, transforms or counts.
+
+    What compilers, exporters, functorch and counters of operations should see is torch's own operator.
+    """
+    return (
+        type(x) is Tensor  # not a proxy of FX
+        and type(weight) in (Tensor, nn.Parameter)  # nor a part of one on another machine
+        and x.dtype is torch.float32
+        and x.is_cpu
+        and weight.dtype is torch.float32
+        and (bias is None or bias.dtype is torch.float32)
+        and x.ndim > 1
+        and x.numel() > 0
+        and _AVAILABLE
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.jit.is_tracing()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and forward_ad._current_level < 0
+        and cast(bool, torch.backends.mkldnn.enabled)
+    )
+
+
+def _packable(weight: Tensor) -> bool:
+    return _AVAILABLE and weight.dtype is torch.float32 and weight.is_cpu and bool(torch.backends.mkldnn.enabled)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+class _Product(torch.autograd.Function):
+    """The product and its gradients, which are products, too; also of gradients, for those who go on from there."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        return _gradients(linear, ctx, grad)
+
+
+def _gradients(product: Callable[[Tensor, Tensor], Tensor], ctx: Any, grad: Tensor) -> Any:
+    """Gradients of ``x``, ``weight`` and ``bias``, those that are asked for."""
+    x, weight = ctx.saved_tensors
+    grad_x = grad_weight = grad_bias = None
+    rows = grad.flatten(0, -2)
+    if ctx.needs_input_grad[0]:
+        grad_x = product(grad, weight.mT)
+    if ctx.needs_input_grad[1]:
+        inputs = x.flatten(0, -2)
+        # oneDNN lays out its second operand anew, so that should be the larger of the two.
+        wide = len(weight) > weight.shape[1]
+        grad_weight = product(inputs.mT, rows.mT).mT if wide else product(rows.mT, inputs.mT)
+    if ctx.needs_input_grad[2]:
+        grad_bias = rows.sum(0)
+    return grad_x, grad_weight, grad_bias
+
+
+# AVX2 at least: what torch was built for tells what the processor has, and others have no MKL to outrun.
+_AVAILABLE = (
+    torch.backends.mkldnn.is_available()
+    and torch.backends.cpu.get_cpu_capability().startswith("AVX")
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
+
+
+# torch.compile would hand a product to MKL, too, and takes oneDNN's own operator for weights that are frozen only. So
+# it is given an operator of ours, which it leaves as it is.
+_library = torch.library.Library("convneur", "DEF")
+_library.define("linear(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor")
+_library.impl("linear", _product, "CPU")
+torch.library.register_fake(
+    "convneur::linear", lambda x, weight, bias=None: x.new_empty(*x.shape[:-1], len(weight)), lib=_library
+)
+torch.library.register_autograd(
+    "convneur::linear",
+    lambda ctx, grad: _gradients(torch.ops.convneur.linear, ctx, grad),
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs[:2]),
+    lib=_library,
+)
+# Older versions do not tell a compiler from an exporter, whose graphs must run without this package.
+_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: True)
+
+
+def _compiled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What a compiler or exporter should see."""
+    if (
+        _AVAILABLE
+        and not _exporting()
+        and x.device.type == "cpu"
+        and x.dtype is torch.float32
+        and weight.dtype is torch.float32
+        and x.ndim > 1
+        and not torch.is_autocast_enabled("cpu")
+    ):
+        return cast(Tensor, torch.ops.convneur.linear(x, weight, bias))
+    return F.linear(x, weight, bias)
