@@ -76,5 +76,19 @@ def test_an_error_in_the_step_is_raised_and_the_terminal_is_left_clean(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_on_cuda_torch_counts(monkeypatch):
+    """Without a GPU: a stand-in for torch's counters. What was held before is taken off, and an old peak forgotten."""
+    held, peak = [100], [900]
+
+    def step() -> None:
+        peak[0] = max(peak[0], held[0] + 30)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: peak.__setitem__(0, held[0]))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: held[0])
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peak[0])
+    assert peak_bytes(step, torch.device("cuda")) == 30
+
+
 def test_other_devices_do_not_say():
     assert peak_bytes(lambda: None, torch.device("meta")) is None

@@ -99,6 +99,32 @@ def test_a_part_is_charged_with_its_own_time():
         assert found["late"] < found["early"]
 
 
+def test_on_cuda_events_are_recorded_and_read_in_the_end(monkeypatch):
+    """Without a GPU: a stand-in for its events, which tell milliseconds, and for waiting."""
+    waited = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            self.at = time.perf_counter()
+
+        def elapsed_time(self, other: Event) -> float:
+            assert waited, "the device has to be done"
+            return 1e3 * (other.at - self.at)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(1))
+    model = nn.Sequential(Slow(0.01))
+    watch = parts.Watch(model, torch.device("cuda"))
+    start = time.perf_counter()
+    watch.run(lambda: model(torch.ones(1)))
+    passed = time.perf_counter() - start
+    (turn,) = watch.rounds()
+    assert 0.01 <= sum(turn.values()) < passed
+
+
 def test_watching_changes_nothing_and_leaves_nothing_behind(monkeypatch):
     """Same answer to the last bit, the same in-place GELU, no hook, and no method that stays."""
     model, images = latency.prepare("convneur_m1", SMALL, CPU)

@@ -106,6 +106,14 @@ def test_bad_input_is_one_line(arguments, message, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_profile_of_what_does_not_run_is_one_line(tmp_path, capsys):
+    arguments = ["vit_tiny_patch16_224", "--sizes", "64", "--rounds", "1", "--out", str(tmp_path / "out")]
+    assert main(["bench", "profile", *arguments]) == 2
+    err = capsys.readouterr().err.strip().splitlines()
+    assert len(err) == 1
+    assert "vit_tiny_patch16_224 does not run at 64 px, batch 1; give other sizes" in err[0]
+
+
 def test_a_profile_is_of_inference_as_it_is(tmp_path, capsys):
     for flag in ("--training", "--compile"):
         assert main(["bench", "profile", "convneur_m1", flag, "--out", str(tmp_path / "out")]) == 2

@@ -174,7 +174,7 @@ def measure_each(
         except Exception as error:
             if not_run is None:
                 raise
-            not_run[name] = _reason(error)
+            not_run[name] = reason_of(error)
             if device.type == "cuda":
                 torch.cuda.empty_cache()  # it may have taken all there was
             continue
@@ -225,6 +225,11 @@ def as_csv(found: Sequence[Latency]) -> str:
     return text.getvalue()
 
 
+def reason_of(error: Exception) -> str:
+    """What went wrong, in one line that is not too long."""
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 240, placeholder=" ...")
+
+
 def _built(name: str, fused: bool) -> nn.Module:
     model = build(name)
     return reparameterize_model(model.eval(), inplace=True) if fused else model
@@ -247,8 +252,3 @@ def _shape(setting: Setting) -> tuple[int, int, int, int]:
 
 def _ratio(value: int | None, other: int | None) -> float | None:
     return value / other if value is not None and other else None
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, in one line that is not too long."""
-    return textwrap.shorten(f"{type(error).__name__}: {error}", 240, placeholder=" ...")

@@ -21,7 +21,7 @@ import torch
 from timm.models.convnext import ConvNeXt
 from torch import nn
 
-from convneur.bench.latency import Setting, prepare
+from convneur.bench.latency import Setting, prepare, reason_of
 from convneur.bench.throughput import inference_step, spread, times_in_turn
 from convneur.layers import ConvNeurBlock, GlobalBranch
 from convneur.memory import NeuralMemory
@@ -105,7 +105,8 @@ def measure_parts(names: Sequence[str], setting: Setting, device: torch.device, 
         rounds: Turns of each model, after one to warm up.
 
     Raises:
-        ValueError: For a name that is not known, and for a setting or device that cannot be watched.
+        ValueError: For a name that is not known, a model that does not run, and a setting or device that cannot be
+            watched.
     """
     if setting.training or setting.compile:
         raise ValueError("a profile is of inference, not compiled; leave training and compile out")
@@ -116,6 +117,11 @@ def measure_parts(names: Sequence[str], setting: Setting, device: torch.device, 
     for name in dict.fromkeys(names):
         model, images = prepare(name, setting, device)
         steps[name] = inference_step(model, images)
+        try:
+            steps[name]()
+        except Exception as error:
+            what = f"{name} does not run at {setting.size} px, batch {setting.batch}"
+            raise ValueError(f"{what}; give other sizes, or leave it out ({reason_of(error)})") from error
         watches[name] = Watch(model, device)
     # First all unwatched, then all watched: both then follow another model, whose weights are in the caches.
     watched = {f"{name}, watched": partial(watches[name].run, step) for name, step in steps.items()}
