@@ -43,6 +43,14 @@ def test_a_step_of_training_is_timed_without_a_floor():
     assert row.peak_bytes > 4 * weights, "gradients are held while the optimizer steps"
 
 
+def test_peak_memory_is_that_of_the_model_over_that_of_its_twin(monkeypatch):
+    peaks = iter([300, 200])
+    monkeypatch.setattr(latency, "peak_bytes", lambda step, device: next(peaks))
+    ours, twin = latency.measure(["convneur_m1", "convnext_atto"], latency.Setting(32), CPU, rounds=1)
+    assert (ours.peak_bytes, ours.peak_over_twin) == (300, 1.5)
+    assert (twin.peak_bytes, twin.peak_over_twin) == (200, None)
+
+
 def test_each_model_may_have_a_setting_of_its_own():
     settings = {"test_vit": latency.Setting(160, 2), "test_convnext": latency.Setting(64, 1)}
     found = latency.measure_each(settings, CPU, rounds=1)
