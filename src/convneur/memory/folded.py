@@ -93,7 +93,7 @@ def read_folded(memory: NeuralMemory, folded: Folded, tokens: Tensor) -> Tensor:
     unit = tokens * inverse_length(tokens, RMSNorm.EPS * width)
     stored, rates = linear(unit, folded.stored, folded.bias).split([2 * width, len(folded.bias) - 2 * width], -1)
     # One copy brings the heads to the front, where a batched product takes them as they are.
-    keys, values = stored.unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4).flatten(1, 2)  # (B H, N, d)
+    keys, values = stored.unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4).flatten(1, 2).unbind()  # (B H, N, d)
     keys = LinearState.keys(keys)
     initial = folded.initial.expand(batch, -1, -1, -1).flatten(0, 1)
     error = torch.baddbmm(values, keys, initial, beta=-1)
