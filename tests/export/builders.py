@@ -16,6 +16,7 @@ from tests.models.builders import create
 LABELS = ['a "quoted" one', "<&> 'two'", "čtyři", "", "five\nlines\\"]
 ARGS = {"dims": (8, 16), "depths": (1, 1), "memory_width": 16, "num_classes": len(LABELS)}
 EXPECTS = {"input_size": (3, 32, 32), "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3), "crop_pct": 0.9}
+ONE_STAGE = {"dims": (8,), "depths": (1,)}
 SIZES = [(32, 32), (47, 63), (100, 52)]  # maps whose sides the pooling windows fit, stand over, and both
 
 

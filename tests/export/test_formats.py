@@ -14,7 +14,7 @@ import torch
 from convneur.export import FORMATS, Agreement, Runtime, agreement, export_model, load_exported, require_agreement
 from convneur.export.program import trace
 from convneur.models import ConvNeur
-from tests.export.builders import EXPECTS, LABELS, SIZES, facts_of, photos, small
+from tests.export.builders import EXPECTS, LABELS, ONE_STAGE, SIZES, facts_of, photos, small
 
 
 class Exported(NamedTuple):
@@ -37,7 +37,8 @@ def export(folder: Path, name: str, **changes) -> Exported:
     scope="module", params=["onnx", "torch", "openvino", pytest.param("aoti", marks=pytest.mark.slow)], ids=str
 )
 def exported(request, tmp_path_factory) -> Exported:
-    return export(tmp_path_factory.mktemp(request.param), request.param)
+    smaller = ONE_STAGE if request.param == "aoti" else {}  # compiling takes long
+    return export(tmp_path_factory.mktemp(request.param), request.param, **smaller)
 
 
 def worst(model: ConvNeur, runtime: Runtime, batches: list[torch.Tensor]) -> float:
@@ -113,12 +114,12 @@ def test_half_of_openvinos_two_files_is_one_line(tmp_path):
 
 
 def test_a_two_layer_memory(tmp_path):
-    found = export(tmp_path, "onnx", memory={"state": "mlp"})
+    found = export(tmp_path, "onnx", memory={"state": "mlp"}, **ONE_STAGE)
     assert worst(found.model, found.runtime, photos(found.model, SIZES)) < 1e-4
 
 
 def test_a_memory_in_chunks_is_exported_for_one_size_only(tmp_path):
-    model = small(preset="published")
+    model = small(preset="published", **ONE_STAGE)
     file = tmp_path / "model.pt2"
     facts = facts_of(model)
     facts = type(facts)({**facts.config, "input_size": (3, 96, 80)}, LABELS)  # 480 tokens: three chunks
