@@ -25,7 +25,7 @@ from convneur.explain.report import versions
 from convneur.layers import global_branch
 from convneur.memory import products
 
-TORCH_PRODUCTS = patch.object(products, "_AVAILABLE", False)
+TORCH_PRODUCTS = patch.object(products, "ONEDNN_AVAILABLE", False)
 PART_BY_PART = patch.object(global_branch, "foldable", lambda *_: False)
 FORMS = {
     "torch's linear maps": (TORCH_PRODUCTS, PART_BY_PART),

@@ -25,10 +25,10 @@ def names(profile: parts.Profile) -> list[str]:
 
 def test_parts_of_ours_and_of_its_twin():
     ours, split, twin = parts.measure_parts(["convneur_m1", "convneur_m1/mlp", "convnext_atto"], SMALL, CPU, rounds=2)
-    assert names(ours) == [*LOCAL, "tokens", "write and read", "gate", "head", "other"]
-    assert names(split) == [*LOCAL, "tokens", "write", "read", "gate", "head", "other"]
+    assert names(ours) == [*LOCAL, "tokens", "write", "read", "gate", "head", "other"]
+    assert names(split) == names(ours)
     assert names(twin) == [*LOCAL, "head", "other"]
-    assert [part.stage for part in ours.stages if part.part == "write and read"] == [0, 1, 2, 3]
+    assert [part.stage for part in ours.stages if part.part == "write"] == [0, 1, 2, 3]
     assert [part.stage for part in twin.stages if part.part == "downsampling"] == [1, 2, 3]
     assert [part.stage for part in ours.stages if part.part in ("stem", "head")] == [None, None]
 
@@ -36,7 +36,7 @@ def test_parts_of_ours_and_of_its_twin():
 @pytest.mark.parametrize(
     ("name", "fused", "there"),
     [
-        ("convneur_m1", True, {"tokens", "write and read", "gate"}),
+        ("convneur_m1", True, {"tokens", "write", "read", "gate"}),
         ("convneur_m1/published", False, {"tokens", "write", "read", "gate"}),
         ("convneur_m1/local", False, set()),
     ],

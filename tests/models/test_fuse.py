@@ -14,7 +14,7 @@ from torch import Tensor
 
 from convneur import MemoryConfig, NeuralMemory
 from convneur.layers import GlobalBranch
-from convneur.memory import Linear, fold, read_folded, reference
+from convneur.memory import Linear, fold, read_folded, reference, write_folded
 from convneur.models import ConvNeur
 from tests.models.builders import create
 
@@ -54,7 +54,8 @@ def test_the_folded_memory_is_what_the_oracle_says(knobs, count):
         return {"output": out} | dict(zip(leaves, slopes, strict=True))
 
     def folded(memory: NeuralMemory, tokens: Tensor, proj: Tensor) -> Tensor:
-        return read_folded(memory, fold(memory, proj), tokens)
+        maps = fold(memory, proj)
+        return read_folded(maps, *write_folded(memory, maps, tokens))
 
     def oracle(memory: NeuralMemory, tokens: Tensor, proj: Tensor) -> Tensor:
         return F.linear(reference(memory, tokens), proj)

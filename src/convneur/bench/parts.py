@@ -95,8 +95,8 @@ Round = dict[_Place, float]
 def measure_parts(names: Sequence[str], setting: Setting, device: torch.device, rounds: int = 15) -> list[Profile]:
     """Run each model watched and unwatched in turn and say where its time goes.
 
-    Parts are those of a ConvNeur or a ConvNeXt: see `ORDER`. A memory that is written and read at once, as the default
-    is, and what stands in the place of a memory are one part. Of any other model they are its direct children, by name.
+    Parts are those of a ConvNeur or a ConvNeXt: see `ORDER`. What stands in the place of a memory is one part. Of any
+    other model they are its direct children, by name.
 
     Args:
         names: See `convneur.bench.latency.build`.
@@ -243,7 +243,8 @@ def _seams(model: nn.Module) -> Iterator[tuple[Any, str, _Place]]:
 def _branch_seams(branch: GlobalBranch) -> Iterator[tuple[Any, str, _Place]]:
     memory, splits = branch.memory, isinstance(branch.memory, NeuralMemory)
     yield branch, "forward", _Place(TOKENS, None)
-    yield branch, "_read", _Place(MEMORY, None)
+    yield branch, "_read", _Place(READ if splits else MEMORY, None)
+    yield branch, "_write", _Place(WRITE, None)
     for module, part in (
         (memory, WRITE if splits else MEMORY),
         (branch.proj, READ),

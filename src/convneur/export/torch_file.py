@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from convneur.export.program import quiet
+from convneur.memory.products import ONEDNN_AVAILABLE
 
 FACTS = "convneur.json"
 
@@ -35,6 +36,7 @@ def load_program(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, str]
     extra: dict[str, str] = {FACTS: ""}
     with quiet():
         module = torch.export.load(path, extra_files=extra).module()
+    _multiply_by_onednn(module)
 
     def run(images: Tensor) -> Tensor:
         return module(images)
@@ -59,6 +61,7 @@ def require_compiler() -> None:
 
 def write_package(program: ExportedProgram, path: Path, facts: Mapping[str, str]) -> None:
     """Compile for this machine's processor and the number of threads that PyTorch has now."""
+    _multiply_by_onednn(program.graph_module)
     with quiet():
         torch._inductor.aoti_compile_and_package(
             program,
@@ -77,6 +80,25 @@ def load_package(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, str]
     with quiet():
         compiled = torch._inductor.aoti_load_package(str(path))
     return compiled, _facts(compiled.get_metadata().get(FACTS, ""))
+
+
+def _multiply_by_onednn(module: torch.fx.GraphModule) -> None:
+    """Take the library for linear maps that our layers take on this processor; see `convneur.memory.products`."""
+    if not ONEDNN_AVAILABLE:
+        return
+    graph = module.graph
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default):
+        if node.meta["val"].dtype is not torch.float32:
+            continue
+        x, weight, *bias = node.args
+        with graph.inserting_before(node):
+            product = graph.call_function(
+                torch.ops.mkldnn._linear_pointwise.default, (x, weight, bias[0] if bias else None, "none", [], "")
+            )
+        product.meta = dict(node.meta)
+        node.replace_all_uses_with(product)
+        graph.erase_node(node)
+    module.recompile()
 
 
 def _check_whole(path: Path) -> None:

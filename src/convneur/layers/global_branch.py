@@ -12,7 +12,18 @@ from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from convneur.layers.globalizers import GlobalizerKind, make_globalizer
-from convneur.memory import FoldedMaps, Linear, MemoryConfig, NeuralMemory, RMSNorm, fold, foldable, read_folded
+from convneur.memory import (
+    Folded,
+    FoldedMaps,
+    Linear,
+    MemoryConfig,
+    NeuralMemory,
+    RMSNorm,
+    fold,
+    foldable,
+    read_folded,
+    write_folded,
+)
 
 
 @register_notrace_module  # FX keeps it whole: the memory looks at the number of tokens
@@ -109,11 +120,14 @@ class GlobalBranch(nn.Module):
         """What was read about each token (B, N, D) of a grid (h, w), through ``proj``."""
         if not isinstance(self.memory, NeuralMemory):
             return self.proj(self.memory(tokens, grid))
-        if self.folded is not None:
-            return read_folded(self.memory, self.folded(), tokens)
-        if foldable(self.memory, self.proj):
-            return read_folded(self.memory, fold(self.memory, self.proj.weight), tokens)
-        return self.proj(self.memory(tokens))
+        if self.folded is None and not foldable(self.memory, self.proj):
+            return self.proj(self.memory(tokens))
+        folded = self.folded() if self.folded is not None else fold(self.memory, self.proj.weight)
+        return read_folded(folded, *self._write(self.memory, folded, tokens))
+
+    def _write(self, memory: NeuralMemory, folded: Folded, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """`write_folded`, in a method of the branch so that it can be timed apart."""
+        return write_folded(memory, folded, tokens)
 
     @staticmethod
     def _on_grid(tokens: Tensor, grid: Tensor) -> Tensor:

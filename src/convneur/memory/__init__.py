@@ -1,7 +1,7 @@
 """Neural memory: fast weights written and read in closed form. Imports torch only."""
 
 from convneur.memory.config import MemoryConfig
-from convneur.memory.folded import Folded, FoldedMaps, fold, foldable, read_folded
+from convneur.memory.folded import Folded, FoldedMaps, fold, foldable, read_folded, write_folded
 from convneur.memory.neural_memory import MemoryState, NeuralMemory
 from convneur.memory.norm import RMSNorm
 from convneur.memory.products import Linear, linear
@@ -20,4 +20,5 @@ __all__ = [
     "linear",
     "read_folded",
     "reference",
+    "write_folded",
 ]

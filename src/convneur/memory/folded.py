@@ -80,20 +80,23 @@ def fold(memory: NeuralMemory, proj: Tensor) -> Folded:
     )
 
 
-def read_folded(memory: NeuralMemory, folded: Folded, tokens: Tensor) -> Tensor:
-    """``proj(memory(tokens))``, (B, N, D) -> (B, N, D).
+def write_folded(memory: NeuralMemory, folded: Folded, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Write the tokens.
 
-    Both norms of a token differ in their gains only, which are folded. Nobody needs the queries themselves: with M_h
-    the memory of a head, the answer to all tokens is one product with a D x D matrix per image,
+    Args:
+        memory: For its knobs.
+        folded: Its maps.
+        tokens: (B, N, D).
 
-        proj(memory(z)) = rms(z) Q sum_h M_h P_h.
+    Returns:
+        rms(tokens), (B, N, D), without a gain: both norms differ in that only. And M, (B, H, d, d).
     """
     batch, count, width = tokens.shape
     heads, config = memory.heads, memory.config
     unit = tokens * inverse_length(tokens, RMSNorm.EPS * width)
     stored, rates = linear(unit, folded.stored, folded.bias).split([2 * width, len(folded.bias) - 2 * width], -1)
-    # One copy brings the heads to the front, where a batched product takes them as they are.
-    keys, values = stored.unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4).flatten(1, 2).unbind()  # (B H, N, d)
+    # One copy brings the heads to the front, where a batched product takes them as they are: (B H, N, d)
+    keys, values = stored.unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4).flatten(1, 2).unbind()
     keys = LinearState.keys(keys)
     initial = folded.initial.expand(batch, -1, -1, -1).flatten(0, 1)
     error = torch.baddbmm(values, keys, initial, beta=-1)
@@ -104,5 +107,15 @@ def read_folded(memory: NeuralMemory, folded: Folded, tokens: Tensor) -> Tensor:
     kept = initial
     if config.decay:
         kept = (-rates[..., -heads:].mean(1)).sigmoid().view(-1, 1, 1) * initial
-    written = torch.baddbmm(kept, keys.mT, error * (steps * -scale)).unflatten(0, (batch, heads))
+    return unit, torch.baddbmm(kept, keys.mT, error * (steps * -scale)).unflatten(0, (batch, heads))
+
+
+def read_folded(folded: Folded, unit: Tensor, written: Tensor) -> Tensor:
+    """``proj(memory(tokens))`` from what `write_folded` gives, (B, N, D).
+
+    Nobody needs the queries themselves: with M_h the memory of a head, Q the map to queries and P_h what is behind the
+    memory, the answer to all tokens is one product with a D x D matrix per image,
+
+        proj(memory(z)) = rms(z) Q sum_h M_h P_h.
+    """
     return unit @ (folded.queries @ (written @ folded.proj).flatten(1, 2))

@@ -114,7 +114,7 @@ def _onednn_serves(x: Any, weight: Tensor, bias: Tensor | None) -> bool:
         and (bias is None or bias.dtype is torch.float32)
         and x.ndim > 1
         and x.numel() > 0
-        and _AVAILABLE
+        and ONEDNN_AVAILABLE
         and not torch.is_autocast_enabled("cpu")
         and not torch.jit.is_tracing()
         and torch._C._len_torch_dispatch_stack() == 0
@@ -125,7 +125,7 @@ def _onednn_serves(x: Any, weight: Tensor, bias: Tensor | None) -> bool:
 
 
 def _packable(weight: Tensor) -> bool:
-    return _AVAILABLE and weight.dtype is torch.float32 and weight.is_cpu and bool(torch.backends.mkldnn.enabled)
+    return ONEDNN_AVAILABLE and weight.dtype is torch.float32 and weight.is_cpu and bool(torch.backends.mkldnn.enabled)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -163,7 +163,7 @@ def _gradients(product: Callable[[Tensor, Tensor], Tensor], ctx: Any, grad: Tens
 
 
 # AVX2 at least: what torch was built for tells what the processor has, and others have no MKL to outrun.
-_AVAILABLE = (
+ONEDNN_AVAILABLE = (
     torch.backends.mkldnn.is_available()
     and torch.backends.cpu.get_cpu_capability().startswith("AVX")
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -191,7 +191,7 @@ _exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda:
 def _compiled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """What a compiler or exporter should see."""
     if (
-        _AVAILABLE
+        ONEDNN_AVAILABLE
         and not _exporting()
         and x.device.type == "cpu"
         and x.dtype is torch.float32
