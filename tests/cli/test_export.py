@@ -175,9 +175,12 @@ def test_what_is_not_installed(folder, tmp_path, monkeypatch):
         ("onnxscript", "onnx", "pip install 'convneur[onnx]'"),
         ("openvino", "openvino", "pip install 'convneur[onnx,openvino]'"),
     ]:
-        monkeypatch.setitem(sys.modules, package, None)
-        assert fix in refused("export", str(folder), "--format", format)
-        monkeypatch.undo()
+        with monkeypatch.context() as without:
+            without.setitem(sys.modules, package, None)
+            assert fix in refused("export", str(folder), "--format", format)
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "sklearn.datasets", None)
+        assert "pip install 'convneur[train]', or give --images" in refused("export", str(folder))
     from torch._inductor import config
 
     with config.patch("cpp.cxx", ("/no/such/compiler",)):
@@ -236,7 +239,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(folder, tmp_path):
 @pytest.mark.slow
 @pytest.mark.data
 def test_a_whole_variant_on_other_photographs(data_dir, tmp_path):
-    images = sorted(map(str, (data_dir / "camvid" / "images").glob("*.jpg")))[:3]
+    images = sorted(map(str, (data_dir / "camvid").rglob("*.jpg")))[:3]
+    assert len(images) == 3
     file = tmp_path / "m1.onnx"
     code, out, err = call("export", "convneur_m1", "--out", str(file), "--rounds", "0", "--json", "--images", *images)
     assert code == 0, err

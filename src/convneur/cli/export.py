@@ -27,7 +27,7 @@ def export(
 ) -> int:
     """Write a model for another runtime, with its labels and preprocessing; check it on photographs, and time it.
 
-    The file is loaded again and must agree with PyTorch to 1e-4 at three sizes and two batches, else it is taken away.
+    The file is loaded again and must agree with PyTorch to 1e-4 at three sizes and two batches, else it is not kept.
     convneur predict and eval take it for a model.
 
     Args:
@@ -116,7 +116,10 @@ def _photos(paths: tuple[str, ...]) -> list[Image.Image]:
     from convneur.data.photos import SAMPLES, sample_image
 
     if not paths:
-        return [sample_image(name) for name in SAMPLES]
+        try:
+            return [sample_image(name) for name in SAMPLES]
+        except ImportError as error:
+            raise ImportError(f"{error}, or give --images") from error
     photos = []
     for file in find_images(paths)[:4]:
         try:
@@ -131,7 +134,8 @@ def _table(rows: list[dict[str, Any]], format: str) -> Any:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading in ("px", "batch", "difference", "eager ms", "quartiles", f"{format} ms", "quartiles"):
+    timed = ("eager ms", "quartiles", f"{format} ms", "quartiles") if "milliseconds" in rows[0] else ()
+    for heading in ("px", "batch", "difference", *timed):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         height, width = row["size"]
