@@ -32,11 +32,12 @@ class PointwiseMlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., C)."""
-        hidden = self.fc1(x)
-        if type(self.act) is nn.GELU and not (torch.is_grad_enabled() or _watched(self.fc1, self.act)):
-            torch.ops.aten.gelu_(hidden, approximate=self.act.approximate)
+        fc1, act = self.fc1, self.act
+        hidden = fc1(x)
+        if type(act) is nn.GELU and not (torch.is_grad_enabled() or _watched(fc1, act)):
+            torch.ops.aten.gelu_.default(hidden, approximate=act.approximate)
         else:
-            hidden = self.act(hidden)
+            hidden = act(hidden)
         return self.fc2(hidden)
 
 

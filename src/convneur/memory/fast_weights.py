@@ -15,8 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convneur.memory.norm import inverse_length
-
 Weights = tuple[Tensor, ...]
 
 KEY_EPS = 1e-6  # representable in float16, so that a key of zeros stays zero instead of becoming 0 / 0
@@ -57,7 +55,10 @@ class LinearState(nn.Module):
     @staticmethod
     def keys(keys: Tensor) -> Tensor:
         """L2-normalise keys (..., D), which bounds the step at which the write stays stable."""
-        return keys * inverse_length(keys, KEY_EPS)
+        # In float32 at least: a square of a half-precision number may be out of range.
+        wide = keys.float() if keys.dtype in (torch.float16, torch.bfloat16) else keys
+        inverse = (wide * wide).sum(-1, keepdim=True).add_(KEY_EPS).rsqrt_()
+        return keys * (inverse if wide is keys else inverse.to(keys.dtype))
 
     def read(self, weights: Weights, queries: Tensor) -> Tensor:
         """M(queries): (..., N, D) -> (..., N, D)."""

@@ -11,11 +11,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convneur.memory.fast_weights import LinearState
 from convneur.memory.neural_memory import NeuralMemory
-from convneur.memory.norm import RMSNorm, inverse_length
+from convneur.memory.norm import RMSNorm
 from convneur.memory.products import Linear, linear
 
 
@@ -25,7 +26,7 @@ class Folded(NamedTuple):
     Attributes:
         initial: M_0, (H, d, d).
         stored: (2D + R, D), keys, values and rates as one map, with the gain of their norm.
-        bias: (2D + R,), of the rates.
+        bias: (R,), of the rates.
         queries: (D, D), tokens to queries, with the gain of their norm.
         proj: (H, d, D), what each head's answer adds to the output.
     """
@@ -60,22 +61,21 @@ def foldable(memory: nn.Module, proj: nn.Module) -> bool:
     config = memory.config
     if config.state != "linear" or config.read != "global" or config.chunk_size is not None:
         return False
-    maps = (memory.to_queries, memory.to_keys, memory.to_values, memory.to_rates, proj)
-    inside = (memory, memory.store_norm, memory.retrieve_norm, memory.fast, *maps)
-    return all(type(part) is Linear for part in maps) and not any(
-        part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in inside
-    )
+    for part in (memory.to_queries, memory.to_keys, memory.to_values, memory.to_rates, proj):
+        if type(part) is not Linear or part._forward_hooks or part._forward_pre_hooks or part._backward_hooks:
+            return False
+    inside = (memory, memory.store_norm, memory.retrieve_norm, memory.fast)
+    return not any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in inside)
 
 
 def fold(memory: NeuralMemory, proj: Tensor) -> Folded:
     """Fold a memory and the map (D, D) behind it; see `foldable`. Gradients pass."""
-    root = memory.width**0.5  # `inverse_length` leaves it out
     maps = torch.cat([memory.to_keys.weight, memory.to_values.weight, memory.to_rates.weight])
     return Folded(
         initial=memory.fast.initial()[0],
-        stored=maps * (memory.store_norm.weight * root),
-        bias=nn.functional.pad(memory.to_rates.bias, (2 * memory.width, 0)),
-        queries=(memory.to_queries.weight * (memory.retrieve_norm.weight * root)).mT,
+        stored=maps * memory.store_norm.weight,
+        bias=memory.to_rates.bias,
+        queries=(memory.to_queries.weight * memory.retrieve_norm.weight).mT,
         proj=proj.mT.unflatten(0, (memory.heads, -1)),
     )
 
@@ -93,14 +93,16 @@ def write_folded(memory: NeuralMemory, folded: Folded, tokens: Tensor) -> tuple[
     """
     batch, count, width = tokens.shape
     heads, config = memory.heads, memory.config
-    unit = tokens * inverse_length(tokens, RMSNorm.EPS * width)
-    stored, rates = linear(unit, folded.stored, folded.bias).split([2 * width, len(folded.bias) - 2 * width], -1)
+    unit = F.rms_norm(tokens, (width,), None, RMSNorm.EPS)
+    stored, rates = linear(unit, folded.stored).split([2 * width, len(folded.bias)], -1)
+    rates = rates + folded.bias
     # One copy brings the heads to the front, where a batched product takes them as they are: (B H, N, d)
-    keys, values = stored.unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4).flatten(1, 2).unbind()
+    head = width // heads
+    keys, values = stored.view(batch, count, 2, heads, head).permute(2, 0, 3, 1, 4).flatten(1, 2).unbind()
     keys = LinearState.keys(keys)
     initial = folded.initial.expand(batch, -1, -1, -1).flatten(0, 1)
     error = torch.baddbmm(values, keys, initial, beta=-1)
-    scale = config.max_step * 2 / keys.shape[-1]
+    scale = config.max_step * 2 / head
     if config.reference_length is not None:
         scale = scale * config.reference_length / count
     steps = rates[..., :heads].sigmoid().mT.reshape(-1, count, 1)

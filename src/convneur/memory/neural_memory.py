@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from convneur.memory.chunks import Rates, advance, chunk_mean, unroll
 from convneur.memory.config import MemoryConfig
 from convneur.memory.fast_weights import FAST_WEIGHTS, Weights
-from convneur.memory.norm import RMSNorm, rms_norms
+from convneur.memory.norm import RMSNorm
 from convneur.memory.products import Linear
 
 
@@ -173,8 +173,7 @@ class NeuralMemory(nn.Module):
         """Every chunk is written, the last one as short as it is; then all tokens read the final memory."""
         size = self._chunk_size(tokens.shape[1])
         chunks = -(-tokens.shape[1] // size)
-        to_store, to_retrieve = rms_norms(tokens, self.store_norm, self.retrieve_norm)
-        writes = self._writes(to_store, size, carries=chunks > 1 or state is not None)
+        writes = self._writes(self.store_norm(tokens), size, carries=chunks > 1 or state is not None)
         initial = self.fast.initial()
         weights = state.weights if state is not None else initial
         momentum = state.momentum if state is not None else None
@@ -187,7 +186,7 @@ class NeuralMemory(nn.Module):
                 weights, momentum = advance(weights, momentum, gradient, writes.rates.at(index))
         else:
             weights, momentum = self._write_at_once(writes, weights, momentum, chunks, size, return_state)
-        context = self.fast.read(weights, self._split(self.to_queries(to_retrieve)))
+        context = self.fast.read(weights, self._split(self.to_queries(self.retrieve_norm(tokens))))
         if not return_state:
             return context, None
         assert momentum is not None  # always known once something was written and a state is wanted

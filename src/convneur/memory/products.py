@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+SMALL = 2**21  # multiply-accumulates, up to which MKL is at least as fast: what oneDNN does before it begins costs more
+
 
 class Linear(nn.Linear):
     """`torch.nn.Linear`, through `linear`; parameters, names and results are its own."""
@@ -113,14 +115,14 @@ def _onednn_serves(x: Any, weight: Tensor, bias: Tensor | None) -> bool:
         and weight.dtype is torch.float32
         and (bias is None or bias.dtype is torch.float32)
         and x.ndim > 1
-        and x.numel() > 0
         and ONEDNN_AVAILABLE
+        and x.numel() * len(weight) >= SMALL
         and not torch.is_autocast_enabled("cpu")
-        and not torch.jit.is_tracing()
+        and not torch._C._is_tracing()
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._functorch.peek_interpreter_stack() is None
         and forward_ad._current_level < 0
-        and cast(bool, torch.backends.mkldnn.enabled)
+        and torch._C._get_mkldnn_enabled()
     )
 
 
@@ -129,7 +131,7 @@ def _packable(weight: Tensor) -> bool:
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
 
 
 class _Product(torch.autograd.Function):
@@ -149,11 +151,14 @@ def _gradients(product: Callable[[Tensor, Tensor], Tensor], ctx: Any, grad: Tens
     """Gradients of ``x``, ``weight`` and ``bias``, those that are asked for."""
     x, weight = ctx.saved_tensors
     grad_x = grad_weight = grad_bias = None
+    # Of a second operand that is neither contiguous nor the transpose of such, as an expanded gradient may be, oneDNN
+    # has slow code only.
+    grad = grad.contiguous()
     rows = grad.flatten(0, -2)
     if ctx.needs_input_grad[0]:
         grad_x = product(grad, weight.mT)
     if ctx.needs_input_grad[1]:
-        inputs = x.flatten(0, -2)
+        inputs = x.contiguous().flatten(0, -2)
         # oneDNN lays out its second operand anew, so that should be the larger of the two.
         wide = len(weight) > weight.shape[1]
         grad_weight = product(inputs.mT, rows.mT).mT if wide else product(rows.mT, inputs.mT)
@@ -197,6 +202,7 @@ def _compiled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         and x.dtype is torch.float32
         and weight.dtype is torch.float32
         and x.ndim > 1
+        and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")
     ):
         return cast(Tensor, torch.ops.convneur.linear(x, weight, bias))
