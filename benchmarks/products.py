@@ -2,7 +2,7 @@
 
     python benchmarks/products.py --out docs/results/speed/products.json
 
-All forms run in turn (A B A B) on the same model and images.
+All forms run in turn (A B A B) on the same model and images. `--profile` says where the time goes in each, instead.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ import torch
 
 import convneur  # noqa: F401  registers the models
 from convneur.bench import inference_step, times_in_turn, training_step
+from convneur.bench.latency import Setting
+from convneur.bench.parts import measure_parts
 from convneur.bench.throughput import spread
 from convneur.explain.report import versions
 from convneur.layers import global_branch
@@ -32,6 +34,7 @@ FORMS = {
     "by oneDNN": (PART_BY_PART,),
     "and the memory folded": (),
 }
+FUSED = "and fused"
 
 
 def under(patches: tuple, step: Callable[[], object]) -> Callable[[], None]:
@@ -44,27 +47,48 @@ def under(patches: tuple, step: Callable[[], object]) -> Callable[[], None]:
     return run
 
 
+def profiles(name: str, batch: int, size: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Milliseconds of each part, by form."""
+    found = {}
+    for form in (*FORMS, FUSED):
+        with ExitStack() as stack:
+            for each in FORMS.get(form, ()):
+                stack.enter_context(each)
+            setting = Setting(size, batch, fused=form == FUSED)
+            (profile,) = measure_parts([name], setting, torch.device("cpu"), rounds)
+        found[form] = {part.part: 1e3 * part.seconds for part in profile.parts} | {"all": 1e3 * profile.watched}
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=[f"convneur_m{number}" for number in (1, 2, 3, 4)])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--training", action="store_true", help="a training step; nothing is fused then")
+    parser.add_argument("--profile", action="store_true")
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     make = training_step if options.training else inference_step
     rows = []
-    names = [*FORMS, *(() if options.training else ("and fused",))]
+    names = [*FORMS, *(() if options.training else (FUSED,))]
     print(f"| milliseconds | {' | '.join(names)} |\n|{'---|' * (1 + len(names))}")
     for name in options.models:
         model = timm.create_model(name).eval()
         fused = copy.deepcopy(model).fuse()
         for batch in options.batches:
+            if options.profile:
+                parts = profiles(name, batch, options.size, options.rounds)
+                rows.append({"model": name, "batch": batch, "size": options.size, "parts": parts})
+                for part in parts[FUSED]:
+                    cells = [f"{found[part]:.2f}" for found in parts.values()]
+                    print(f"| {name}, batch {batch}: {part} | {' | '.join(cells)} |", flush=True)
+                continue
             images = torch.randn(batch, 3, options.size, options.size)
             steps = {form: under(patches, make(model, images)) for form, patches in FORMS.items()}
             if not options.training:
-                steps["and fused"] = make(fused, images)
+                steps[FUSED] = make(fused, images)
             found = {}
             for form, seconds in times_in_turn(steps, torch.device("cpu"), options.rounds).items():
                 found[form] = [1e3 * value for value in spread(seconds)]

@@ -131,8 +131,10 @@ def test_watching_changes_nothing_and_leaves_nothing_behind(monkeypatch):
     model.eval()
     before = [{name for name in vars(module) if not name.startswith("_")} for module in model.modules()]
     calls, seen = [], []
-    gelu_ = torch.ops.aten.gelu_
-    monkeypatch.setattr(torch.ops.aten, "gelu_", lambda *args, **kwargs: calls.append(1) or gelu_(*args, **kwargs))
+    gelu_ = torch.ops.aten.gelu_.default
+    monkeypatch.setattr(
+        torch.ops.aten.gelu_, "default", lambda *args, **kwargs: calls.append(1) or gelu_(*args, **kwargs)
+    )
 
     def step() -> None:
         with torch.inference_mode():

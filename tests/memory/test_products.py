@@ -11,11 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from convneur.memory.products import Linear, _onednn_serves, linear
+from convneur.memory import products
+from convneur.memory.products import Linear, linear
 
-served = pytest.mark.skipif(
-    not _onednn_serves(torch.ones(2, 2), torch.ones(2, 2), None), reason="oneDNN does not serve this processor"
-)
+served = pytest.mark.skipif(not products.ONEDNN_AVAILABLE, reason="oneDNN does not serve this processor")
+
+
+@pytest.fixture(autouse=True)
+def _none_too_small(monkeypatch) -> None:
+    monkeypatch.setattr(products, "SMALL", 1)
+
 
 SHAPES = [(1, 3, 5), (63, 16, 8), (100, 7, 33), (1000, 40, 160), (2, 1, 1)]
 
@@ -57,6 +62,25 @@ def test_any_layout_will_do(change):
     for given in (weight, weight.T.contiguous().T):
         torch.testing.assert_close(linear(change(x), given, bias), F.linear(change(x), given, bias))
         torch.testing.assert_close(linear(change(x), given), F.linear(change(x), given))
+
+
+@served
+def test_onednn_is_used_where_it_is_said_to_be(monkeypatch):
+    calls = []
+    product = products._product
+    monkeypatch.setattr(products, "_product", lambda *given: calls.append(given) or product(*given))
+    x, weight, bias = parts(8, 4, 16)
+    linear(x, weight, bias)
+    assert len(calls) == 1
+    linear(x.requires_grad_(), weight.requires_grad_(), bias).sum().backward()
+    assert len(calls) == 4, "forward, and a product for each gradient"
+    monkeypatch.setattr(products, "SMALL", 8 * 4 * 16 + 1)
+    linear(x, weight, bias)
+    with torch.backends.mkldnn.flags(enabled=False):
+        monkeypatch.setattr(products, "SMALL", 1)
+        linear(x, weight, bias)
+    linear(x.double(), weight.double(), bias.double())
+    assert len(calls) == 4
 
 
 @served
