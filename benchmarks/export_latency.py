@@ -3,7 +3,7 @@
     python benchmarks/export_latency.py --out docs/results/speed/export_latency.json
 
 Random weights, all of which matter. Everything runs in turn (A B A B) on the same photographs, on a CPU, at the three
-sizes and two batches that are checked; medians and quartiles of `--rounds` after one to warm up.
+sizes and two batches that are checked; medians and quartiles of `--rounds`.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ def measure(
         setting: How to run them.
         device: Where.
         rates: Of the machine, to tell the floor; None for no floor.
-        rounds: Turns of each model, after two to compile and warm up.
+        rounds: Turns of each model, after a run to compile.
         not_run: Where to write, by name, why a model's first run failed, and go on without it. None to raise instead.
 
     Raises:

@@ -102,7 +102,7 @@ def measure_parts(names: Sequence[str], setting: Setting, device: torch.device, 
         names: See `convneur.bench.latency.build`.
         setting: How to run them; inference, not compiled.
         device: A CPU or a CUDA device.
-        rounds: Turns of each model, after one to warm up.
+        rounds: Turns of each model.
 
     Raises:
         ValueError: For a name that is not known, a model that does not run, and a setting or device that cannot be
@@ -128,7 +128,7 @@ def measure_parts(names: Sequence[str], setting: Setting, device: torch.device, 
     times = times_in_turn(steps | watched, device, rounds)
     found = []
     for name, watch in watches.items():
-        turns = [_memory_apart(turn) for turn in watch.rounds()[1:]]  # the first one warms up
+        turns = [_memory_apart(turn) for turn in watch.rounds()[1::2]]  # the first run of a turn does not count
         whole = [sum(turn.values()) for turn in turns]
         found.append(
             Profile(

@@ -16,20 +16,24 @@ def times_in_turn(
 ) -> dict[str, list[float]]:
     """Seconds of each step, round by round, taken in turn (A B A B) so that noise meets all alike.
 
+    A turn is two runs, of which the second counts. What the step before has left in the caches and of the heap would
+    otherwise be charged to this one: a small model after a large one had up to 1,500 page faults at each run, and none
+    after itself.
+
     Args:
         steps: By name.
         device: What they run on, to be waited for.
-        rounds: Turns of each, after one to warm up.
+        rounds: Turns of each.
     """
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(rounds + 1):
+    for _ in range(rounds):
         for name, step in steps.items():
+            step()
             _wait(device)
             start = time.perf_counter()
             step()
             _wait(device)
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
@@ -80,7 +84,7 @@ def throughput(models: Mapping[str, nn.Module], images: Tensor, rounds: int = 9)
     Args:
         models: By name; put into eval mode.
         images: One batch (B, C, H, W), on the device of the models.
-        rounds: Turns of each, after one to warm up.
+        rounds: Turns of each.
     """
     steps = {name: inference_step(model, images) for name, model in models.items()}
     return {name: len(images) / seconds for name, seconds in seconds_in_turn(steps, images.device, rounds).items()}

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convneur.memory.products import linear
+
 Weights = tuple[Tensor, ...]
 
 KEY_EPS = 1e-6  # representable in float16, so that a key of zeros stays zero instead of becoming 0 / 0
@@ -36,6 +38,13 @@ def full_precision(x: Tensor) -> AbstractContextManager[object]:
 def _floats(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Half precision to float32; anything else as it is."""
     return tuple(t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors)
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    """``x @ weight``, (B, H, N, R) and (..., H, R, C): one product for the whole batch where the weights are shared."""
+    if weight.ndim == 3 and len(weight) == 1:
+        return linear(x, weight[0].mT)
+    return x @ weight
 
 
 class LinearState(nn.Module):
@@ -123,12 +132,12 @@ class MlpState(nn.Module):
         with full_precision(keys):
             weight1, weight2, gain = _floats(*weights)
             keys, values, steps = _floats(keys, values, steps)
-            pre = keys @ weight1
+            pre = _product(keys, weight1)
             # GELU and its slope share the normal distribution function: GELU(z) = z P(z), GELU'(z) = P(z) + z p(z).
             cdf = 0.5 * (1 + torch.erf(pre * math.sqrt(0.5)))
             hidden = pre * cdf
             slope = cdf + pre * torch.exp(-0.5 * pre.square()) * (1 / math.sqrt(2 * math.pi))
-            update = hidden @ weight2
+            update = _product(hidden, weight2)
             centred = update - update.mean(-1, keepdim=True)
             scale = torch.rsqrt(centred.square().mean(-1, keepdim=True) + NORM_EPS)
             normed = centred * scale
@@ -140,7 +149,7 @@ class MlpState(nn.Module):
                 - grad_normed.mean(-1, keepdim=True)
                 - normed * (grad_normed * normed).mean(-1, keepdim=True)
             )
-            grad_pre = (grad_update @ weight2.mT) * slope
+            grad_pre = _product(grad_update, weight2.mT) * slope
             return keys.mT @ grad_pre, hidden.mT @ grad_update, grad_gain
 
 

@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-SMALL = 2**21  # multiply-accumulates, up to which MKL is at least as fast: what oneDNN does before it begins costs more
+# Multiply-accumulates up to which MKL is at least as fast: what oneDNN does before it begins costs more, and so does a
+# backward pass in Python.
+SMALL, SMALL_LEARNING = 2**21, 2**23
 
 
 class Linear(nn.Linear):
@@ -58,7 +60,7 @@ class Linear(nn.Linear):
         if (
             self.packed is not None
             and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
-            and _onednn_serves(x, self.weight, self.bias)
+            and _onednn_serves(x, self.weight, self.bias, SMALL)
         ):
             return _product(x, self.packed, self.bias)
         return linear(x, self.weight, self.bias)
@@ -95,14 +97,13 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if torch.compiler.is_compiling():
         return _compiled(x, weight, bias)
-    if not _onednn_serves(x, weight, bias):
+    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
+    if not _onednn_serves(x, weight, bias, SMALL_LEARNING if learns else SMALL):
         return F.linear(x, weight, bias)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
-        return _Product.apply(x, weight, bias)
-    return _product(x, weight, bias)
+    return _Product.apply(x, weight, bias) if learns else _product(x, weight, bias)
 
 
-def _onednn_serves(x: Any, weight: Tensor, bias: Tensor | None) -> bool:
+def _onednn_serves(x: Any, weight: Tensor, bias: Tensor | None, small: int) -> bool:
     """Whether this is a plain float32 product on an x86 processor which nobody traces, transforms or counts.
 
     What compilers, exporters, functorch and counters of operations should see is torch's own operator.
@@ -116,7 +117,7 @@ def _onednn_serves(x: Any, weight: Tensor, bias: Tensor | None) -> bool:
         and (bias is None or bias.dtype is torch.float32)
         and x.ndim > 1
         and ONEDNN_AVAILABLE
-        and x.numel() * len(weight) >= SMALL
+        and x.numel() * len(weight) >= small
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._is_tracing()
         and torch._C._len_torch_dispatch_stack() == 0
