@@ -35,11 +35,11 @@ class DepthwiseConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
         if (
-            torch.compiler.is_compiling()
+            not (torch.is_grad_enabled() and self.weight.requires_grad)
+            or torch.compiler.is_compiling()
             or torch.jit.is_tracing()
             or x.device.type != "cpu"
             or torch.is_autocast_enabled("cpu")
-            or not (torch.is_grad_enabled() and self.weight.requires_grad)
             or max(x.shape[-2:]) >= self.kernel_size[0]
         ):
             return super().forward(x)

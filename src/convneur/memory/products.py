@@ -110,14 +110,14 @@ def _onednn_serves(x: Any, weight: Tensor, bias: Tensor | None, small: int) -> b
     """
     return (
         type(x) is Tensor  # not a proxy of FX
-        and type(weight) in (Tensor, nn.Parameter)  # nor a part of one on another machine
+        and x.numel() * len(weight) >= small
+        and type(weight) in (Tensor, nn.Parameter)  # not a part of one on another machine
         and x.dtype is torch.float32
         and x.is_cpu
         and weight.dtype is torch.float32
         and (bias is None or bias.dtype is torch.float32)
         and x.ndim > 1
         and ONEDNN_AVAILABLE
-        and x.numel() * len(weight) >= small
         and not torch.is_autocast_enabled("cpu")
         and not torch._C._is_tracing()
         and torch._C._len_torch_dispatch_stack() == 0
