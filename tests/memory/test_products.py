@@ -20,7 +20,6 @@ served = pytest.mark.skipif(not products.ONEDNN_AVAILABLE, reason="oneDNN does n
 @pytest.fixture(autouse=True)
 def _none_too_small(monkeypatch) -> None:
     monkeypatch.setattr(products, "SMALL", 1)
-    monkeypatch.setattr(products, "SMALL_LEARNING", 1)
 
 
 SHAPES = [(1, 3, 5), (63, 16, 8), (100, 7, 33), (1000, 40, 160), (2, 1, 1)]
@@ -75,10 +74,10 @@ def test_onednn_is_used_where_it_is_said_to_be(monkeypatch):
     assert len(calls) == 1
     linear(x.requires_grad_(), weight.requires_grad_(), bias).sum().backward()
     assert len(calls) == 4, "forward, and a product for each gradient"
-    monkeypatch.setattr(products, "SMALL_LEARNING", 8 * 4 * 16 + 1)
+    monkeypatch.setattr(products, "SMALL", 8 * 4 * 16 + 1)
     linear(x, weight, bias)
     with torch.backends.mkldnn.flags(enabled=False):
-        monkeypatch.setattr(products, "SMALL_LEARNING", 1)
+        monkeypatch.setattr(products, "SMALL", 1)
         linear(x, weight, bias)
     linear(x.double(), weight.double(), bias.double())
     assert len(calls) == 4

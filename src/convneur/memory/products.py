@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-# Multiply-accumulates up to which MKL is at least as fast: what oneDNN does before it begins costs more, and so does a
-# backward pass in Python.
-SMALL, SMALL_LEARNING = 2**21, 2**23
+# Multiply-accumulates up to which MKL is at least as fast: what oneDNN does before it begins costs more. The same with
+# gradients and without, so that a model gives the same to the last bit.
+SMALL = 2**21
 
 
 class Linear(nn.Linear):
@@ -60,7 +60,7 @@ class Linear(nn.Linear):
         if (
             self.packed is not None
             and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
-            and _onednn_serves(x, self.weight, self.bias, SMALL)
+            and _onednn_serves(x, self.weight, self.bias)
         ):
             return _product(x, self.packed, self.bias)
         return linear(x, self.weight, self.bias)
@@ -97,20 +97,21 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if torch.compiler.is_compiling():
         return _compiled(x, weight, bias)
-    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
-    if not _onednn_serves(x, weight, bias, SMALL_LEARNING if learns else SMALL):
+    if not _onednn_serves(x, weight, bias):
         return F.linear(x, weight, bias)
-    return _Product.apply(x, weight, bias) if learns else _product(x, weight, bias)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
+        return _Product.apply(x, weight, bias)
+    return _product(x, weight, bias)
 
 
-def _onednn_serves(x: Any, weight: Tensor, bias: Tensor | None, small: int) -> bool:
+def _onednn_serves(x: Any, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether this is a plain float32 product on an x86 processor which nobody traces, transforms or counts.
 
     What compilers, exporters, functorch and counters of operations should see is torch's own operator.
     """
     return (
         type(x) is Tensor  # not a proxy of FX
-        and x.numel() * len(weight) >= small
+        and x.numel() * len(weight) >= SMALL
         and type(weight) in (Tensor, nn.Parameter)  # not a part of one on another machine
         and x.dtype is torch.float32
         and x.is_cpu
