@@ -14,7 +14,7 @@ from torch import Tensor
 
 from convneur import MemoryConfig, NeuralMemory
 from convneur.layers import GlobalBranch
-from convneur.memory import Linear, fold, products, read_folded, reference, write_folded
+from convneur.memory import Linear, fold, foldable, products, read_folded, reference, write_folded
 from convneur.models import ConvNeur
 from tests.models.builders import create
 
@@ -163,3 +163,42 @@ def test_a_fused_model_is_exported_with_dynamic_batch_and_size():
         images = torch.randn(shape)
         with torch.inference_mode():
             torch.testing.assert_close(exported.module()(images), model(images), rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_inside_a_fused_memory_can_still_be_looked_at_and_replaced():
+    model, images = stirred().fuse(), torch.randn(1, 3, 64, 64)
+    branch, seen = next(module for module in model.modules() if isinstance(module, GlobalBranch)), []
+    with torch.inference_mode():
+        expected = model(images)
+        handle = branch.proj.register_forward_hook(lambda *call: seen.append("proj"))
+        torch.testing.assert_close(model(images), expected, rtol=1e-5, atol=1e-5)
+        assert seen == ["proj"]
+    other = stirred()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(0.9)
+    model.load_state_dict(other.state_dict())  # while it cannot be folded
+    handle.remove()
+    with torch.inference_mode():
+        torch.testing.assert_close(model(images), other(images), rtol=1e-5, atol=1e-5)
+    branch.memory.store_norm = torch.nn.LayerNorm(16)
+    assert not foldable(branch.memory, branch.proj), "another norm is not folded as if it were ours"
+
+
+def test_gradients_pass_through_a_model_that_was_fused_in_inference_mode():
+    images = torch.randn(1, 3, 64, 64, requires_grad=True)
+    stirred()(images).sum().backward()
+    expected, images.grad = images.grad, None
+    model = stirred()
+    with torch.inference_mode():
+        model.fuse()
+    model(images).sum().backward()
+    torch.testing.assert_close(images.grad, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_fused_model_compiles():
+    model, images = stirred().fuse(), torch.randn(2, 3, 64, 64)
+    torch.compiler.reset()
+    with torch.inference_mode():
+        compiled = torch.compile(model, fullgraph=True, dynamic=False, backend="aot_eager")
+        torch.testing.assert_close(compiled(images), model(images), rtol=1e-5, atol=1e-5)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from timm.models import register_notrace_module
 from torch import Tensor, nn
@@ -88,8 +89,10 @@ class GlobalBranch(nn.Module):
         """
         if self.training:
             raise ValueError("a model is fused for inference only; call eval() first, or fuse a copy")
+        self.folded = None
         if isinstance(self.memory, NeuralMemory) and foldable(self.memory, self.proj):
-            self.folded = FoldedMaps(fold(self.memory, self.proj.weight))
+            with torch.inference_mode(False):  # or a gradient could not pass afterwards
+                self.folded = FoldedMaps(fold(self.memory, self.proj.weight))
         return self
 
     def train(self, mode: bool = True) -> GlobalBranch:
@@ -120,7 +123,8 @@ class GlobalBranch(nn.Module):
         """What was read about each token (B, N, D) of a grid (h, w), through ``proj``."""
         if not isinstance(self.memory, NeuralMemory):
             return self.proj(self.memory(tokens, grid))
-        if self.folded is None and not foldable(self.memory, self.proj):
+        # Weights that are elsewhere come with the call of a module (accelerate's offloading).
+        if tokens.device != self.proj.weight.device or not foldable(self.memory, self.proj):
             return self.proj(self.memory(tokens))
         folded = self.folded() if self.folded is not None else fold(self.memory, self.proj.weight)
         return read_folded(folded, *self._write(self.memory, folded, tokens))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from timm.models import register_notrace_module
 from torch import Tensor, nn
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
 from convneur.memory import Linear
 
@@ -43,4 +44,11 @@ class PointwiseMlp(nn.Module):
 
 def _watched(fc1: Any, act: nn.Module) -> bool:
     """Whether somebody may keep what ``fc1`` gives: through a hook, or as what was put in its place."""
-    return bool(type(fc1) is not Linear or fc1._forward_hooks or act._forward_hooks or act._forward_pre_hooks)
+    return bool(
+        type(fc1) is not Linear
+        or fc1._forward_hooks
+        or act._forward_hooks
+        or act._forward_pre_hooks
+        or _global_forward_hooks
+        or _global_forward_pre_hooks
+    )

@@ -62,10 +62,19 @@ def foldable(memory: nn.Module, proj: nn.Module) -> bool:
     if config.state != "linear" or config.read != "global" or config.chunk_size is not None:
         return False
     for part in (memory.to_queries, memory.to_keys, memory.to_values, memory.to_rates, proj):
-        if type(part) is not Linear or part._forward_hooks or part._forward_pre_hooks or part._backward_hooks:
+        if type(part) is not Linear or _watched(part):
             return False
-    inside = (memory, memory.store_norm, memory.retrieve_norm, memory.fast)
-    return not any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in inside)
+    for norm in (memory.store_norm, memory.retrieve_norm):
+        if type(norm) is not RMSNorm or _watched(norm):
+            return False
+    return type(memory.fast) is LinearState and not (_watched(memory.fast) or _watched(memory))
+
+
+def _watched(module: nn.Module) -> bool:
+    """Whether hooks wait for its call."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
 
 
 def fold(memory: NeuralMemory, proj: Tensor) -> Folded:
@@ -115,9 +124,9 @@ def write_folded(memory: NeuralMemory, folded: Folded, tokens: Tensor) -> tuple[
 def read_folded(folded: Folded, unit: Tensor, written: Tensor) -> Tensor:
     """``proj(memory(tokens))`` from what `write_folded` gives, (B, N, D).
 
-    Nobody needs the queries themselves: with M_h the memory of a head, Q the map to queries and P_h what is behind the
-    memory, the answer to all tokens is one product with a D x D matrix per image,
+    Nobody needs the queries themselves: with M_h the memory of a head, Q_h its map to queries and P_h what is behind
+    it, the answer to all tokens is one product with a D x D matrix per image,
 
-        proj(memory(z)) = rms(z) Q sum_h M_h P_h.
+        proj(memory(z)) = rms(z) sum_h Q_h M_h P_h.
     """
     return unit @ (folded.queries @ (written @ folded.proj).flatten(1, 2))

@@ -58,8 +58,8 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., E)."""
         if (
-            self.packed is not None
-            and not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+            not (torch.compiler.is_compiling() or torch.is_grad_enabled())
+            and self.packed is not None
             and _onednn_serves(x, self.weight, self.bias)
         ):
             return _product(x, self.packed, self.bias)
