@@ -171,7 +171,7 @@ def measure_each(
         step = (training_step if setting.training else inference_step)(*prepare(name, setting, device))
         try:
             step()  # compiles
-        except Exception as error:
+        except Exception as error:  # whatever a model, its memory or a compiler raises
             if not_run is None:
                 raise
             not_run[name] = reason_of(error)

@@ -119,7 +119,7 @@ def measure_parts(names: Sequence[str], setting: Setting, device: torch.device, 
         steps[name] = inference_step(model, images)
         try:
             steps[name]()
-        except Exception as error:
+        except Exception as error:  # whatever a model raises at a size it was not made for
             what = f"{name} does not run at {setting.size} px, batch {setting.batch}"
             raise ValueError(f"{what}; give other sizes, or leave it out ({reason_of(error)})") from error
         watches[name] = Watch(model, device)

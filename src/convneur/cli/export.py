@@ -96,7 +96,7 @@ def export(
     if json_:
         facts = {"command": " ".join(["convneur", *sys.argv[1:]]), "threads": torch.get_num_threads()}
         told = {"model": model, "format": format, "file": str(path), "bytes": size}
-        print(json.dumps(told | facts | {"versions": versions(), "rows": rows}, indent=1))  # noqa: T201
+        print(json.dumps(told | facts | {"versions": versions(), "rows": rows}, indent=1))  # noqa: T201  for other programs
     console.print(_table(rows, format))
     console.print(f"{path}   {size / 1e6:.1f} MB   {_told(labels, preprocessing)}", soft_wrap=True)
     if ours:

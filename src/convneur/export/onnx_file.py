@@ -22,9 +22,9 @@ def require() -> None:
         ImportError: If a package is missing.
     """
     try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
+        import onnx  # noqa: F401  only to know that it is there
+        import onnxruntime  # noqa: F401  only to know that it is there
+        import onnxscript  # noqa: F401  only to know that it is there
     except ImportError as error:
         raise ImportError(NEEDS) from error
 

@@ -25,7 +25,7 @@ def require() -> None:
     """
     onnx_file.require()
     try:
-        import openvino  # noqa: F401
+        import openvino  # noqa: F401  only to know that it is there
     except ImportError as error:
         raise ImportError(NEEDS) from error
 

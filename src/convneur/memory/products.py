@@ -169,7 +169,7 @@ def _gradients(product: Callable[[Tensor, Tensor], Tensor], ctx: Any, grad: Tens
     return grad_x, grad_weight, grad_bias
 
 
-# AVX2 at least: what torch was built for tells what the processor has, and others have no MKL to outrun.
+# Processors with AVX2 or more: the others have no MKL to outrun.
 ONEDNN_AVAILABLE = (
     torch.backends.mkldnn.is_available()
     and torch.backends.cpu.get_cpu_capability().startswith("AVX")
