@@ -28,7 +28,7 @@ from convneur.layers import global_branch
 from convneur.memory import products
 
 TORCH_PRODUCTS = patch.object(products, "ONEDNN_AVAILABLE", False)
-PART_BY_PART = patch.object(global_branch, "foldable", lambda *_: False)
+PART_BY_PART = patch.object(global_branch, "maps_of", lambda *_: None)
 FORMS = {
     "torch's linear maps": (TORCH_PRODUCTS, PART_BY_PART),
     "by oneDNN": (PART_BY_PART,),

@@ -186,3 +186,18 @@ def test_a_fused_layer_follows_its_weight_to_another_precision_and_a_copy():
         torch.testing.assert_close(layer(x.double()), F.linear(x.double(), layer.weight, layer.bias))
     layer(x.double()).sum().backward()  # it is still part of a graph
     assert layer.weight.grad is not None
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_gelu_in_the_same_operation(fused, approximate):
+    x, weight, bias = parts(100, 16, 24)
+    layer = Linear(16, 24).eval()
+    layer.load_state_dict({"weight": weight, "bias": bias})
+    expected = F.gelu(F.linear(x, weight, bias), approximate=approximate)
+    compiled = torch.compile(lambda x: layer.then_gelu(x, approximate), fullgraph=True)
+    if fused:
+        layer.fuse()
+    with torch.no_grad():
+        torch.testing.assert_close(layer.then_gelu(x, approximate), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(compiled(x), expected, rtol=1e-5, atol=1e-5)

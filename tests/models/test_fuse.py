@@ -14,7 +14,7 @@ from torch import Tensor
 
 from convneur import MemoryConfig, NeuralMemory
 from convneur.layers import GlobalBranch
-from convneur.memory import Linear, fold, foldable, products, read_folded, reference, write_folded
+from convneur.memory import Linear, Maps, answer, fold, maps_of, products, read_folded, reference, write_folded
 from convneur.models import ConvNeur
 from tests.models.builders import create
 
@@ -54,18 +54,30 @@ def test_the_folded_memory_is_what_the_oracle_says(knobs, count, monkeypatch):
         slopes = torch.autograd.grad(out, list(leaves.values()), grad.to(dtype), materialize_grads=True)
         return {"output": out} | dict(zip(leaves, slopes, strict=True))
 
+    def maps(memory: NeuralMemory, proj: Tensor) -> Maps:
+        found = maps_of(memory, Linear(16, 16, bias=False))
+        assert found is not None
+        return found._replace(proj=proj)
+
     def folded(memory: NeuralMemory, tokens: Tensor, proj: Tensor) -> Tensor:
-        maps = fold(memory, proj)
-        return read_folded(maps, *write_folded(memory, maps, tokens))
+        once = fold(maps(memory, proj))
+        return read_folded(once, write_folded(memory.config, once, tokens))
+
+    def by_hand(memory: NeuralMemory, tokens: Tensor, proj: Tensor) -> Tensor:
+        out = answer(memory.config, maps(memory, proj), tokens)
+        assert type(out.grad_fn).__name__ == "_AnswerBackward"
+        return out
 
     def oracle(memory: NeuralMemory, tokens: Tensor, proj: Tensor) -> Tensor:
         return F.linear(reference(memory, tokens), proj)
 
     double = copy.deepcopy(memory).double()
     expected = run(double, oracle, torch.float64)
-    for got, tolerance in ((run(double, folded, torch.float64), 1e-9), (run(memory, folded, torch.float32), 1e-4)):
-        for name, value in expected.items():
-            assert (got[name] - value).norm() <= tolerance * (value.norm() + 1e-3), name
+    for function in (folded, by_hand):
+        for of, dtype, tolerance in ((double, torch.float64, 1e-9), (memory, torch.float32, 1e-4)):
+            got = run(of, function, dtype)
+            for name, value in expected.items():
+                assert (got[name] - value).norm() <= tolerance * (value.norm() + 1e-3), (function, name)
 
 
 def test_a_hook_inside_the_memory_is_called():
@@ -182,7 +194,7 @@ def test_what_is_inside_a_fused_memory_can_still_be_looked_at_and_replaced():
     with torch.inference_mode():
         torch.testing.assert_close(model(images), other(images), rtol=1e-5, atol=1e-5)
     branch.memory.store_norm = torch.nn.LayerNorm(16)
-    assert not foldable(branch.memory, branch.proj), "another norm is not folded as if it were ours"
+    assert maps_of(branch.memory, branch.proj) is None, "another norm is not folded as if it were ours"
 
 
 def test_gradients_pass_through_a_model_that_was_fused_in_inference_mode():

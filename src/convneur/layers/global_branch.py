@@ -20,8 +20,10 @@ from convneur.memory import (
     MemoryConfig,
     NeuralMemory,
     RMSNorm,
+    Written,
+    answer,
     fold,
-    foldable,
+    maps_of,
     read_folded,
     write_folded,
 )
@@ -81,8 +83,8 @@ class GlobalBranch(nn.Module):
     def fuse(self) -> GlobalBranch:
         """Fold what does not depend on the image, for inference alone; `timm.utils.reparameterize_model` calls this.
 
-        The state dict stays as it is, and may be loaded into. Nothing changes where `convneur.memory.fold` cannot stand
-        for what reads the tokens.
+        The state dict stays as it is, and may be loaded into. Nothing changes where there is nothing to
+        fold; see `convneur.memory.maps_of`.
 
         Raises:
             ValueError: In training mode.
@@ -90,9 +92,9 @@ class GlobalBranch(nn.Module):
         if self.training:
             raise ValueError("a model is fused for inference only; call eval() first, or fuse a copy")
         self.folded = None
-        if isinstance(self.memory, NeuralMemory) and foldable(self.memory, self.proj):
+        if (maps := maps_of(self.memory, self.proj)) is not None:
             with torch.inference_mode(False):  # or a gradient could not pass afterwards
-                self.folded = FoldedMaps(fold(self.memory, self.proj.weight))
+                self.folded = FoldedMaps(fold(maps))
         return self
 
     def train(self, mode: bool = True) -> GlobalBranch:
@@ -121,22 +123,27 @@ class GlobalBranch(nn.Module):
 
     def _read(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """What was read about each token (B, N, D) of a grid (h, w), through ``proj``."""
-        if not isinstance(self.memory, NeuralMemory):
-            return self.proj(self.memory(tokens, grid))
+        memory, proj = self.memory, self.proj
+        if not isinstance(memory, NeuralMemory):
+            return proj(memory(tokens, grid))
+        maps = maps_of(memory, proj)
         # Weights that are elsewhere come with the call of a module (accelerate's offloading).
-        if tokens.device != self.proj.weight.device or not foldable(self.memory, self.proj):
-            return self.proj(self.memory(tokens))
-        folded = self.folded() if self.folded is not None else fold(self.memory, self.proj.weight)
-        return read_folded(folded, *self._write(self.memory, folded, tokens))
+        if maps is None or tokens.device != maps.proj.device:
+            return proj(memory(tokens))
+        config = memory.config
+        if self.folded is None and torch.is_grad_enabled():
+            return answer(config, maps, tokens)
+        folded = self.folded() if self.folded is not None else fold(maps)
+        return read_folded(folded, self._write(config, folded, tokens))
 
-    def _write(self, memory: NeuralMemory, folded: Folded, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def _write(self, config: MemoryConfig, folded: Folded, tokens: Tensor) -> Written:
         """`write_folded`, in a method of the branch so that it can be timed apart."""
-        return write_folded(memory, folded, tokens)
+        return write_folded(config, folded, tokens)
 
     @staticmethod
     def _on_grid(tokens: Tensor, grid: Tensor) -> Tensor:
         """Tokens (B, N, C) of a grid (B, h, w, C) as a map (B, C, h, w)."""
-        return tokens.unflatten(1, grid.shape[1:3]).permute(0, 3, 1, 2)
+        return tokens.view(*grid.shape[:3], -1).permute(0, 3, 1, 2)
 
 
 def _fold_again(branch: GlobalBranch, _keys: Any) -> None:

@@ -1,7 +1,8 @@
 """Neural memory: fast weights written and read in closed form. Imports torch only."""
 
 from convneur.memory.config import MemoryConfig
-from convneur.memory.folded import Folded, FoldedMaps, fold, foldable, read_folded, write_folded
+from convneur.memory.folded import Folded, FoldedMaps, Maps, Written, fold, maps_of, read_folded, write_folded
+from convneur.memory.folded_gradient import answer
 from convneur.memory.neural_memory import MemoryState, NeuralMemory
 from convneur.memory.norm import RMSNorm
 from convneur.memory.products import Linear, linear
@@ -11,13 +12,16 @@ __all__ = [
     "Folded",
     "FoldedMaps",
     "Linear",
+    "Maps",
     "MemoryConfig",
     "MemoryState",
     "NeuralMemory",
     "RMSNorm",
+    "Written",
+    "answer",
     "fold",
-    "foldable",
     "linear",
+    "maps_of",
     "read_folded",
     "reference",
     "write_folded",

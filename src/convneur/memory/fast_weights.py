@@ -61,13 +61,18 @@ class LinearState(nn.Module):
         """Learned M_0: ``W`` (H, D, D)."""
         return (self.weight,)
 
-    @staticmethod
-    def keys(keys: Tensor) -> Tensor:
+    @classmethod
+    def keys(cls, keys: Tensor) -> Tensor:
         """L2-normalise keys (..., D), which bounds the step at which the write stays stable."""
+        return keys * cls.inverse_norm(keys)
+
+    @staticmethod
+    def inverse_norm(keys: Tensor) -> Tensor:
+        """One over the length of keys (..., D), (..., 1)."""
         # In float32 at least: a square of a half-precision number may be out of range.
         wide = keys.float() if keys.dtype in (torch.float16, torch.bfloat16) else keys
         inverse = (wide * wide).sum(-1, keepdim=True).add_(KEY_EPS).rsqrt_()
-        return keys * (inverse if wide is keys else inverse.to(keys.dtype))
+        return inverse if wide is keys else inverse.to(keys.dtype)
 
     def read(self, weights: Weights, queries: Tensor) -> Tensor:
         """M(queries): (..., N, D) -> (..., N, D)."""

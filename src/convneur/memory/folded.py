@@ -8,16 +8,42 @@ Shape letters: B batch, H heads, N tokens, D memory width, d = D / H, R rates of
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convneur.memory.config import MemoryConfig
 from convneur.memory.fast_weights import LinearState
 from convneur.memory.neural_memory import NeuralMemory
-from convneur.memory.norm import RMSNorm
+from convneur.memory.norm import RMSNorm, over_rms, rms_norm
 from convneur.memory.products import Linear, linear
+
+
+class Maps(NamedTuple):
+    """The parameters of a memory and of the map behind it, one by one.
+
+    Attributes:
+        initial: M_0, (H, d, d).
+        keys: (D, D).
+        values: (D, D).
+        rates: (R H, D), all heads of one rate after the other.
+        bias: (R H,), of the rates.
+        store_gain: (D,), of the norm before the write.
+        queries: (D, D).
+        retrieve_gain: (D,), of the norm before the read.
+        proj: (D, D).
+    """
+
+    initial: Tensor
+    keys: Tensor
+    values: Tensor
+    rates: Tensor
+    bias: Tensor
+    store_gain: Tensor
+    queries: Tensor
+    retrieve_gain: Tensor
+    proj: Tensor
 
 
 class Folded(NamedTuple):
@@ -25,8 +51,8 @@ class Folded(NamedTuple):
 
     Attributes:
         initial: M_0, (H, d, d).
-        stored: (2D + R, D), keys, values and rates as one map, with the gain of their norm.
-        bias: (R,), of the rates.
+        stored: (H (2d + R), D), for each head its keys, values and rates, with the gain of their norm.
+        bias: (H, 1, R), of the rates.
         queries: (D, D), tokens to queries, with the gain of their norm.
         proj: (H, d, D), what each head's answer adds to the output.
     """
@@ -36,6 +62,30 @@ class Folded(NamedTuple):
     bias: Tensor
     queries: Tensor
     proj: Tensor
+
+
+class Written(NamedTuple):
+    """A memory that was written, and what the gradient of the write asks for.
+
+    Attributes:
+        unit: rms(tokens), (B, N, D), without a gain: both norms differ in that only.
+        scale: (B, N, 1), what the tokens were multiplied with; None where that was not asked for.
+        keys: (B H, N, d), normalised.
+        inverse: (B H, N, 1), what the keys were multiplied with.
+        error: (B H, N, d), what M_0 answers less the values.
+        opening: (B H, N, 1), the step of each token over the largest one.
+        kept: (B H, 1, 1), the share of M_0 that is left; None where nothing is forgotten.
+        memory: M, (B H, d, d).
+    """
+
+    unit: Tensor
+    scale: Tensor | None
+    keys: Tensor
+    inverse: Tensor
+    error: Tensor
+    opening: Tensor
+    kept: Tensor | None
+    memory: Tensor
 
 
 class FoldedMaps(nn.Module):
@@ -51,23 +101,42 @@ class FoldedMaps(nn.Module):
         return Folded(*(self.get_buffer(name) for name in Folded._fields))
 
 
-def foldable(memory: nn.Module, proj: nn.Module) -> bool:
-    """Whether `fold` can stand for a memory and the map behind it.
+def maps_of(memory: nn.Module, proj: Any) -> Maps | None:
+    """What `fold` takes of a memory and the map behind it, or None where it cannot stand for them.
 
-    It must be linear, read as a whole and in one chunk, made of the parts it was made of, and nobody may look inside.
+    The memory must be linear, read as a whole and in one chunk, made of the parts it was made of, and nobody may look
+    inside.
     """
     if type(memory) is not NeuralMemory:
-        return False
+        return None
     config = memory.config
     if config.state != "linear" or config.read != "global" or config.chunk_size is not None:
-        return False
-    for part in (memory.to_queries, memory.to_keys, memory.to_values, memory.to_rates, proj):
+        return None
+    # A module looks its attributes up in half a microsecond each, and here are twenty for every block and image.
+    parts: dict[str, Any] = memory._modules
+    linears = (parts["to_keys"], parts["to_values"], parts["to_rates"], parts["to_queries"], proj)
+    norms, fast = (parts["store_norm"], parts["retrieve_norm"]), parts["fast"]
+    for part in linears:
         if type(part) is not Linear or _watched(part):
-            return False
-    for norm in (memory.store_norm, memory.retrieve_norm):
+            return None
+    for norm in norms:
         if type(norm) is not RMSNorm or _watched(norm):
-            return False
-    return type(memory.fast) is LinearState and not (_watched(memory.fast) or _watched(memory))
+            return None
+    if type(fast) is not LinearState or _watched(fast) or _watched(memory):
+        return None
+    keys, values, rates, queries, behind = (part._parameters for part in linears)
+    store_norm, retrieve_norm = (norm._parameters for norm in norms)
+    return Maps(
+        initial=parts["fast"]._parameters["weight"],
+        keys=keys["weight"],
+        values=values["weight"],
+        rates=rates["weight"],
+        bias=rates["bias"],
+        store_gain=store_norm["weight"],
+        queries=queries["weight"],
+        retrieve_gain=retrieve_norm["weight"],
+        proj=behind["weight"],
+    )
 
 
 def _watched(module: nn.Module) -> bool:
@@ -77,56 +146,80 @@ def _watched(module: nn.Module) -> bool:
     )
 
 
-def fold(memory: NeuralMemory, proj: Tensor) -> Folded:
-    """Fold a memory and the map (D, D) behind it; see `foldable`. Gradients pass."""
-    maps = torch.cat([memory.to_keys.weight, memory.to_values.weight, memory.to_rates.weight])
+def fold(maps: Maps) -> Folded:
+    """Fold the maps of a memory. Gradients pass."""
+    heads, width = maps.initial.shape[0], maps.keys.shape[0]
     return Folded(
-        initial=memory.fast.initial()[0],
-        stored=maps * memory.store_norm.weight,
-        bias=memory.to_rates.bias,
-        queries=(memory.to_queries.weight * memory.retrieve_norm.weight).mT,
-        proj=proj.mT.unflatten(0, (memory.heads, -1)),
+        initial=maps.initial,
+        stored=side_by_side(maps) * maps.store_gain,
+        bias=maps.bias.view(-1, heads).mT.unsqueeze(1),
+        queries=(maps.queries * maps.retrieve_gain).mT,
+        proj=maps.proj.mT.view(heads, -1, width),
     )
 
 
-def write_folded(memory: NeuralMemory, folded: Folded, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Write the tokens.
+def side_by_side(maps: Maps) -> Tensor:
+    """What is stored of a token, for each head its keys, values and rates, without a gain: (H (2d + R), D)."""
+    heads, width = maps.initial.shape[0], maps.keys.shape[0]
+    keys, values = maps.keys.view(heads, -1, width), maps.values.view(heads, -1, width)
+    return torch.cat([keys, values, maps.rates.view(-1, heads, width).transpose(0, 1)], 1).view(-1, width)
 
-    Args:
-        memory: For its knobs.
-        folded: Its maps.
-        tokens: (B, N, D).
 
-    Returns:
-        rms(tokens), (B, N, D), without a gain: both norms differ in that only. And M, (B, H, d, d).
-    """
-    batch, count, width = tokens.shape
-    heads, config = memory.heads, memory.config
-    unit = F.rms_norm(tokens, (width,), None, RMSNorm.EPS)
-    stored, rates = linear(unit, folded.stored).split([2 * width, len(folded.bias)], -1)
-    rates = rates + folded.bias
-    # One copy brings the heads to the front, where a batched product takes them as they are: (B H, N, d)
-    head = width // heads
-    keys, values = stored.view(batch, count, 2, heads, head).permute(2, 0, 3, 1, 4).flatten(1, 2).unbind()
-    keys = LinearState.keys(keys)
+def largest_step(config: MemoryConfig, count: int, head: int) -> float:
+    """What the gradient of one of ``count`` tokens is multiplied with at most, the 2 / d of the mean included."""
+    scale = config.max_step * 2 / head
+    return scale if config.reference_length is None else scale * config.reference_length / count
+
+
+def write_folded(config: MemoryConfig, folded: Folded, tokens: Tensor, for_gradient: bool = False) -> Written:
+    """Write tokens (B, N, D) into a memory with these knobs; ``for_gradient``, with all that the gradient asks for."""
+    batch, count, _ = tokens.shape
+    heads, head = folded.initial.shape[:2]
+    unit, scale = over_rms(tokens) if for_gradient else (rms_norm(tokens), None)
+    # A batched product takes the heads of one image as they are, and those of more after a copy: (B H, N, 2d + R)
+    stored = linear(unit, folded.stored).view(batch, count, heads, -1).transpose(1, 2).flatten(0, 1)
+    keys, values, rates = stored.split([head, head, folded.bias.shape[-1]], -1)
+    rates = (rates.view(batch, heads, count, -1) + folded.bias).view(batch * heads, count, -1)
+    inverse = LinearState.inverse_norm(keys)
+    keys = keys * inverse
     initial = folded.initial.expand(batch, -1, -1, -1).flatten(0, 1)
     error = torch.baddbmm(values, keys, initial, beta=-1)
-    scale = config.max_step * 2 / head
-    if config.reference_length is not None:
-        scale = scale * config.reference_length / count
-    steps = rates[..., :heads].sigmoid().mT.reshape(-1, count, 1)
-    kept = initial
+    opening = rates.narrow(-1, 0, 1).sigmoid()
+    start, kept = initial, None
     if config.decay:
-        kept = (-rates[..., -heads:].mean(1)).sigmoid().view(-1, 1, 1) * initial
-    return unit, torch.baddbmm(kept, keys.mT, error * (steps * -scale)).unflatten(0, (batch, heads))
+        kept = (-rates.narrow(-1, -1, 1).mean(1, keepdim=True)).sigmoid()
+        start = kept * initial
+    taught = error * (opening * -largest_step(config, count, head))
+    memory = torch.baddbmm(start, keys.mT, taught)
+    return Written(unit, scale, keys, inverse, error, opening, kept, memory)
 
 
-def read_folded(folded: Folded, unit: Tensor, written: Tensor) -> Tensor:
+def read_folded(folded: Folded, written: Written) -> Tensor:
     """``proj(memory(tokens))`` from what `write_folded` gives, (B, N, D).
 
-    Nobody needs the queries themselves: with M_h the memory of a head, Q_h its map to queries and P_h what is behind
-    it, the answer to all tokens is one product with a D x D matrix per image,
+    With M_h the memory of a head, Q_h its map to queries and P_h what is behind it,
 
         proj(memory(z)) = rms(z) sum_h Q_h M_h P_h.
+
+    Of many tokens nobody needs the queries themselves, and the answer is one product with a D x D matrix per image; of
+    fewer tokens than D that matrix would be the larger part of the work.
     """
-    return unit @ (folded.queries @ (written @ folded.proj).flatten(1, 2))
+    unit, memory = written.unit, written.memory
+    batch, count, width = unit.shape
+    # One graph for any number of tokens where a graph is made.
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or count >= width:
+        behind = memory.view(batch, *folded.initial.shape) @ folded.proj
+        return unit @ (folded.queries @ behind.view(batch, width, width))
+    answers = queries_by_head(folded, unit) @ memory
+    return linear(heads_together(answers, batch), folded.proj.view(width, width).mT)
+
+
+def queries_by_head(folded: Folded, unit: Tensor) -> Tensor:
+    """(B, N, D) -> (B H, N, d)."""
+    queries = linear(unit, folded.queries.mT)
+    return queries.view(*unit.shape[:2], folded.initial.shape[0], -1).transpose(1, 2).flatten(0, 1)
+
+
+def heads_together(x: Tensor, batch: int) -> Tensor:
+    """(B H, N, d) -> (B, N, D)."""
+    return x.view(batch, -1, *x.shape[1:]).transpose(1, 2).flatten(2)

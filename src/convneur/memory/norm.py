@@ -1,23 +1,84 @@
-"""Root-mean-square normalisation in the precision of its input."""
+"""Root-mean-square normalisation in the precision of its input.
+
+Shape letters: D channels.
+"""
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from convneur.memory.plain import by_autograd, may_go_by_hand
+
+EPS = 1e-6
 
 
 class RMSNorm(nn.RMSNorm):
     """`torch.nn.RMSNorm` whose gain follows the input: under autocast torch's would leave its fused kernel, and warn.
 
+    On a CPU autograd takes some 40 operations for the gradient, so that is written out.
+
     Args:
         width: Channels, the last dimension of the input.
     """
 
-    EPS = 1e-6
-
     def __init__(self, width: int) -> None:
-        super().__init__(width, eps=self.EPS)
+        super().__init__(width, eps=EPS)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.EPS)
+        if may_go_by_hand(x, self.weight):
+            return _Norm.apply(x, self.weight) if torch.is_grad_enabled() else over_rms(x)[0].mul_(self.weight)
+        return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), EPS)
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    """``x`` (..., D) over the root of its mean square."""
+    if may_go_by_hand(x) and not torch.is_grad_enabled():
+        return over_rms(x)[0]
+    return F.rms_norm(x, x.shape[-1:], None, EPS)
+
+
+def over_rms(x: Tensor) -> tuple[Tensor, Tensor]:
+    """``x`` (..., D) over the root of its mean square, and the scale (..., 1) that it was multiplied with.
+
+    torch's takes ten operations on a CPU.
+    """
+    eps = small_over(EPS, x.shape[-1], x.dtype, x.device)
+    scale = torch.addcmul(eps, x, x, value=1 / x.shape[-1]).sum(-1, keepdim=True).rsqrt_()
+    return x * scale, scale
+
+
+@lru_cache(maxsize=64)
+def small_over(value: float, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """``value / width`` as a tensor (): what each of ``width`` channels adds to a sum that should not be zero."""
+    with torch.inference_mode(False):
+        return torch.full((), value / width, dtype=dtype, device=device)
+
+
+def over_rms_gradient(unit: Tensor, scale: Tensor, grad: Tensor) -> Tensor:
+    """Gradient of ``x`` (..., D) from that of ``unit``, for what `over_rms` gave."""
+    return (grad - unit * (unit * grad).mean(-1, keepdim=True)).mul_(scale)
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor) -> Tensor:
+        unit, scale = over_rms(x)
+        ctx.save_for_backward(x, gain, unit, scale)
+        return unit * gain
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, gain, unit, scale = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return tuple(by_autograd(_composed, (x, gain), ctx.needs_input_grad, grad))
+        return over_rms_gradient(unit, scale, grad * gain), (grad * unit).flatten(0, -2).sum(0)
+
+
+def _composed(x: Tensor, gain: Tensor) -> Tensor:
+    return F.rms_norm(x, x.shape[-1:], gain, EPS)

@@ -15,7 +15,8 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
+
+from convneur.memory.plain import is_plain
 
 # Multiply-accumulates up to which MKL is at least as fast: what oneDNN does before it begins costs more. The same with
 # gradients and without, so that a model gives the same to the last bit.
@@ -57,13 +58,25 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., E)."""
-        if (
-            not (torch.compiler.is_compiling() or torch.is_grad_enabled())
-            and self.packed is not None
-            and _onednn_serves(x, self.weight, self.bias)
-        ):
+        if self.packed is not None and self._infers(x):
             return _product(x, self.packed, self.bias)
         return linear(x, self.weight, self.bias)
+
+    def then_gelu(self, x: Tensor, approximate: str = "none") -> Tensor:
+        """GELU of what `forward` gives, in the same operation where that can be; for inference alone."""
+        if torch.compiler.is_compiling() and _compiler_takes_ours(x, self.weight):
+            return cast(Tensor, torch.ops.convneur.linear_gelu(x, self.weight, self.bias, approximate))
+        if self._infers(x):
+            weight = self.weight if self.packed is None else self.packed
+            return _product(x, weight, self.bias, ("gelu", [], approximate))
+        # A second map as large would cost more than the GELU itself.
+        return torch.ops.aten.gelu_.default(self(x), approximate=approximate)
+
+    def _infers(self, x: Tensor) -> bool:
+        """Whether this is inference, and oneDNN serves."""
+        return not (torch.compiler.is_compiling() or torch.is_grad_enabled()) and _onednn_serves(
+            x, self.weight, self.bias
+        )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Linear:
         super()._apply(fn, recurse)  # to another device or precision
@@ -105,14 +118,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _onednn_serves(x: Any, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether this is a plain float32 product on an x86 processor which nobody traces, transforms or counts.
-
-    What compilers, exporters, functorch and counters of operations should see is torch's own operator.
-    """
+    """Whether this is a float32 product on an x86 processor, and not too small."""
     return (
-        type(x) is Tensor  # not a proxy of FX
+        is_plain(x, weight)
         and x.numel() * len(weight) >= SMALL
-        and type(weight) in (Tensor, nn.Parameter)  # not a part of one on another machine
         and x.dtype is torch.float32
         and x.is_cpu
         and weight.dtype is torch.float32
@@ -120,10 +129,6 @@ def _onednn_serves(x: Any, weight: Tensor, bias: Tensor | None) -> bool:
         and x.ndim > 1
         and ONEDNN_AVAILABLE
         and not torch.is_autocast_enabled("cpu")
-        and not torch._C._is_tracing()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and forward_ad._current_level < 0
         and torch._C._get_mkldnn_enabled()
     )
 
@@ -132,8 +137,10 @@ def _packable(weight: Tensor) -> bool:
     return ONEDNN_AVAILABLE and weight.dtype is torch.float32 and weight.is_cpu and bool(torch.backends.mkldnn.enabled)
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+def _product(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, then: tuple[str, list[float], str] = ("none", [], "")
+) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, *then)
 
 
 class _Product(torch.autograd.Function):
@@ -156,17 +163,22 @@ def _gradients(product: Callable[[Tensor, Tensor], Tensor], ctx: Any, grad: Tens
     # Of a second operand that is neither contiguous nor the transpose of such, as an expanded gradient may be, oneDNN
     # has slow code only.
     grad = grad.contiguous()
-    rows = grad.flatten(0, -2)
     if ctx.needs_input_grad[0]:
         grad_x = product(grad, weight.mT)
     if ctx.needs_input_grad[1]:
-        inputs = x.contiguous().flatten(0, -2)
-        # oneDNN lays out its second operand anew, so that should be the larger of the two.
-        wide = len(weight) > weight.shape[1]
-        grad_weight = product(inputs.mT, rows.mT).mT if wide else product(rows.mT, inputs.mT)
+        grad_weight = weight_gradient(grad, x, product)
     if ctx.needs_input_grad[2]:
-        grad_bias = rows.sum(0)
+        grad_bias = grad.flatten(0, -2).sum(0)
     return grad_x, grad_weight, grad_bias
+
+
+def weight_gradient(grad: Tensor, x: Tensor, product: Callable[[Tensor, Tensor], Tensor] = linear) -> Tensor:
+    """Gradient (E, D) of the weight of a product of ``x`` (..., D) from that of its result (..., E), contiguous."""
+    rows, inputs = grad.flatten(0, -2), x.contiguous().flatten(0, -2)
+    # oneDNN lays out its second operand anew, so that should be the larger of the two.
+    if rows.shape[1] > inputs.shape[1]:
+        return product(inputs.mT, rows.mT).mT
+    return product(rows.mT, inputs.mT)
 
 
 # Processors with AVX2 or more: the others have no MKL to outrun.
@@ -178,13 +190,16 @@ ONEDNN_AVAILABLE = (
 
 
 # torch.compile would hand a product to MKL, too, and takes oneDNN's own operator for weights that are frozen only. So
-# it is given an operator of ours, which it leaves as it is.
+# it is given operators of ours, which it leaves as they are.
 _library = torch.library.Library("convneur", "DEF")
 _library.define("linear(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor")
+_library.define("linear_gelu(Tensor x, Tensor weight, Tensor? bias, str approximate) -> Tensor")
 _library.impl("linear", _product, "CPU")
-torch.library.register_fake(
-    "convneur::linear", lambda x, weight, bias=None: x.new_empty(*x.shape[:-1], len(weight)), lib=_library
-)
+_library.impl("linear_gelu", lambda x, weight, bias, how: _product(x, weight, bias, ("gelu", [], how)), "CPU")
+for _name in ("linear", "linear_gelu"):
+    torch.library.register_fake(
+        f"convneur::{_name}", lambda x, weight, *_: x.new_empty(*x.shape[:-1], len(weight)), lib=_library
+    )
 torch.library.register_autograd(
     "convneur::linear",
     lambda ctx, grad: _gradients(torch.ops.convneur.linear, ctx, grad),
@@ -197,7 +212,13 @@ _exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda:
 
 def _compiled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """What a compiler or exporter should see."""
-    if (
+    if _compiler_takes_ours(x, weight):
+        return cast(Tensor, torch.ops.convneur.linear(x, weight, bias))
+    return F.linear(x, weight, bias)
+
+
+def _compiler_takes_ours(x: Tensor, weight: Tensor) -> bool:
+    return (
         ONEDNN_AVAILABLE
         and not _exporting()
         and x.device.type == "cpu"
@@ -206,6 +227,4 @@ def _compiled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         and x.ndim > 1
         and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")
-    ):
-        return cast(Tensor, torch.ops.convneur.linear(x, weight, bias))
-    return F.linear(x, weight, bias)
+    )

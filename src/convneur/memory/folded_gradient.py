@@ -1,0 +1,143 @@
+"""The gradients of the folded memory, written out: what autograd would do in some 700 operations, in about 60.
+
+In training a small model spends more on starting the operations of a memory than on their arithmetic; see
+``docs/results/speed.md``. The oracle tests hold these gradients against autograd's, in float64.
+
+Shape letters: B batch, H heads, N tokens, D memory width, d = D / H, R rates of a token.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convneur.memory.config import MemoryConfig
+from convneur.memory.folded import (
+    Folded,
+    Maps,
+    Written,
+    fold,
+    heads_together,
+    largest_step,
+    queries_by_head,
+    read_folded,
+    side_by_side,
+    write_folded,
+)
+from convneur.memory.norm import over_rms_gradient
+from convneur.memory.plain import by_autograd, may_go_by_hand
+from convneur.memory.products import linear, weight_gradient
+
+
+def answer(config: MemoryConfig, maps: Maps, tokens: Tensor) -> Tensor:
+    """``proj(memory(tokens))``, for memories that can be folded, with gradients.
+
+    Args:
+        config: The knobs of the memory.
+        maps: Its parameters.
+        tokens: (B, N, D).
+
+    Returns:
+        (B, N, D).
+    """
+    if torch.is_grad_enabled() and may_go_by_hand(tokens, *maps):
+        return _Answer.apply(config, tokens, *maps)
+    return _composed(config, tokens, *maps)
+
+
+def _composed(config: MemoryConfig, tokens: Tensor, *maps: Tensor) -> Tensor:
+    folded = fold(Maps(*maps))
+    return read_folded(folded, write_folded(config, folded, tokens))
+
+
+class _Answer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, config: MemoryConfig, tokens: Tensor, *maps: Tensor) -> Tensor:
+        folded = fold(Maps(*maps))
+        written = write_folded(config, folded, tokens, for_gradient=True)
+        ctx.config = config
+        ctx.save_for_backward(tokens, *maps, *folded, *written)
+        return read_folded(folded, written)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors  # once: checkpointing gives them once
+        given, saved = saved[: 1 + len(Maps._fields)], saved[1 + len(Maps._fields) :]
+        if torch.is_grad_enabled():
+            return (None, *by_autograd(partial(_composed, ctx.config), given, ctx.needs_input_grad[1:], grad))
+        folded, written = Folded(*saved[: len(Folded._fields)]), Written(*saved[len(Folded._fields) :])
+        grad_tokens, grad_folded = _through_memory(ctx.config, folded, written, grad)
+        return (None, grad_tokens, *_through_fold(Maps(*given[1:]), grad_folded))
+
+
+def _through_memory(config: MemoryConfig, folded: Folded, written: Written, grad: Tensor) -> tuple[Tensor, Folded]:
+    """Gradients of the tokens and the folded maps from that of the answer (B, N, D)."""
+    batch, count, width = grad.shape
+    heads, head = folded.initial.shape[:2]
+    unit, scale, keys, inverse, error, opening, kept, memory = written
+    assert scale is not None  # it was asked for
+
+    # The read, head by head whatever the order was: answer = unit queries memory proj
+    queries, grad = queries_by_head(folded, unit), grad.contiguous()
+    grad_proj = weight_gradient(heads_together(queries @ memory, batch), grad)
+    grad_answers = linear(grad, folded.proj.view(width, width)).view(batch, count, heads, head)
+    grad_answers = grad_answers.transpose(1, 2).flatten(0, 1)
+    grad_memory = queries.mT @ grad_answers
+    grad_queries = heads_together(grad_answers @ memory.mT, batch)
+    grad_unit = linear(grad_queries, folded.queries)
+
+    # The write: memory = kept initial + keys' (error steps), error = keys initial - values
+    steps = opening * -largest_step(config, count, head)
+    initial = folded.initial.expand(batch, -1, -1, -1).flatten(0, 1)
+    grad_taught = keys @ grad_memory
+    grad_steps = (grad_taught * error).sum(-1, keepdim=True)
+    grad_error = grad_taught * steps
+    grad_keys = torch.baddbmm((error * steps) @ grad_memory.mT, grad_error, initial.mT)
+    start = grad_memory if kept is None else kept * grad_memory
+    grad_initial = torch.baddbmm(start, keys.mT, grad_error).view(batch, heads, head, head).sum(0)
+
+    # What was projected: of each head its keys, values and rates
+    rates = folded.bias.shape[-1]
+    by_head = keys.new_empty(batch * heads, count, 2 * head + rates)
+    into_keys, into_values, into_rates = by_head.split([head, head, rates], -1)
+    torch.sub(grad_keys, keys * (keys * grad_keys).sum(-1, keepdim=True), out=grad_keys)
+    torch.mul(grad_keys, inverse, out=into_keys)
+    torch.neg(grad_error, out=into_values)
+    into_rates.zero_()  # there is no momentum within one chunk
+    torch.mul((grad_steps * steps), 1 - opening, out=into_rates[..., :1])
+    if kept is not None:
+        grad_kept = (grad_memory * initial).sum((1, 2), keepdim=True)
+        into_rates[..., -1:] = grad_kept * kept * (kept - 1) / count
+    grad_stored = heads_together(by_head, batch)
+    grad_unit += linear(grad_stored, folded.stored.mT)
+
+    grad_folded = Folded(
+        initial=grad_initial,
+        stored=weight_gradient(grad_stored, unit),
+        bias=into_rates.view(batch, heads, count, rates).sum((0, 2)).unsqueeze(1),
+        queries=weight_gradient(unit, grad_queries),
+        proj=grad_proj.view(heads, head, width),
+    )
+    return over_rms_gradient(unit, scale, grad_unit), grad_folded
+
+
+def _through_fold(maps: Maps, grad: Folded) -> Maps:
+    """Gradients of the maps from those of what they were folded to."""
+    (heads, head), width = maps.initial.shape[:2], len(maps.keys)
+    grad_queries = grad.queries.mT
+    by_head = (grad.stored * maps.store_gain).view(heads, -1, width)
+    keys, values, rates = by_head.split([head, head, by_head.shape[1] - 2 * head], 1)
+    return Maps(
+        initial=grad.initial,
+        keys=keys.reshape(width, width),
+        values=values.reshape(width, width),
+        rates=rates.transpose(0, 1).reshape(-1, width),
+        bias=grad.bias.squeeze(1).mT.reshape(-1),
+        store_gain=(grad.stored * side_by_side(maps)).sum(0),
+        queries=grad_queries * maps.retrieve_gain,
+        retrieve_gain=(grad_queries * maps.queries).sum(0),
+        proj=grad.proj.view(width, width).mT,
+    )
