@@ -138,23 +138,16 @@ class MlpState(nn.Module):
             weight1, weight2, gain = _floats(*weights)
             keys, values, steps = _floats(keys, values, steps)
             pre = _product(keys, weight1)
-            # GELU and its slope share the normal distribution function: GELU(z) = z P(z), GELU'(z) = P(z) + z p(z).
-            cdf = 0.5 * (1 + torch.erf(pre * math.sqrt(0.5)))
-            hidden = pre * cdf
-            slope = cdf + pre * torch.exp(-0.5 * pre.square()) * (1 / math.sqrt(2 * math.pi))
+            hidden = F.gelu(pre)
             update = _product(hidden, weight2)
-            centred = update - update.mean(-1, keepdim=True)
-            scale = torch.rsqrt(centred.square().mean(-1, keepdim=True) + NORM_EPS)
-            normed = centred * scale
+            # torch's own gradients of GELU and LayerNorm are one pass each, and have gradients in turn.
+            normed, mean, scale = torch.native_layer_norm(update, update.shape[-1:], None, None, NORM_EPS)
             grad_out = (keys + (1 + gain) * normed - values) * (steps * (2 / keys.shape[-1]))
             grad_gain = (grad_out * normed).sum(-2, keepdim=True)
-            grad_normed = grad_out * (1 + gain)
-            grad_update = scale * (
-                grad_normed
-                - grad_normed.mean(-1, keepdim=True)
-                - normed * (grad_normed * normed).mean(-1, keepdim=True)
+            grad_update, _, _ = torch.ops.aten.native_layer_norm_backward(
+                grad_out * (1 + gain), update, update.shape[-1:], mean, scale, None, None, [True, False, False]
             )
-            grad_pre = _product(grad_update, weight2.mT) * slope
+            grad_pre = torch.ops.aten.gelu_backward(_product(grad_update, weight2.mT), pre)
             return keys.mT @ grad_pre, hidden.mT @ grad_update, grad_gain
 
 
