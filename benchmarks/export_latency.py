@@ -17,7 +17,7 @@ import torch
 from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
-from convneur.bench import inference_step, times_in_turn
+from convneur.bench import inference_step, keep_freed_memory, times_in_turn
 from convneur.bench.throughput import spread
 from convneur.data.photos import SAMPLES, sample_image
 from convneur.data.transforms import Preprocessing
@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    keep_freed_memory()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     formats = [name for name in options.formats if available(name)]

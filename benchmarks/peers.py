@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
+from convneur.bench import keep_freed_memory
 from convneur.bench.latency import Latency, Setting, measure_each, twin_of
 from convneur.drawing import name_points
 from convneur.explain.report import versions
@@ -116,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--out", type=Path, default=Path("runs/bench/peers"), help="path of both files, less endings")
     options = parser.parse_args(arguments)
+    keep_freed_memory()
     stands = points(options.models)
     times, not_run = {}, {}
     for batch in options.batches:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -92,3 +94,24 @@ def test_on_cuda_torch_counts(monkeypatch):
 
 def test_other_devices_do_not_say():
     assert peak_bytes(lambda: None, torch.device("meta")) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library is another")
+def test_a_heap_that_is_kept_takes_no_new_pages():
+    """In a process of its own: it does not go back."""
+    code = """
+import resource, torch
+from convneur.bench import keep_freed_memory
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def during():
+    before = faults()
+    for _ in range(5): torch.zeros(2**25)
+    return faults() - before
+fresh = during()
+print(keep_freed_memory())
+during()
+print(fresh, during())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    kept, before, after = done.stdout.split()
+    assert kept == "False" or int(after) < int(before) / 10

@@ -36,6 +36,7 @@ def bench(
     fused: bool = False,
     by_stage: bool = False,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    heap: Literal["kept", "default"] = "kept",
     rounds: int = 15,
     out: Path = Path("runs/bench"),
     json_: Annotated[bool, tyro.conf.arg(name="json")] = False,
@@ -60,6 +61,8 @@ def bench(
         fused: With what does not depend on the image worked out beforehand: model.fuse(), or what timm does to others.
         by_stage: Show the parts of a profile stage by stage.
         device: cpu, cuda, mps, or auto for what there is.
+        heap: kept: the C library keeps what is freed (glibc), so that no model pays for pages that another gave back.
+            default: as the C library has it; times then depend on what else is measured.
         rounds: Turns of each model.
         out: Folder for what is written.
         json_: Print the JSON, too.
@@ -71,7 +74,7 @@ def bench(
     with console.status("Loading PyTorch"):
         import torch
 
-        from convneur.bench import figures, latency, parts
+        from convneur.bench import figures, keep_freed_memory, latency, parts
         from convneur.bench.floor import measured_rates
         from convneur.cli import bench_tables
         from convneur.explain.report import versions
@@ -91,6 +94,7 @@ def bench(
     if what == "profile" and (training or compile):
         raise ValueError("a profile is of inference, not compiled; leave --training and --compile out")
     place = device_for(device)
+    heap_kept = heap == "kept" and keep_freed_memory()
     facts: dict[str, Any] = {
         "what": what,
         "dtype": dtype,
@@ -101,6 +105,7 @@ def bench(
         "device": str(place),
         "threads": torch.get_num_threads(),
         "rounds": rounds,
+        "heap_kept": heap_kept,
         "versions": versions(),
     }
     rates = None

@@ -79,7 +79,8 @@ def versions() -> dict[str, str]:
 
     from convneur import __version__
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    cpu = f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
     return {
         "convneur": __version__,
         "torch": torch.__version__,

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from convneur.export.program import quiet
-from convneur.memory.products import ONEDNN_AVAILABLE
+from convneur.memory.products import GELU_BY_ONEDNN, ONEDNN_AVAILABLE
 
 FACTS = "convneur.json"
 
@@ -107,8 +107,9 @@ def _multiply_by_onednn(module: torch.fx.GraphModule, lay_out: bool = False) -> 
                 setattr(module, f"laid_out_{number}", laid_out)
                 weight = graph.create_node("get_attr", f"laid_out_{number}")
             (user, *others) = node.users
-            if lay_out and not others and user.target is torch.ops.aten.gelu.default and len(user.args) == 1:
-                last, activation = user, ("gelu", [], user.kwargs.get("approximate", "none"))
+            activated = user.target is torch.ops.aten.gelu.default and user.args == (node,) and not user.kwargs
+            if lay_out and GELU_BY_ONEDNN and activated and not others:
+                last, activation = user, ("gelu", [], "none")
             product = graph.call_function(torch.ops.mkldnn._linear_pointwise.default, (x, weight, bias, *activation))
         product.meta = dict(last.meta)
         last.replace_all_uses_with(product)

@@ -67,8 +67,7 @@ class Linear(nn.Linear):
         if torch.compiler.is_compiling() and _compiler_takes_ours(x, self.weight):
             return cast(Tensor, torch.ops.convneur.linear_gelu(x, self.weight, self.bias, approximate))
         if self._infers(x):
-            weight = self.weight if self.packed is None else self.packed
-            return _product(x, weight, self.bias, ("gelu", [], approximate))
+            return _product_then_gelu(x, self.weight if self.packed is None else self.packed, self.bias, approximate)
         # A second map as large would cost more than the GELU itself.
         return torch.ops.aten.gelu_.default(self(x), approximate=approximate)
 
@@ -143,6 +142,12 @@ def _product(
     return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, *then)
 
 
+def _product_then_gelu(x: Tensor, weight: Tensor, bias: Tensor | None, approximate: str) -> Tensor:
+    if GELU_BY_ONEDNN and approximate == "none":
+        return _product(x, weight, bias, ("gelu", [], approximate))
+    return torch.ops.aten.gelu_.default(_product(x, weight, bias), approximate=approximate)
+
+
 class _Product(torch.autograd.Function):
     """The product and its gradients, which are products, too; also of gradients, for those who go on from there."""
 
@@ -187,6 +192,8 @@ ONEDNN_AVAILABLE = (
     and torch.backends.cpu.get_cpu_capability().startswith("AVX")
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
+# With AVX2 alone its GELU takes longer than torch's.
+GELU_BY_ONEDNN = ONEDNN_AVAILABLE and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 # torch.compile would hand a product to MKL, too, and takes oneDNN's own operator for weights that are frozen only. So
@@ -195,7 +202,7 @@ _library = torch.library.Library("convneur", "DEF")
 _library.define("linear(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor")
 _library.define("linear_gelu(Tensor x, Tensor weight, Tensor? bias, str approximate) -> Tensor")
 _library.impl("linear", _product, "CPU")
-_library.impl("linear_gelu", lambda x, weight, bias, how: _product(x, weight, bias, ("gelu", [], how)), "CPU")
+_library.impl("linear_gelu", _product_then_gelu, "CPU")
 for _name in ("linear", "linear_gelu"):
     torch.library.register_fake(
         f"convneur::{_name}", lambda x, weight, *_: x.new_empty(*x.shape[:-1], len(weight)), lib=_library
