@@ -51,8 +51,8 @@ class Folded(NamedTuple):
 
     Attributes:
         initial: M_0, (H, d, d).
-        stored: (H (2d + R), D), for each head its keys, values and rates, with the gain of their norm.
-        bias: (H, 1, R), of the rates.
+        stored: ((2d + R) H, D), keys, values and rates as one map, with the gain of their norm.
+        bias: (R H,), of the rates.
         queries: (D, D), tokens to queries, with the gain of their norm.
         proj: (H, d, D), what each head's answer adds to the output.
     """
@@ -148,21 +148,18 @@ def _watched(module: nn.Module) -> bool:
 
 def fold(maps: Maps) -> Folded:
     """Fold the maps of a memory. Gradients pass."""
-    heads, width = maps.initial.shape[0], maps.keys.shape[0]
     return Folded(
         initial=maps.initial,
         stored=side_by_side(maps) * maps.store_gain,
-        bias=maps.bias.view(-1, heads).mT.unsqueeze(1),
+        bias=maps.bias,
         queries=(maps.queries * maps.retrieve_gain).mT,
-        proj=maps.proj.mT.view(heads, -1, width),
+        proj=maps.proj.mT.view(maps.initial.shape[0], -1, maps.proj.shape[0]),
     )
 
 
 def side_by_side(maps: Maps) -> Tensor:
-    """What is stored of a token, for each head its keys, values and rates, without a gain: (H (2d + R), D)."""
-    heads, width = maps.initial.shape[0], maps.keys.shape[0]
-    keys, values = maps.keys.view(heads, -1, width), maps.values.view(heads, -1, width)
-    return torch.cat([keys, values, maps.rates.view(-1, heads, width).transpose(0, 1)], 1).view(-1, width)
+    """What is stored of a token: keys, values and rates, without a gain, ((2d + R) H, D)."""
+    return torch.cat([maps.keys, maps.values, maps.rates])
 
 
 def largest_step(config: MemoryConfig, count: int, head: int) -> float:
@@ -173,21 +170,22 @@ def largest_step(config: MemoryConfig, count: int, head: int) -> float:
 
 def write_folded(config: MemoryConfig, folded: Folded, tokens: Tensor, for_gradient: bool = False) -> Written:
     """Write tokens (B, N, D) into a memory with these knobs; ``for_gradient``, with all that the gradient asks for."""
-    batch, count, _ = tokens.shape
+    batch, count, width = tokens.shape
     heads, head = folded.initial.shape[:2]
     unit, scale = over_rms(tokens) if for_gradient else (rms_norm(tokens), None)
-    # A batched product takes the heads of one image as they are, and those of more after a copy: (B H, N, 2d + R)
-    stored = linear(unit, folded.stored).view(batch, count, heads, -1).transpose(1, 2).flatten(0, 1)
-    keys, values, rates = stored.split([head, head, folded.bias.shape[-1]], -1)
-    rates = (rates.view(batch, heads, count, -1) + folded.bias).view(batch * heads, count, -1)
+    stored, rates = linear(unit, folded.stored).split([2 * width, folded.bias.shape[0]], -1)
+    rates = rates + folded.bias
+    # One copy brings the heads to the front, where a batched product takes them as they are: (B H, N, d). Products of
+    # strided keys and values save the copy and take longer.
+    keys, values = stored.view(batch, count, 2, heads, head).permute(2, 0, 3, 1, 4).flatten(1, 2).unbind()
     inverse = LinearState.inverse_norm(keys)
     keys = keys * inverse
     initial = folded.initial.expand(batch, -1, -1, -1).flatten(0, 1)
     error = torch.baddbmm(values, keys, initial, beta=-1)
-    opening = rates.narrow(-1, 0, 1).sigmoid()
+    opening = rates.narrow(-1, 0, heads).sigmoid().mT.reshape(-1, count, 1)
     start, kept = initial, None
     if config.decay:
-        kept = (-rates.narrow(-1, -1, 1).mean(1, keepdim=True)).sigmoid()
+        kept = (-rates.narrow(-1, -heads, heads).mean(1)).sigmoid().view(-1, 1, 1)
         start = kept * initial
     taught = error * (opening * -largest_step(config, count, head))
     memory = torch.baddbmm(start, keys.mT, taught)
@@ -208,9 +206,10 @@ def read_folded(folded: Folded, written: Written) -> Tensor:
     batch, count, width = unit.shape
     # One graph for any number of tokens where a graph is made.
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or count >= width:
-        behind = memory.view(batch, *folded.initial.shape) @ folded.proj
-        return unit @ (folded.queries @ behind.view(batch, width, width))
-    answers = queries_by_head(folded, unit) @ memory
+        # torch.bmm, because matmul takes four operations more to find out that this is what it should do
+        behind = torch.bmm(memory, folded.proj.expand(batch, -1, -1, -1).flatten(0, 1)).view(batch, width, width)
+        return torch.bmm(unit, torch.bmm(folded.queries.expand(batch, -1, -1), behind))
+    answers = torch.bmm(queries_by_head(folded, unit), memory)
     return linear(heads_together(answers, batch), folded.proj.view(width, width).mT)
 
 

@@ -99,45 +99,49 @@ def _through_memory(config: MemoryConfig, folded: Folded, written: Written, grad
     start = grad_memory if kept is None else kept * grad_memory
     grad_initial = torch.baddbmm(start, keys.mT, grad_error).view(batch, heads, head, head).sum(0)
 
-    # What was projected: of each head its keys, values and rates
-    rates = folded.bias.shape[-1]
-    by_head = keys.new_empty(batch * heads, count, 2 * head + rates)
-    into_keys, into_values, into_rates = by_head.split([head, head, rates], -1)
+    # What was projected: keys, values and rates side by side; the heads go back to where they were
+    grad_stored = grad.new_empty(batch, count, len(folded.stored))
+    into_both, grad_rates = grad_stored.split([2 * width, len(folded.bias)], -1)
+    into_keys, into_values = into_both.view(batch, count, 2, heads, head).permute(2, 0, 3, 1, 4).unbind()
     torch.sub(grad_keys, keys * (keys * grad_keys).sum(-1, keepdim=True), out=grad_keys)
-    torch.mul(grad_keys, inverse, out=into_keys)
-    torch.neg(grad_error, out=into_values)
-    into_rates.zero_()  # there is no momentum within one chunk
-    torch.mul((grad_steps * steps), 1 - opening, out=into_rates[..., :1])
+    torch.mul(_by_head(grad_keys, batch), _by_head(inverse, batch), out=into_keys)
+    torch.neg(_by_head(grad_error, batch), out=into_values)
+    grad_rates.zero_()  # there is no momentum within one chunk
+    grad_opening = (grad_steps * steps).mul_(1 - opening)
+    grad_rates.narrow(-1, 0, heads).copy_(grad_opening.view(batch, heads, count).mT)
     if kept is not None:
         grad_kept = (grad_memory * initial).sum((1, 2), keepdim=True)
-        into_rates[..., -1:] = grad_kept * kept * (kept - 1) / count
-    grad_stored = heads_together(by_head, batch)
+        grad_rates.narrow(-1, -heads, heads).copy_((grad_kept * kept * (kept - 1) / count).view(batch, 1, heads))
     grad_unit += linear(grad_stored, folded.stored.mT)
 
     grad_folded = Folded(
         initial=grad_initial,
         stored=weight_gradient(grad_stored, unit),
-        bias=into_rates.view(batch, heads, count, rates).sum((0, 2)).unsqueeze(1),
+        bias=grad_rates.sum((0, 1)),
         queries=weight_gradient(unit, grad_queries),
         proj=grad_proj.view(heads, head, width),
     )
     return over_rms_gradient(unit, scale, grad_unit), grad_folded
 
 
+def _by_head(x: Tensor, batch: int) -> Tensor:
+    """(B H, N, d) -> (B, H, N, d)."""
+    return x.view(batch, -1, *x.shape[1:])
+
+
 def _through_fold(maps: Maps, grad: Folded) -> Maps:
     """Gradients of the maps from those of what they were folded to."""
-    (heads, head), width = maps.initial.shape[:2], len(maps.keys)
     grad_queries = grad.queries.mT
-    by_head = (grad.stored * maps.store_gain).view(heads, -1, width)
-    keys, values, rates = by_head.split([head, head, by_head.shape[1] - 2 * head], 1)
+    gained = grad.stored * maps.store_gain
+    keys, values, rates = gained.split([len(maps.keys), len(maps.values), len(maps.rates)])
     return Maps(
         initial=grad.initial,
-        keys=keys.reshape(width, width),
-        values=values.reshape(width, width),
-        rates=rates.transpose(0, 1).reshape(-1, width),
-        bias=grad.bias.squeeze(1).mT.reshape(-1),
+        keys=keys,
+        values=values,
+        rates=rates,
+        bias=grad.bias,
         store_gain=(grad.stored * side_by_side(maps)).sum(0),
         queries=grad_queries * maps.retrieve_gain,
         retrieve_gain=(grad_queries * maps.queries).sum(0),
-        proj=grad.proj.view(width, width).mT,
+        proj=grad.proj.flatten(0, 1).mT,
     )

@@ -14,29 +14,31 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 _TYPES = (Tensor, nn.Parameter)
+# Asked forty times per image, so looked up once.
+_is_tracing = torch._C._is_tracing
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_functorch = torch._C._functorch.peek_interpreter_stack
 
 
 def is_plain(x: Any, *weights: Tensor) -> bool:
     """Whether these are tensors like any other, and nobody traces, transforms or counts what is done to them."""
-    return (
-        type(x) is Tensor  # not a proxy of FX
-        and all(type(weight) in _TYPES for weight in weights)  # not a part of one on another machine
-        and not torch._C._is_tracing()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and forward_ad._current_level < 0
-    )
+    if type(x) is not Tensor:  # a proxy of FX
+        return False
+    for weight in weights:
+        if type(weight) not in _TYPES:  # a part of one on another machine
+            return False
+    return not (_is_tracing() or _dispatch_modes() or _functorch() is not None or forward_ad._current_level >= 0)
 
 
 def may_go_by_hand(x: Any, *weights: Tensor) -> bool:
     """Whether what torch composes of operations may be written out: everything plain, and in one precision."""
-    return (
-        not torch.compiler.is_compiling()
-        and is_plain(x, *weights)
-        and x.dtype in (torch.float32, torch.float64)
-        and all(weight.dtype is x.dtype for weight in weights)
-        and not torch.is_autocast_enabled(x.device.type)
-    )
+    if torch.compiler.is_compiling() or not is_plain(x, *weights):
+        return False
+    dtype = x.dtype
+    for weight in weights:
+        if weight.dtype is not dtype:
+            return False
+    return dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type)
 
 
 def by_autograd(

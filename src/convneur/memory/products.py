@@ -120,7 +120,7 @@ def _onednn_serves(x: Any, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether this is a float32 product on an x86 processor, and not too small."""
     return (
         is_plain(x, weight)
-        and x.numel() * len(weight) >= SMALL
+        and x.numel() * weight.shape[0] >= SMALL
         and x.dtype is torch.float32
         and x.is_cpu
         and weight.dtype is torch.float32
@@ -139,7 +139,7 @@ def _packable(weight: Tensor) -> bool:
 def _product(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, then: tuple[str, list[float], str] = ("none", [], "")
 ) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, *then)
+    return _LINEAR(x, weight, bias, *then)
 
 
 def _product_then_gelu(x: Tensor, weight: Tensor, bias: Tensor | None, approximate: str) -> Tensor:
@@ -192,6 +192,7 @@ ONEDNN_AVAILABLE = (
     and torch.backends.cpu.get_cpu_capability().startswith("AVX")
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
+_LINEAR = torch.ops.mkldnn._linear_pointwise.default if ONEDNN_AVAILABLE else None
 # With AVX2 alone its GELU takes longer than torch's.
 GELU_BY_ONEDNN = ONEDNN_AVAILABLE and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
