@@ -72,23 +72,26 @@ class ConvNeurBlock(nn.Module):
         local = self.mlp(self.norm(self.conv_dw(x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
         scale = self.gamma.view(1, -1, 1, 1)
         if self.global_branch is None:
-            return torch.addcmul(x, self.drop_path(local), scale)
+            return torch.addcmul(x, self._dropped(local), scale)
         answers, size = self.global_branch(x), (x.shape[-2], x.shape[-1])
         context = answers[0]
         if self.fusion in ("gate", "gate_add"):
             # Gate and layer scale meet on the small grid, so the large map is read and written once.
             gate = self._upsample(context.sigmoid() * scale, size)
             if self.fusion == "gate":
-                return torch.addcmul(x, self.drop_path(local), gate)
+                return torch.addcmul(x, self._dropped(local), gate)
             shift = self._upsample(answers[1], size)
             # What was brought up is nobody else's, so the large map need not be made two times more.
             out = torch.addcmul(shift, local, gate) if shift is answers[1] else shift.addcmul_(local, gate)
-            return self.drop_path(out).add_(x)
+            return self._dropped(out).add_(x)
         context, local = self._upsample(context, size), local * scale
         if self.merge is None:
-            return x + self.drop_path(local + context)
+            return x + self._dropped(local + context)
         both = torch.cat([local, context], 1).permute(0, 2, 3, 1)
-        return x + self.drop_path(self.merge(both).permute(0, 3, 1, 2))
+        return x + self._dropped(self.merge(both).permute(0, 3, 1, 2))
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return self.drop_path(x) if self.training else x  # the call alone takes a microsecond, in each block
 
     def _upsample(self, grid: Tensor, size: tuple[int, int]) -> Tensor:
         """Bring (B, C, h, w) on the token grid to the H x W of the map, bilinearly."""

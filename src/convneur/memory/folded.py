@@ -162,7 +162,7 @@ def side_by_side(maps: Maps) -> Tensor:
     return torch.cat([maps.keys, maps.values, maps.rates])
 
 
-def largest_step(config: MemoryConfig, count: int, head: int) -> float:
+def largest_step(config: MemoryConfig, count: int, head: int) -> float | torch.SymFloat:
     """What the gradient of one of ``count`` tokens is multiplied with at most, the 2 / d of the mean included."""
     scale = config.max_step * 2 / head
     return scale if config.reference_length is None else scale * config.reference_length / count
@@ -187,8 +187,11 @@ def write_folded(config: MemoryConfig, folded: Folded, tokens: Tensor, for_gradi
     if config.decay:
         kept = (-rates.narrow(-1, -heads, heads).mean(1)).sigmoid().view(-1, 1, 1)
         start = kept * initial
-    taught = error * (opening * -largest_step(config, count, head))
-    memory = torch.baddbmm(start, keys.mT, taught)
+    step = largest_step(config, count, head)
+    if isinstance(step, float):
+        memory = torch.baddbmm(start, keys.mT, error * opening, alpha=-step)
+    else:  # of a number of tokens that a graph leaves open
+        memory = torch.baddbmm(start, keys.mT, error * (opening * -step))
     return Written(unit, scale, keys, inverse, error, opening, kept, memory)
 
 

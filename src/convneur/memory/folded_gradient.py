@@ -90,7 +90,7 @@ def _through_memory(config: MemoryConfig, folded: Folded, written: Written, grad
     grad_unit = linear(grad_queries, folded.queries)
 
     # The write: memory = kept initial + keys' (error steps), error = keys initial - values
-    steps = opening * -largest_step(config, count, head)
+    steps = opening * -float(largest_step(config, count, head))
     initial = folded.initial.expand(batch, -1, -1, -1).flatten(0, 1)
     grad_taught = keys @ grad_memory
     grad_steps = (grad_taught * error).sum(-1, keepdim=True)

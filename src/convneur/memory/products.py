@@ -192,7 +192,7 @@ ONEDNN_AVAILABLE = (
     and torch.backends.cpu.get_cpu_capability().startswith("AVX")
     and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 )
-_LINEAR = torch.ops.mkldnn._linear_pointwise.default if ONEDNN_AVAILABLE else None
+_LINEAR: Any = torch.ops.mkldnn._linear_pointwise.default if ONEDNN_AVAILABLE else None
 # With AVX2 alone its GELU takes longer than torch's.
 GELU_BY_ONEDNN = ONEDNN_AVAILABLE and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
