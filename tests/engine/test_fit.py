@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from convneur.engine.optim import OptimConfig, cosine_with_warmup
+from convneur.engine.optim import OptimConfig, scheduler
 from convneur.models import create_model
 from convneur.recipes.pair import DEMO, MOSAIC
 from convneur.tasks.classification import Classification
@@ -12,7 +12,7 @@ from convneur.tasks.marking import Marking
 
 def test_cosine_with_warmup():
     optimizer = torch.optim.SGD([{"params": [torch.zeros(1)], "lr": 2.0}, {"params": [torch.zeros(1)], "lr": 0.2}])
-    schedule = cosine_with_warmup(optimizer, steps=100, warmup=0.1)
+    schedule = scheduler(optimizer, 100, OptimConfig(warmup=0.1))
     rates = []
     for _ in range(100):
         rates.append([group["lr"] for group in optimizer.param_groups])
@@ -28,7 +28,7 @@ def test_cosine_with_warmup():
 def test_the_head_learns_first():
     groups = [{"params": [torch.zeros(1)], "name": name} for name in ("decay", "head_decay")]
     optimizer = torch.optim.SGD(groups, lr=1.0)
-    schedule = cosine_with_warmup(optimizer, steps=100, warmup=0.1, head_first=0.2)
+    schedule = scheduler(optimizer, 100, OptimConfig(warmup=0.1, head_first=0.2))
     rates = []
     for _ in range(100):
         rates.append([group["lr"] for group in optimizer.param_groups])
@@ -69,3 +69,17 @@ def test_classification_loss_and_confusion():
     assert task.confusion.compute().sum(1).tolist() == [1] * 6 + [0] * 4
     task.on_validation_epoch_start()
     assert task.confusion.confmat.sum() == 0
+
+
+def test_rates_that_fall_in_steps():
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    schedule = scheduler(optimizer, 120, OptimConfig(warmup=0.05, drops=(8 / 12, 11 / 12)))
+    rates = []
+    for _ in range(120):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[:6] == pytest.approx([(i + 1) / 6 for i in range(6)])
+    assert rates[6:80] == pytest.approx([1.0] * 74)
+    assert rates[80:110] == pytest.approx([0.1] * 30)
+    assert rates[110:] == pytest.approx([0.01] * 10)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -12,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW with warm-up and cosine.
+    """AdamW with warm-up, then a cosine or steps.
 
     Attributes:
         lr: Peak learning rate of the local branches.
@@ -24,6 +25,7 @@ class OptimConfig:
         layer_decay: Rate of a layer over that of the next one towards the classifier; 1 for the same everywhere.
         head_first: Share of all steps, at the start, in which only the classifier learns.
         clip_grad: Largest norm of the gradient; 0 for no limit.
+        drops: Shares of all steps at which the rate falls to a tenth, instead of the cosine; detection's schedules do.
     """
 
     lr: float = 2e-3
@@ -35,38 +37,54 @@ class OptimConfig:
     layer_decay: float = 1.0
     head_first: float = 0.0
     clip_grad: float = 0.0
+    drops: tuple[float, ...] = ()
 
     def rate(self, images_per_step: int) -> float:
         """Peak rate for steps of so many images, over all processes."""
         return self.lr * images_per_step / self.lr_batch if self.lr_batch else self.lr
 
 
-def cosine_with_warmup(optimizer: Optimizer, steps: int, warmup: float, head_first: float = 0.0) -> LambdaLR:
-    """Rate of each group: up in a line over the share ``warmup`` of all steps, then down to 0 in a half cosine.
+def scheduler(optimizer: Optimizer, steps: int, config: OptimConfig) -> LambdaLR:
+    """Rate of each group over a run of so many steps: up in a line over the warm-up, then down as the settings say.
 
-    Args:
-        optimizer: Whose groups are scheduled.
-        steps: From the first step to the last.
-        warmup: Share of the steps.
-        head_first: Share of the steps in which groups wait whose name does not begin with ``head``.
+    Groups whose name does not begin with ``head`` wait for ``head_first``.
     """
-    wait = round(steps * head_first)
+    wait = round(steps * config.head_first)
+    shape = partial(_drops, drops=config.drops) if config.drops else _cosine
     factors = [
-        _cosine(0 if not wait or group.get("name", "").startswith("head") else wait, steps, warmup)
+        shape(0 if not wait or group.get("name", "").startswith("head") else wait, steps, config.warmup)
         for group in optimizer.param_groups
     ]
     return LambdaLR(optimizer, factors)
 
 
 def _cosine(wait: int, steps: int, warmup: float) -> Callable[[int], float]:
-    rise = max(1, round((steps - wait) * warmup))
+    rise = _rise(wait, steps, warmup)
 
     def factor(step: int) -> float:
         step -= wait
-        if step < 0:
-            return 0.0
         if step < rise:
-            return (step + 1) / rise
+            return _risen(step, rise)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, steps - wait - rise))))
 
     return factor
+
+
+def _drops(wait: int, steps: int, warmup: float, drops: tuple[float, ...]) -> Callable[[int], float]:
+    rise = _rise(wait, steps, warmup)
+
+    def factor(step: int) -> float:
+        passed = sum(step >= round(drop * steps) for drop in drops)
+        return _risen(step - wait, rise) * 0.1**passed
+
+    return factor
+
+
+def _rise(wait: int, steps: int, warmup: float) -> int:
+    """Steps in which the rate grows."""
+    return max(1, round((steps - wait) * warmup))
+
+
+def _risen(step: int, rise: int) -> float:
+    """Share of the rate that the warm-up has reached."""
+    return min(1.0, max(0, step + 1) / rise) if step >= 0 else 0.0

@@ -348,8 +348,9 @@ class ConvNeur(nn.Module):
         self.stages = self.stages[: last + 1]
         if prune_head or shorter:
             self.reset_classifier(0, "")
+        if shorter or (prune_norm and prune_head):
+            self.head.norm = nn.Identity()  # nobody calls it, or it was made for the width of the last stage
         if shorter:
-            self.head.norm = nn.Identity()  # it was made for the width of the last stage
             self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
         return take
 

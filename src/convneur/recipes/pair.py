@@ -104,7 +104,8 @@ def train_pair(recipe: PairRecipe, console: Console | None = None) -> Iterator[t
     for name, only in TWINS.items():
         torch.manual_seed(recipe.seed)
         arguments = recipe.model | only
-        task = _task(recipe, create_model("convneur_m1", **arguments, pretrained_cfg_overlay=PREPROCESSING))
+        model = create_model("convneur_m1", **arguments, pretrained_cfg_overlay=PREPROCESSING)
+        task = _task(recipe, model)
         finished = True
         try:
             curve = fit(
@@ -122,7 +123,7 @@ def train_pair(recipe: PairRecipe, console: Console | None = None) -> Iterator[t
             curve, finished = stop.curve, False
         counted = task.confusion if isinstance(task, Classification) else None
         confusion = counted.compute().cpu() if counted is not None and curve else None
-        yield name, Trained(task.model.cpu().eval(), arguments, curve, confusion, finished)
+        yield name, Trained(model.cpu().eval(), arguments, curve, confusion, finished)
         if not finished:
             return
 

@@ -12,8 +12,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from convneur.engine.optim import OptimConfig, cosine_with_warmup
-from convneur.models import ConvNeur
+from convneur.engine.optim import OptimConfig, scheduler
 
 IGNORE = -1  # target of a place that counts nowhere
 NAN = float("nan")  # a loss that is no number makes the mean of the epoch none; torchmetrics would leave it out
@@ -26,7 +25,7 @@ class Task(pl.LightningModule):
     that goes on from a checkpoint draws what an uninterrupted one draws.
 
     Args:
-        model: Trained in place.
+        model: Trained in place; with ``parameter_groups`` (see `ConvNeur.parameter_groups`), or the task has it.
         optim: Optimizer settings.
         ema: Decay of the average of the weights that is evaluated and kept; 0 for none.
         seed: Of what is drawn while training.
@@ -37,7 +36,7 @@ class Task(pl.LightningModule):
 
     def __init__(
         self,
-        model: ConvNeur,
+        model: nn.Module,
         optim: OptimConfig,
         ema: float = 0.0,
         seed: int = 0,
@@ -72,21 +71,29 @@ class Task(pl.LightningModule):
             return
         from torch.distributed.fsdp import fully_shard
 
-        for model in [self.model] if self.ema is None else [self.model, self.ema.module]:
+        models: list[Any] = [self.model] if self.ema is None else [self.model, self.ema.module]
+        for model in models:
             for stage in model.stages:
                 fully_shard(stage, mesh=mesh["data_parallel"])
             fully_shard(model, mesh=mesh["data_parallel"])
 
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """The model's groups for an optimizer, at this rate."""
+        optim = self.optim
+        model: Any = self.model
+        groups: list[dict[str, Any]] = model.parameter_groups(
+            lr, optim.weight_decay, optim.global_lr_scale, optim.layer_decay
+        )
+        return groups
+
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW over the model's parameter groups."""
         optim = self.optim
-        groups = self.model.parameter_groups(
-            optim.rate(self.images_per_step), optim.weight_decay, optim.global_lr_scale, optim.layer_decay
-        )
+        groups = self.parameter_groups(optim.rate(self.images_per_step))
         # Lightning cannot clip gradients for a fused optimizer where it mixes precisions.
         optimizer = torch.optim.AdamW(groups, betas=optim.betas, fused=self.trainer.precision == "32-true")
         steps = int(self.trainer.estimated_stepping_batches) if self.steps is None else self.steps
-        schedule = cosine_with_warmup(optimizer, steps, optim.warmup, optim.head_first)
+        schedule = scheduler(optimizer, steps, optim)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:

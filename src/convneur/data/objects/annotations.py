@@ -1,0 +1,111 @@
+"""What is to be found on images: boxes and masks, in one form whatever they were stored as.
+
+Shape letters: n objects of an image, H W pixels of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from convneur.data.sources import FileImages
+
+Shape = list[list[float]] | dict[str, Any]  # polygons, or a run-length encoding in either of COCO's forms
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What is on one image.
+
+    Attributes:
+        boxes: (n, 4) float32, corners x0 y0 x1 y1 in pixels.
+        labels: (n,) int64, classes counted from 0.
+        crowd: (n,) bool, whether it stands for many; such are not learned from, and finding them is no mistake.
+        areas: (n,) float32, of the mask if there is one; COCO sorts objects into small, medium and large by it.
+        shapes: n masks; None where only the box is known.
+    """
+
+    boxes: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    crowd: npt.NDArray[np.bool_]
+    areas: npt.NDArray[np.float32]
+    shapes: Sequence[Shape | None]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class ObjectImages(FileImages):
+    """Image files and what is on each.
+
+    Args:
+        paths: Of the images.
+        sizes: (height, width) of each.
+        objects: On each.
+        ids: Numbers of the images, as detections name them.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        sizes: Sequence[tuple[int, int]],
+        objects: Sequence[Objects],
+        ids: Sequence[int],
+    ) -> None:
+        super().__init__(paths, [0] * len(paths))
+        self.sizes, self.objects, self.ids = list(sizes), list(objects), list(ids)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether every object but crowds has a mask."""
+        return all(
+            shape is not None or crowd
+            for each in self.objects
+            for shape, crowd in zip(each.shapes, each.crowd, strict=True)
+        )
+
+    def as_coco(self, classes: Sequence[str], category_ids: Sequence[int]) -> dict[str, Any]:
+        """The annotations in COCO's form, numbered anew from 1, for those who count by it."""
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for number, (height, width), each in zip(self.ids, self.sizes, self.objects, strict=True):
+            images.append({"id": number, "height": height, "width": width})
+            for box, label, crowd, area, shape in zip(
+                each.boxes.tolist(), each.labels.tolist(), each.crowd.tolist(), each.areas.tolist(), each.shapes,
+                strict=True,
+            ):  # fmt: skip
+                x0, y0, x1, y1 = box
+                annotation = {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": category_ids[label],
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "area": area,
+                    "iscrowd": int(crowd),
+                }
+                annotations.append(annotation if shape is None else annotation | {"segmentation": shape})
+        categories = [{"id": number, "name": name} for number, name in zip(category_ids, classes, strict=True)]
+        return {"images": images, "annotations": annotations, "categories": categories}
+
+
+@dataclass(frozen=True)
+class ObjectSource:
+    """Images to train on and held-out ones.
+
+    Attributes:
+        train: To learn from.
+        val: To judge by.
+        classes: Names, in the order of the labels.
+        category_ids: Numbers of the classes in the source, for results in its own form.
+        notes: What was left out, and why; for the user.
+    """
+
+    train: ObjectImages
+    val: ObjectImages
+    classes: list[str]
+    category_ids: list[int]
+    notes: list[str] = field(default_factory=list)

@@ -1,0 +1,171 @@
+"""Batches of images with what is on them; see `convneur.data.loading` for what decides which.
+
+Shape letters: n objects of an image, H W pixels of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from convneur.data.decode import UnreadableImageError
+from convneur.data.loading import PADDING, Pictures, seeded
+from convneur.data.objects.annotations import ObjectImages
+from convneur.data.objects.masks import decode_masks
+
+SMALLEST = 1.0  # pixels a side; smaller boxes are not learned from
+
+
+class Seen(NamedTuple):
+    """One image, (3, H, W) in 0 to 1, with its targets; ``number`` is its index in the source."""
+
+    image: Tensor
+    target: dict[str, Tensor]
+    number: int
+    unreadable: list[tuple[str, str]]
+
+
+class ObjectBatch(NamedTuple):
+    """Images of any sizes, what is on each, their indices in the source, and which files could not be read and why."""
+
+    images: list[Tensor]
+    targets: list[dict[str, Tensor]]
+    indices: Tensor
+    unreadable: list[tuple[str, str]]
+
+
+def collate_objects(examples: Sequence[Seen]) -> ObjectBatch:
+    """List examples; images of different sizes cannot be stacked."""
+    return ObjectBatch(
+        [e.image for e in examples],
+        [e.target for e in examples],
+        torch.tensor([e.number for e in examples]),
+        [note for e in examples for note in e.unreadable],
+    )
+
+
+class TrainObjects(Dataset[Seen]):
+    """Varied images by (epoch, index). One that cannot be read is replaced by the next that can, and reported.
+
+    Args:
+        pictures: Decoded images of an `ObjectImages`.
+        transform: From an image (3, H, W) of bytes and its target; see `train_transform`.
+        seed: Of what is drawn.
+        with_masks: Whether targets have masks.
+    """
+
+    def __init__(self, pictures: Pictures, transform: Any, seed: int, with_masks: bool) -> None:
+        self.pictures, self.transform, self.seed, self.with_masks = pictures, transform, seed, with_masks
+        self.images: Any = pictures.images
+
+    def __getitem__(self, key: tuple[int, int]) -> Seen:
+        epoch, wanted = key
+        unreadable: list[tuple[str, str]] = []
+        for step in range(len(self.images)):
+            index = (wanted + step) % len(self.images)
+            try:
+                picture = self.pictures[index]
+            except (UnreadableImageError, OSError) as error:
+                unreadable.append((self.images.name(index), str(error)))
+                continue
+            with seeded(self.seed, epoch, index):
+                image, target = self.transform(*to_tensors(picture, self.images, index, self.with_masks))
+            return Seen(image, target, index, unreadable)
+        raise ValueError(f"none of {len(self.images)} images can be read; the first: {': '.join(unreadable[0])}")
+
+
+class EvalObjects(Dataset[Seen]):
+    """Images in order, as they are. One that cannot be read is black with the index `PADDING`, and reported."""
+
+    def __init__(self, pictures: Pictures) -> None:
+        self.pictures = pictures
+        self.images: Any = pictures.images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Seen:
+        if index == PADDING:
+            return Seen(torch.zeros(3, 32, 32), {}, PADDING, [])
+        try:
+            picture = self.pictures[index]
+        except (UnreadableImageError, OSError) as error:
+            return Seen(torch.zeros(3, 32, 32), {}, PADDING, [(self.images.name(index), str(error))])
+        return Seen(_pixels(picture).float().div_(255), {}, index, [])
+
+
+def _pixels(picture: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+
+
+def to_tensors(
+    picture: Image.Image, images: ObjectImages, index: int, with_masks: bool
+) -> tuple[tv_tensors.Image, dict[str, Tensor]]:
+    """An image and what can be learned from it: no crowds, and no boxes below a pixel.
+
+    Returns:
+        (3, H, W) of bytes, and ``boxes``, ``labels`` from 1 on, and ``masks``.
+
+    Raises:
+        ValueError: If the picture is not of the size that the annotations are for.
+    """
+    height, width = images.sizes[index]
+    if (picture.height, picture.width) != (height, width):
+        raise ValueError(
+            f"{images.name(index)} has {picture.width} x {picture.height} px, and its annotations are for {width} x "
+            f"{height}; correct either"
+        )
+    objects = images.objects[index]
+    sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
+    kept = np.flatnonzero(~objects.crowd & (sides >= SMALLEST).all(1))
+    target: dict[str, Tensor] = {
+        "boxes": tv_tensors.BoundingBoxes(
+            torch.from_numpy(objects.boxes[kept]), format="XYXY", canvas_size=(height, width)
+        ),
+        "labels": torch.from_numpy(objects.labels[kept]) + 1,
+    }
+    if with_masks:
+        shapes = [objects.shapes[number] for number in kept.tolist()]
+        target["masks"] = tv_tensors.Mask(torch.from_numpy(decode_masks(shapes, height, width)))
+    return tv_tensors.Image(_pixels(picture)), target
+
+
+def train_transform(
+    hflip: float = 0.5,
+    vflip: float = 0.0,
+    jitter: tuple[float, float] | None = None,
+    size: tuple[int, int] | None = None,
+    color_jitter: float = 0.0,
+) -> v2.Compose:
+    """Flips and large-scale jitter, boxes and masks in step with the pixels.
+
+    Args:
+        hflip: Probability of left for right.
+        vflip: Probability of top for bottom.
+        jitter: Least and largest scale (Ghiasi et al., CVPR 2021, take 0.1 and 2); None for none.
+        size: (height, width) that jittered images are scaled to fit, cropped and padded to; needed with ``jitter``.
+        color_jitter: Strength of changes to brightness, contrast and saturation.
+    """
+    steps: list[Any] = [v2.RandomHorizontalFlip(hflip), v2.RandomVerticalFlip(vflip)]
+    if jitter is not None:
+        assert size is not None
+        steps += [
+            v2.ScaleJitter(size, jitter, antialias=True),
+            v2.RandomCrop(size, pad_if_needed=True, fill={tv_tensors.Image: 114, "others": 0}),
+        ]
+    if color_jitter:
+        steps.append(v2.ColorJitter(color_jitter, color_jitter, color_jitter))
+    steps += [
+        v2.SanitizeBoundingBoxes(min_size=SMALLEST),
+        v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
+        v2.ToPureTensor(),
+    ]
+    return v2.Compose(steps)

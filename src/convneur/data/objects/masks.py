@@ -1,0 +1,60 @@
+"""Masks as polygons and run-length encodings, COCO's two forms among them, and as pixels.
+
+Shape letters: n masks, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+NEEDS = "detection needs the package faster-coco-eval; pip install 'convneur[detection]'"
+
+
+def _codec() -> Any:
+    try:
+        from faster_coco_eval.core import mask
+    except ImportError as error:
+        raise ImportError(NEEDS) from error
+    return mask
+
+
+def decode_masks(shapes: Sequence[Any], height: int, width: int) -> npt.NDArray[np.uint8]:
+    """Pixels of masks.
+
+    Args:
+        shapes: Each a list of polygons, or a run-length encoding with ``counts`` as numbers or as text.
+        height: H.
+        width: W.
+
+    Returns:
+        (n, H, W), 0 and 1.
+
+    Raises:
+        ValueError: If an encoding is of another size.
+    """
+    codec, codes = _codec(), []
+    for shape in shapes:
+        if isinstance(shape, dict) and list(shape["size"]) != [height, width]:
+            raise ValueError(f"a mask of {shape['size'][0]} x {shape['size'][1]} px on an image of {height} x {width}")
+        if isinstance(shape, dict) and not isinstance(shape["counts"], list):
+            counts = shape["counts"]
+            codes.append({"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else counts})
+        else:
+            made = codec.frPyObjects(shape, height, width)
+            codes.append(codec.merge(made) if isinstance(made, list) else made)
+    if not codes:
+        return np.zeros((0, height, width), np.uint8)
+    return np.ascontiguousarray(codec.decode(codes).transpose(2, 0, 1))
+
+
+def encode_masks(masks: npt.NDArray[np.uint8]) -> list[dict[str, Any]]:
+    """Run-length encodings of masks (n, H, W), with ``counts`` as text, which JSON can hold."""
+    codes = _codec().encode(np.asfortranarray(masks.transpose(1, 2, 0)))
+    return [
+        {"size": list(code["size"]), "counts": c.decode() if isinstance(c := code["counts"], bytes) else c}
+        for code in codes
+    ]

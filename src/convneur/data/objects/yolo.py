@@ -1,0 +1,95 @@
+"""Annotations as YOLO keeps them: ``images/SPLIT`` and ``labels/SPLIT`` with a text file per image, and ``data.yaml``.
+
+A line of a text file is a class and a box (centre and size, as shares of the image), or a class and the corners of a
+polygon.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from convneur.data.decode import SUFFIXES
+from convneur.data.objects.annotations import ObjectImages, Objects, Shape
+
+
+def read_names(root: Path) -> list[str]:
+    """Names of the classes from ``data.yaml``: a list, or a name for each number.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    file = root / "data.yaml"
+    try:
+        content = yaml.safe_load(file.read_text()) if file.is_file() else None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is no YAML that can be read ({' '.join(str(error).split())})") from error
+    names = content.get("names") if isinstance(content, dict) else None
+    if isinstance(names, dict):
+        names = [names[number] for number in sorted(names)]
+    if not names or not isinstance(names, list):
+        raise ValueError(f"{file} does not name the classes; write names: [first, second, ...] into it")
+    return [str(name) for name in names]
+
+
+def read_yolo(root: Path, split: str, names: list[str]) -> ObjectImages:
+    """Read one split.
+
+    Args:
+        root: Folder with ``images`` and ``labels``.
+        split: Name of the folders in them.
+        names: Of the classes.
+
+    Raises:
+        ValueError: If there are no images, or a line is not of this form; with file and line.
+    """
+    folder = root / "images" / split
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise ValueError(f"{folder} has no images; add some (.jpg, .png, .webp, ...)")
+    sizes, objects = [], []
+    for path in paths:
+        with Image.open(path) as image:
+            width, height = image.size
+        sizes.append((height, width))
+        file = root / "labels" / split / path.relative_to(folder).with_suffix(".txt")
+        objects.append(_read(file, height, width, len(names)))
+    return ObjectImages([str(path) for path in paths], sizes, objects, list(range(1, len(paths) + 1)))
+
+
+def _read(file: Path, height: int, width: int, classes: int) -> Objects:
+    """An image without a file has nothing on it."""
+    boxes, labels, areas, shapes = [], [], [], []
+    for number, line in enumerate(file.read_text().splitlines() if file.is_file() else [], start=1):
+        if not line.strip():
+            continue
+        try:
+            label, *values = line.split()
+            if not 0 <= int(label) < classes:
+                raise ValueError(f"class {label} of {classes}")
+            points = np.array([float(value) for value in values])
+            if len(points) != 4 and (len(points) < 6 or len(points) % 2):
+                raise ValueError(f"{len(points)} numbers after the class, which are neither a box nor a polygon")
+        except ValueError as error:
+            raise ValueError(f"{file}, line {number}: {error}") from error
+        shape: Shape | None = None
+        if len(points) == 4:
+            centre, size = points[:2] * (width, height), points[2:] * (width, height)
+            box = [*(centre - size / 2), *(centre + size / 2)]
+        else:
+            corners = points.reshape(-1, 2) * (width, height)
+            box, shape = [*corners.min(0), *corners.max(0)], [corners.flatten().tolist()]
+        boxes.append(box)
+        labels.append(int(label))
+        areas.append((box[2] - box[0]) * (box[3] - box[1]))
+        shapes.append(shape)
+    return Objects(
+        np.array(boxes, np.float32).reshape(-1, 4),
+        np.array(labels, np.int64),
+        np.zeros(len(labels), np.bool_),
+        np.array(areas, np.float32),
+        shapes,
+    )

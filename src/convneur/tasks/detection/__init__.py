@@ -1,0 +1,14 @@
+"""Boxes and masks: detectors, how they learn, and what they are worth."""
+
+from convneur.tasks.detection.cascade import CascadeRoIHeads
+from convneur.tasks.detection.models import DetectorKind, create_detector
+from convneur.tasks.detection.pyramid import FeaturePyramid, freeze_stages, parameter_groups
+
+__all__ = [
+    "CascadeRoIHeads",
+    "DetectorKind",
+    "FeaturePyramid",
+    "create_detector",
+    "freeze_stages",
+    "parameter_groups",
+]

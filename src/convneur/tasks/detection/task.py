@@ -1,0 +1,92 @@
+"""Train a detector: its losses, and average precision on held-out images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from convneur.data.loading import PADDING
+from convneur.data.objects import ObjectImages
+from convneur.engine.optim import OptimConfig
+from convneur.tasks.base import Task
+from convneur.tasks.detection.metrics import average_precision, coco_results
+from convneur.tasks.detection.pyramid import parameter_groups
+
+
+class Detection(Task):
+    """Losses of one of torchvision's detectors; logs ``loss``, ``ap``, ``ap50``, ``ap75``, and for masks ``mask_ap``...
+
+    Args:
+        model: Of `create_detector`.
+        optim: Optimizer settings.
+        held_out: Images to judge by.
+        classes: Their classes.
+        category_ids: Numbers of the classes.
+        with_masks: Whether masks are predicted.
+        **task: Arguments of `Task`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optim: OptimConfig,
+        held_out: ObjectImages,
+        classes: Sequence[str],
+        category_ids: Sequence[int],
+        with_masks: bool = False,
+        **task: Any,
+    ) -> None:
+        super().__init__(model, optim, **task)
+        self.held_out, self.classes, self.category_ids = held_out, list(classes), list(category_ids)
+        self.with_masks = with_masks
+        self.found: list[dict[str, Any]] = []
+        self.judged: list[int] = []
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Groups of the backbone and of what stands on it."""
+        optim = self.optim
+        return parameter_groups(self.model, lr, optim.weight_decay, optim.global_lr_scale, optim.layer_decay)
+
+    def training_step(self, batch: Any) -> Tensor:
+        """Sum of the losses of a batch."""
+        losses = self.model(batch.images, batch.targets)
+        loss = torch.stack(list(losses.values())).sum()
+        self.log_loss(loss, len(batch.images))
+        parts = {f"{name}_step": value.detach() for name, value in losses.items()}
+        self.log_dict(parts, on_step=True, on_epoch=False, batch_size=len(batch.images))
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Count afresh."""
+        self.found, self.judged = [], []
+
+    def validation_step(self, batch: Any) -> None:
+        """Note what is found on a batch."""
+        known = [place for place, index in enumerate(batch.indices.tolist()) if index != PADDING]
+        if not known:
+            return
+        numbers = [self.held_out.ids[batch.indices[place]] for place in known]
+        for number, found in zip(numbers, self.best_model([batch.images[place] for place in known]), strict=True):
+            self.judged.append(number)
+            self.found += coco_results(number, found, self.category_ids)
+
+    def on_validation_epoch_end(self) -> None:
+        """Judge what all processes found."""
+        found, judged = self.found, self.judged
+        if self.trainer.world_size > 1:
+            gathered: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(gathered, (found, judged))
+            found, judged = [each for part, _ in gathered for each in part], [n for _, part in gathered for n in part]
+        # Images that could not be read, and those that a check before the run leaves out, count nowhere.
+        seen = set(judged)
+        truth = self.held_out.as_coco(self.classes, self.category_ids)
+        for key, name in (("images", "id"), ("annotations", "image_id")):
+            truth[key] = [each for each in truth[key] if each[name] in seen]
+        kinds: list[tuple[Literal["boxes", "masks"], str]] = [("boxes", ""), ("masks", "mask_")]
+        for of, prefix in kinds[: 1 + self.with_masks]:
+            worth = average_precision(truth, found, of)
+            scores = {"ap": worth.ap, "ap50": worth.ap50, "ap75": worth.ap75}
+            self.log_dict({f"{prefix}{name}": value for name, value in scores.items()}, on_epoch=True)
