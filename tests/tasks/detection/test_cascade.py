@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from convneur.tasks.detection import cascade
+from convneur.data.loading import Pictures
+from convneur.data.objects import open_objects
+from convneur.data.objects.loading import TrainObjects, train_transform
+from convneur.engine.optim import OptimConfig, scheduler
+from convneur.tasks.detection import cascade, create_detector, parameter_groups
 from convneur.tasks.detection.cascade import IOUS, CascadeRoIHeads
+from convneur.tasks.detection.metrics import average_precision, coco_results
 from tests.tasks.detection.builders import detector, scenes
 
 
@@ -124,3 +130,53 @@ def test_every_stage_names_its_losses():
     losses = detector("cascade_mask_rcnn").train()(*scenes())
     assert {name for name in losses if name.startswith("loss_mask")} == {f"loss_mask_{n}" for n in (1, 2, 3)}
     assert {name for name in losses if name.startswith("loss_box")} == {f"loss_box_reg_{n}" for n in (1, 2, 3)}
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_four_photographs_are_learned_by_heart(data_dir):
+    source = open_objects(data_dir / "coco_mini")
+    chosen = [
+        number
+        for number, objects in enumerate(source.train.objects)
+        if 2 <= len(objects) <= 6 and not objects.crowd.any() and (objects.areas > 900).all()
+    ][:4]
+    data = TrainObjects(Pictures(source.train), train_transform(hflip=0.0), seed=0, with_masks=False)
+    seen = [data[0, number] for number in chosen]
+    images, targets = [each.image for each in seen], [each.target for each in seen]
+    torch.manual_seed(0)
+    model = create_detector(
+        "cascade_rcnn",
+        num_classes=len(source.classes),
+        min_size=160,
+        max_size=320,
+        smallest_anchor=16,
+        out_channels=64,
+        box_batch_size_per_image=48,
+        backbone_args={"ls_init_value": 0.1},
+    )
+    steps = 180
+    optimizer = torch.optim.AdamW(parameter_groups(model, 1e-3, weight_decay=0.0))
+    schedule = scheduler(optimizer, steps, OptimConfig(warmup=0.1))
+    losses = []
+    for _ in range(steps):
+        loss = torch.stack(list(model.train()(images, targets).values())).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    with torch.inference_mode():
+        found = model.eval()(images)
+    numbers = [source.train.ids[number] for number in chosen]
+    truth = source.train.as_coco(source.classes, source.category_ids)
+    for key, name in (("images", "id"), ("annotations", "image_id")):
+        truth[key] = [each for each in truth[key] if each[name] in numbers]
+    results = [
+        each
+        for number, one in zip(numbers, found, strict=True)
+        for each in coco_results(number, one, source.category_ids)
+    ]
+    assert sum(losses[-5:]) / 5 < 0.05 * max(losses[:20])
+    assert average_precision(truth, results).ap50 > 0.9

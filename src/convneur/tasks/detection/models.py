@@ -12,6 +12,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
+from convneur.memory import Linear
 from convneur.tasks.detection.cascade import IOUS, CascadeRoIHeads, cascade_stage
 from convneur.tasks.detection.pyramid import STRIDES, FeaturePyramid, freeze_stages
 
@@ -76,15 +77,21 @@ def create_detector(
         octaves = tuple(tuple(round(size * 2 ** (third / 3)) for third in range(3)) for size in sizes)
         return RetinaNet(pyramid, num_classes + 1, anchor_generator=_anchors(octaves), **given)
     given["rpn_anchor_generator"] = _anchors(tuple((size,) for size in sizes))
-    if kind == "faster_rcnn":
-        return FasterRCNN(pyramid, num_classes + 1, **given)
-    if kind == "mask_rcnn":
-        return MaskRCNN(pyramid, num_classes + 1, **given)
-    return _cascade(pyramid, num_classes + 1, kind in WITH_MASKS, given)
+    if "cascade" in kind:
+        return _cascade(pyramid, num_classes + 1, kind in WITH_MASKS, given)
+    given = {"box_head": _box_head(out_channels)} | given
+    return (MaskRCNN if kind == "mask_rcnn" else FasterRCNN)(pyramid, num_classes + 1, **given)
 
 
 def _anchors(sizes: tuple[tuple[int, ...], ...]) -> AnchorGenerator:
     return AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
+
+
+def _box_head(channels: int) -> TwoMLPHead:
+    """torchvision's, whose maps, most of a small detector's work on a CPU, take the faster library."""
+    head = TwoMLPHead(channels * 49, 1024)
+    head.fc6, head.fc7 = Linear(channels * 49, 1024), Linear(1024, 1024)
+    return head
 
 
 def _cascade(pyramid: FeaturePyramid, num_classes: int, with_masks: bool, arguments: dict[str, Any]) -> nn.Module:
@@ -110,7 +117,7 @@ def _cascade(pyramid: FeaturePyramid, num_classes: int, with_masks: bool, argume
                 number,
                 num_classes,
                 box_roi_pool=pool,
-                box_head=TwoMLPHead(width * 49, 1024),
+                box_head=_box_head(width),
                 **settings,
                 **(masks() if with_masks else {}),
             )
