@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from convneur.data.decode import MAX_PIXELS
 from convneur.data.loading import (
@@ -20,13 +21,105 @@ from convneur.data.loading import (
     default_workers,
     ignore_interrupts,
 )
-from convneur.data.shards import Shards, ShardStream, shard_workers
+from convneur.data.shards import Shards, shard_workers
 from convneur.data.sources import Source
 from convneur.data.transforms import AugmentConfig, Preprocessing, eval_transform, train_transform
 
 
-class ImageData(pl.LightningDataModule):
+class PictureData(pl.LightningDataModule):
     """Batches to train on and to evaluate on, split over the processes of a run.
+
+    Args:
+        source: Has ``train`` and ``val``, images that can be read by number.
+        batch_size: Images per batch of one process.
+        seed: Of order and augmentation.
+        workers: Processes that load; None for as many as suit the machine, 0 for none.
+        max_pixels: Larger images are refused.
+        pin_memory: For quicker transfers to a GPU.
+        keep_bytes: Memory for decoded images, over all processes that load for this one.
+    """
+
+    collate: Callable[[Any], Any]  # of what the sets give, to a batch
+
+    def __init__(
+        self,
+        source: Any,
+        batch_size: int,
+        seed: int = 0,
+        workers: int | None = None,
+        max_pixels: int = MAX_PIXELS,
+        pin_memory: bool = False,
+        keep_bytes: int = 0,
+    ) -> None:
+        super().__init__()
+        self.source, self.batch_size, self.seed, self.max_pixels = source, batch_size, seed, max_pixels
+        self.workers, self.pin_memory, self.keep_bytes = workers, pin_memory, keep_bytes
+
+    def training_set(self, pictures: Pictures) -> Dataset[Any]:
+        """Varied examples by (epoch, index)."""
+        raise NotImplementedError
+
+    def evaluation_set(self, pictures: Pictures) -> Dataset[Any]:
+        """Examples in order; `PADDING` counts nowhere."""
+        raise NotImplementedError
+
+    def place(self) -> tuple[int, int]:
+        """Number of this process, and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+    def steps_per_epoch(self, world: int) -> int:
+        """Training batches of one process in an epoch; a ValueError if a batch is larger than the set."""
+        check_batch(len(self.source.train), self.batch_size * world)
+        return len(self.source.train) // (self.batch_size * world)
+
+    def train_workers(self, world: int) -> int:
+        """Processes that load training images for one that trains."""
+        return default_workers() if self.workers is None else self.workers
+
+    def train_dataloader(self) -> TrainLoader:
+        """Shuffled, augmented batches; the loader can go on in the middle of an epoch."""
+        rank, world = self.place()
+        workers = self.train_workers(world)
+        order = EpochBatches(len(self.source.train), self.batch_size, self.seed, rank, world)
+        pictures = Pictures(self.source.train, self.max_pixels, self._keep_bytes(self.source.train) // max(1, workers))
+        return self.loader(
+            order,
+            dataset=self.training_set(pictures),
+            batch_sampler=order,
+            collate_fn=self.collate,
+            persistent_workers=workers > 0,
+        )
+
+    def loader(self, order: Any, **options: Any) -> TrainLoader:
+        """A loader of training batches in an order that has ``epoch`` and ``start``."""
+        if self.trainer is not None:
+            # Workers begin before Lightning says which epoch it is. A state of the middle of one is loaded over this.
+            progress: Any = self.trainer.fit_loop.epoch_progress
+            order.epoch = progress.current.processed
+        _, world = self.place()
+        return TrainLoader(
+            order,
+            num_workers=self.train_workers(world),
+            pin_memory=self.pin_memory,
+            worker_init_fn=ignore_interrupts,
+            **options,
+        )
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Held-out images in order."""
+        rank, world = self.place()
+        workers = default_workers() if self.workers is None else self.workers
+        kept = self._keep_bytes(self.source.val) // max(1, workers)
+        images = self.evaluation_set(Pictures(self.source.val, self.max_pixels, kept))
+        return in_order(images, self.collate, 2 * self.batch_size, workers, rank, world, self.pin_memory)
+
+    def _keep_bytes(self, images: Any) -> int:
+        """What one set of images gets of the memory: its share of all images."""
+        return self.keep_bytes * len(images) // (len(self.source.train) + len(self.source.val))
+
+
+class ImageData(PictureData):
+    """Images with labels, of any `Source`.
 
     Args:
         source: The images.
@@ -41,6 +134,8 @@ class ImageData(pl.LightningDataModule):
         keep_bytes: Memory for decoded images, over all processes that load for this one.
     """
 
+    collate = staticmethod(collate)
+
     def __init__(
         self,
         source: Source,
@@ -54,78 +149,45 @@ class ImageData(pl.LightningDataModule):
         pin_memory: bool = False,
         keep_bytes: int = 0,
     ) -> None:
-        super().__init__()
-        self.source = source
+        super().__init__(source, batch_size, seed, workers, max_pixels, pin_memory, keep_bytes)
         self.preprocessing, self.eval_preprocessing = preprocessing, eval_preprocessing or preprocessing
-        self.augment, self.batch_size, self.seed, self.max_pixels = augment, batch_size, seed, max_pixels
-        self.workers, self.pin_memory, self.keep_bytes = workers, pin_memory, keep_bytes
+        self.augment = augment
 
-    def _place(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+    def training_set(self, pictures: Pictures) -> TrainImages:
+        """Augmented images by (epoch, index)."""
+        return TrainImages(pictures, train_transform(self.preprocessing, self.augment), self.seed)
 
-    def steps_per_epoch(self, world: int) -> int:
-        """Training batches of one process in an epoch; a ValueError if a batch is larger than the set."""
-        check_batch(len(self.source.train), self.batch_size * world)
-        return len(self.source.train) // (self.batch_size * world)
+    def evaluation_set(self, pictures: Pictures) -> EvalImages:
+        """Images in order."""
+        return EvalImages(pictures, eval_transform(self.eval_preprocessing))
 
     def train_workers(self, world: int) -> int:
         """Processes that load training images for one that trains."""
         if isinstance(self.source.train, Shards):
             return shard_workers(self.source.train, self.workers, world)
-        return default_workers() if self.workers is None else self.workers
+        return super().train_workers(world)
 
     def train_dataloader(self) -> TrainLoader:
         """Shuffled, augmented batches; the loader can go on in the middle of an epoch."""
-        rank, world = self._place()
+        if not isinstance(self.source.train, Shards):
+            return super().train_dataloader()
+        rank, world = self.place()
         transform = train_transform(self.preprocessing, self.augment)
-        workers = self.train_workers(world)
-        options: dict[str, Any] = {
-            "num_workers": workers,
-            "pin_memory": self.pin_memory,
-            "worker_init_fn": ignore_interrupts,
-        }
-        order: ShardStream | EpochBatches
-        if isinstance(self.source.train, Shards):
-            order = self.source.train.stream(transform, self.batch_size, self.seed, rank, world, self.max_pixels)
-            options |= {"dataset": order, "batch_size": None}
-        else:
-            order = EpochBatches(len(self.source.train), self.batch_size, self.seed, rank, world)
-            pictures = Pictures(
-                self.source.train, self.max_pixels, self._keep_bytes(self.source.train) // max(1, workers)
-            )
-            images = TrainImages(pictures, transform, self.seed)
-            options |= {
-                "dataset": images,
-                "batch_sampler": order,
-                "collate_fn": collate,
-                "persistent_workers": workers > 0,
-            }
-        if self.trainer is not None:
-            # Workers begin before Lightning says which epoch it is. A state of the middle of one is loaded over this.
-            progress: Any = self.trainer.fit_loop.epoch_progress
-            order.epoch = progress.current.processed
-        return TrainLoader(order, **options)
+        order = self.source.train.stream(transform, self.batch_size, self.seed, rank, world, self.max_pixels)
+        return self.loader(order, dataset=order, batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Held-out images in order."""
-        rank, world = self._place()
+        if not isinstance(self.source.val, Shards):
+            return super().val_dataloader()
+        rank, world = self.place()
+        images, size = self.source.val, 2 * self.batch_size
         return eval_loader(
-            self.source.val,
-            self.eval_preprocessing,
-            2 * self.batch_size,
-            self.workers,
-            rank,
-            world,
-            self.max_pixels,
-            self.pin_memory,
-            self._keep_bytes(self.source.val),
+            images, self.eval_preprocessing, size, self.workers, rank, world, self.max_pixels, self.pin_memory
         )
 
     def _keep_bytes(self, images: Any) -> int:
-        """What one set of images gets of the memory: its share of all images."""
-        if not self.keep_bytes or isinstance(images, Shards):
-            return 0
-        return self.keep_bytes * len(images) // (len(self.source.train) + len(self.source.val))
+        return 0 if isinstance(images, Shards) else super()._keep_bytes(images)
 
 
 def eval_loader(
@@ -137,7 +199,6 @@ def eval_loader(
     world: int = 1,
     max_pixels: int = MAX_PIXELS,
     pin_memory: bool = False,
-    keep_bytes: int = 0,
 ) -> DataLoader[Any]:
     """Batches of images in order, none left out; each process gets its part."""
     transform = eval_transform(preprocessing)
@@ -145,8 +206,23 @@ def eval_loader(
     if isinstance(images, Shards):
         stream = images.in_order(transform, batch_size, rank, world, max_pixels)
         return DataLoader(stream, batch_size=None, num_workers=min(workers, 1), worker_init_fn=ignore_interrupts)
+    return in_order(
+        EvalImages(Pictures(images, max_pixels), transform), collate, batch_size, workers, rank, world, pin_memory
+    )
+
+
+def in_order(
+    images: Any,
+    collate: Callable[[Any], Any],
+    batch_size: int,
+    workers: int,
+    rank: int = 0,
+    world: int = 1,
+    pin_memory: bool = False,
+) -> DataLoader[Any]:
+    """Batches of a set that has a length and takes `PADDING`, in order; each process gets its part."""
     return DataLoader(
-        EvalImages(Pictures(images, max_pixels, keep_bytes // max(1, workers)), transform),
+        images,
         batch_size,
         sampler=Every(len(images), rank, world),
         collate_fn=collate,

@@ -18,7 +18,8 @@ from torchvision.transforms import v2
 
 from convneur.data.decode import UnreadableImageError
 from convneur.data.loading import PADDING, Pictures, seeded
-from convneur.data.objects.annotations import ObjectImages
+from convneur.data.module import PictureData
+from convneur.data.objects.annotations import ObjectImages, ObjectSource
 from convneur.data.objects.masks import decode_masks
 
 SMALLEST = 1.0  # pixels a side; smaller boxes are not learned from
@@ -169,3 +170,31 @@ def train_transform(
         v2.ToPureTensor(),
     ]
     return v2.Compose(steps)
+
+
+class ObjectData(PictureData):
+    """Images with what is on them.
+
+    Args:
+        source: The images and their annotations.
+        transform: Of training images; see `train_transform`.
+        batch_size: Images per batch of one process.
+        with_masks: Whether targets have masks.
+        **options: Other arguments of `PictureData`.
+    """
+
+    collate = staticmethod(collate_objects)
+
+    def __init__(
+        self, source: ObjectSource, transform: v2.Compose, batch_size: int, with_masks: bool = False, **options: Any
+    ) -> None:
+        super().__init__(source, batch_size, **options)
+        self.transform, self.with_masks = transform, with_masks
+
+    def training_set(self, pictures: Pictures) -> TrainObjects:
+        """Varied images and targets by (epoch, index)."""
+        return TrainObjects(pictures, self.transform, self.seed, self.with_masks)
+
+    def evaluation_set(self, pictures: Pictures) -> EvalObjects:
+        """Images in order."""
+        return EvalObjects(pictures)

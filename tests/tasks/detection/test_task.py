@@ -1,0 +1,111 @@
+"""A detector in the training loop: it learns, it is judged, and it goes on after a crash with the same weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from convneur.data.objects import ObjectSource, open_objects
+from convneur.data.objects.loading import ObjectData, train_transform
+from convneur.data.objects.masks import encode_masks
+from convneur.engine.callbacks import Curve
+from convneur.engine.fit import fit
+from convneur.engine.optim import OptimConfig
+from convneur.tasks.detection.task import Detection
+from tests.tasks.detection.builders import detector, scenes
+
+
+def source(folder: Path) -> ObjectSource:
+    """Scenes as files and annotations in COCO's form; one image has nothing on it, one file is no image."""
+    (folder / "images").mkdir()
+    for split, seed in (("train", 0), ("val", 1)):
+        images, targets = scenes(3, seed)
+        content: dict[str, list[object]] = {"images": [], "annotations": []}
+        content["categories"] = [{"id": 10 * n, "name": f"kind {n}"} for n in (1, 2, 3)]
+        for number, (image, target) in enumerate(zip(images, targets, strict=True)):
+            name, (_, height, width) = f"{split}{number}.png", image.shape
+            Image.fromarray((image * 255).byte().permute(1, 2, 0).numpy()).save(folder / "images" / name)
+            content["images"].append({"id": number, "file_name": name, "height": height, "width": width})
+            for box, label, mask in zip(
+                target["boxes"].tolist(), target["labels"].tolist(), encode_masks(target["masks"].numpy()), strict=True
+            ):
+                if number == 1:
+                    continue
+                x0, y0, x1, y1 = box
+                content["annotations"].append(
+                    {"id": len(content["annotations"]), "image_id": number, "category_id": 10 * label,
+                     "bbox": [x0, y0, x1 - x0, y1 - y0], "area": 1152, "iscrowd": 0, "segmentation": mask}
+                )  # fmt: skip
+        content["images"].append({"id": 99, "file_name": f"{split}_bad.png", "height": 96, "width": 128})
+        (folder / "images" / f"{split}_bad.png").write_bytes(b"no image")
+        (folder / f"instances_{split}.json").write_text(json.dumps(content))
+    return open_objects(folder)
+
+
+def train(found: ObjectSource, kind: str, epochs: int, folder: Path | None = None, checkpoint: Path | None = None):  # type: ignore[no-untyped-def]
+    masks = "mask" in kind
+    data = ObjectData(found, train_transform(jitter=(0.8, 1.2), size=(96, 128)), 2, masks, seed=3, workers=0)
+    model = detector(kind, box_batch_size_per_image=32)
+    task = Detection(
+        model, OptimConfig(lr=1e-3), found.val, found.classes, found.category_ids, masks, ema=0.5, seed=3, steps=8
+    )
+    curve: Curve = fit(
+        task, data, epochs, 2, "test", Console(quiet=True), folder=folder, checkpoint=checkpoint, clip_grad=5.0
+    )
+    return task, curve
+
+
+@pytest.mark.parametrize("kind", ["mask_rcnn", "cascade_rcnn"])
+def test_it_goes_on_after_a_crash_with_the_same_weights(tmp_path, kind):
+    found = source(tmp_path)
+    whole, curve = train(found, kind, 4, tmp_path / "whole")
+    names = {"loss", "ap", "ap50", "ap75"} | ({"mask_ap", "mask_ap50", "mask_ap75"} if "mask" in kind else set())
+    assert names <= set(curve[-1])
+    assert all(0 <= curve[-1][name] <= 1 for name in names - {"loss"})
+    assert curve[-1]["loss"] < curve[0]["loss"]
+    train(found, kind, 2, tmp_path / "half")
+    (checkpoint,) = sorted((tmp_path / "half" / "checkpoints").glob("*.ckpt"))[-1:]
+    resumed, again = train(found, kind, 4, tmp_path / "half", checkpoint)
+    assert again[-1]["loss"] == curve[-1]["loss"]
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_masks_and_boxes_stay_in_step(tmp_path):
+    found = source(tmp_path)
+    data = ObjectData(
+        found, train_transform(hflip=0.5, vflip=0.5, jitter=(0.5, 2.0), size=(96, 128)), 2, True, workers=0
+    )
+    for _ in range(3):
+        for batch in data.train_dataloader():
+            assert all(image.shape == (3, 96, 128) for image in batch.images)
+            for target in batch.targets:
+                for box, mask in zip(target["boxes"].tolist(), target["masks"], strict=True):
+                    rows, columns = mask.nonzero().T
+                    x0, y0, x1, y1 = box
+                    assert columns.min() == pytest.approx(x0, abs=2)
+                    assert rows.min() == pytest.approx(y0, abs=2)
+                    assert columns.max() + 1 == pytest.approx(x1, abs=2)
+                    assert rows.max() + 1 == pytest.approx(y1, abs=2)
+
+
+def test_unreadable_images_are_replaced_in_training_and_count_nowhere_in_evaluation(tmp_path):
+    found = source(tmp_path)
+    data = ObjectData(found, train_transform(), 2, workers=0)
+    seen = [note for batch in data.train_dataloader() for note in batch.unreadable]
+    assert {Path(name).name for name, _ in seen} == {"train_bad.png"}
+    held_out = [index for batch in data.val_dataloader() for index in batch.indices.tolist()]
+    assert held_out == [0, 1, 2, -1]
+
+
+def test_a_picture_of_another_size_than_its_annotations_is_named(tmp_path):
+    found = source(tmp_path)
+    Image.new("RGB", (50, 60)).save(tmp_path / "images" / "train0.png")
+    data = ObjectData(found, train_transform(), 2, workers=0)
+    with pytest.raises(ValueError, match=r"train0\.png has 50 x 60 px, and its annotations are for 128 x 96"):
+        list(data.train_dataloader())
