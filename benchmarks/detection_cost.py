@@ -2,8 +2,8 @@
 
     python benchmarks/detection_cost.py --out docs/results/detection/cost.json
 
-Counted as they run, with torch's FlopCounterMode, on an image of 800 x 1280 px, as is usual: all anchors, 1,000 boxes in
-each of the three stages, and masks of 100 of them. Pooling, NMS and what is done element by element count nothing.
+Counted as they run, with torch's FlopCounterMode, on an image of 800 x 1280 px, as is usual: all anchors, 1,000 boxes
+in each of the three stages, and masks of 100 of them. Pooling, NMS and what is done element by element count nothing.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def cost(backbone: str) -> dict[str, float]:
     """Millions of parameters and billions of multiply-accumulates."""
     model: Any = create_detector("cascade_mask_rcnn", backbone, num_classes=80).eval()
     image = torch.zeros(1, 3, HEIGHT, WIDTH)
-    body, maps = counted(lambda: model.backbone.body(image))
+    body, _ = counted(lambda: model.backbone.body(image))
     whole, features = counted(lambda: model.backbone(image))
     rpn, _ = counted(lambda: model.rpn.head(list(features.values())))
     corners = torch.rand(BOXES, 2) * torch.tensor([WIDTH - 300, HEIGHT - 300])

@@ -33,10 +33,12 @@ def test_python_blocks_run_in_order(monkeypatch):
     assert names["more"].shape == (2, 60, 80)
 
 
-def test_python_block_of_the_guide_runs():
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guide.md").read_text(), re.DOTALL)
+def test_python_blocks_of_the_guide_run():
+    mosaics, detection = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guide.md").read_text(), re.DOTALL)
     names: dict = {}
-    exec(block, names)
+    exec(detection, names)
+    assert set(names["found"][0]) == {"boxes", "labels", "scores", "masks"}
+    exec(mosaics, names)
     assert names["images"].shape == (16, 3, 256, 256)
     assert names["answers"].shape == (16, 8, 8)
 

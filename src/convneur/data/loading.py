@@ -85,6 +85,24 @@ class Pictures:
             self.kept[index] = picture
         return picture
 
+    def readable(self, wanted: int) -> tuple[int, Image.Image, list[tuple[str, str]]]:
+        """A picture, or the next that can be read.
+
+        Returns:
+            Its index, itself, and which files could not be read on the way and why.
+
+        Raises:
+            ValueError: If none can be read.
+        """
+        unreadable: list[tuple[str, str]] = []
+        for step in range(len(self.images)):
+            index = (wanted + step) % len(self.images)
+            try:
+                return index, self[index], unreadable
+            except (UnreadableImageError, OSError) as error:
+                unreadable.append((self.images.name(index), str(error)))
+        raise ValueError(f"none of {len(self.images)} images can be read; the first: {': '.join(unreadable[0])}")
+
 
 class TrainImages(Dataset[Example]):
     """Augmented images by (epoch, index). One that cannot be read is replaced by the next that can, and reported."""
@@ -94,17 +112,9 @@ class TrainImages(Dataset[Example]):
 
     def __getitem__(self, key: tuple[int, int]) -> Example:
         epoch, wanted = key
-        unreadable: list[tuple[str, str]] = []
-        for step in range(len(self.images)):
-            index = (wanted + step) % len(self.images)
-            try:
-                picture = self.pictures[index]
-            except (UnreadableImageError, OSError) as error:
-                unreadable.append((self.images.name(index), str(error)))
-                continue
-            with seeded(self.seed, epoch, index):
-                return Example(self.transform(picture), int(self.images.labels[index]), index, unreadable)
-        raise ValueError(f"none of {len(self.images)} images can be read; the first: {': '.join(unreadable[0])}")
+        index, picture, unreadable = self.pictures.readable(wanted)
+        with seeded(self.seed, epoch, index):
+            return Example(self.transform(picture), int(self.images.labels[index]), index, unreadable)
 
 
 class EvalImages(Dataset[Example]):

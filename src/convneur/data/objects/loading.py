@@ -69,18 +69,10 @@ class TrainObjects(Dataset[Seen]):
 
     def __getitem__(self, key: tuple[int, int]) -> Seen:
         epoch, wanted = key
-        unreadable: list[tuple[str, str]] = []
-        for step in range(len(self.images)):
-            index = (wanted + step) % len(self.images)
-            try:
-                picture = self.pictures[index]
-            except (UnreadableImageError, OSError) as error:
-                unreadable.append((self.images.name(index), str(error)))
-                continue
-            with seeded(self.seed, epoch, index):
-                image, target = self.transform(*to_tensors(picture, self.images, index, self.with_masks))
-            return Seen(image, target, index, unreadable)
-        raise ValueError(f"none of {len(self.images)} images can be read; the first: {': '.join(unreadable[0])}")
+        index, picture, unreadable = self.pictures.readable(wanted)
+        with seeded(self.seed, epoch, index):
+            image, target = self.transform(*to_tensors(picture, self.images, index, self.with_masks))
+        return Seen(image, target, index, unreadable)
 
 
 class EvalObjects(Dataset[Seen]):
