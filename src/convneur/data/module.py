@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,7 @@ from convneur.data.sources import Source
 from convneur.data.transforms import AugmentConfig, Preprocessing, eval_transform, train_transform
 
 
-class PictureData(pl.LightningDataModule):
+class PictureData(pl.LightningDataModule, ABC):
     """Batches to train on and to evaluate on, split over the processes of a run.
 
     Args:
@@ -55,13 +56,13 @@ class PictureData(pl.LightningDataModule):
         self.source, self.batch_size, self.seed, self.max_pixels = source, batch_size, seed, max_pixels
         self.workers, self.pin_memory, self.keep_bytes = workers, pin_memory, keep_bytes
 
+    @abstractmethod
     def training_set(self, pictures: Pictures) -> Dataset[Any]:
         """Varied examples by (epoch, index)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def evaluation_set(self, pictures: Pictures) -> Dataset[Any]:
         """Examples in order; `PADDING` counts nowhere."""
-        raise NotImplementedError
 
     def place(self) -> tuple[int, int]:
         """Number of this process, and how many there are."""

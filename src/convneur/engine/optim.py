@@ -87,4 +87,4 @@ def _rise(wait: int, steps: int, warmup: float) -> int:
 
 def _risen(step: int, rise: int) -> float:
     """Share of the rate that the warm-up has reached."""
-    return min(1.0, max(0, step + 1) / rise) if step >= 0 else 0.0
+    return min(1.0, (step + 1) / rise) if step >= 0 else 0.0

@@ -31,14 +31,14 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        if may_go_by_hand(x, self.weight):
+        if x.is_cpu and may_go_by_hand(x, self.weight):  # GPUs have a kernel of their own for it
             return _Norm.apply(x, self.weight) if torch.is_grad_enabled() else over_rms(x)[0].mul_(self.weight)
         return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), EPS)
 
 
 def rms_norm(x: Tensor) -> Tensor:
     """``x`` (..., D) over the root of its mean square."""
-    if may_go_by_hand(x) and not torch.is_grad_enabled():
+    if x.is_cpu and may_go_by_hand(x) and not torch.is_grad_enabled():
         return over_rms(x)[0]
     return F.rms_norm(x, x.shape[-1:], None, EPS)
 
@@ -48,16 +48,16 @@ def over_rms(x: Tensor) -> tuple[Tensor, Tensor]:
 
     torch's takes ten operations on a CPU.
     """
-    eps = small_over(EPS, x.shape[-1], x.dtype, x.device)
+    eps = _eps_share(x.shape[-1], x.dtype, x.device)
     scale = torch.addcmul(eps, x, x, value=1 / x.shape[-1]).sum(-1, keepdim=True).rsqrt_()
     return x * scale, scale
 
 
 @lru_cache(maxsize=64)
-def small_over(value: float, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """``value / width`` as a tensor (): what each of ``width`` channels adds to a sum that should not be zero."""
+def _eps_share(width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What each of ``width`` channels adds to a mean that must not be zero, as a tensor ()."""
     with torch.inference_mode(False):
-        return torch.full((), value / width, dtype=dtype, device=device)
+        return torch.full((), EPS / width, dtype=dtype, device=device)
 
 
 def over_rms_gradient(unit: Tensor, scale: Tensor, grad: Tensor) -> Tensor:

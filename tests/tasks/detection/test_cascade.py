@@ -52,7 +52,7 @@ def test_later_stages_get_the_boxes_that_earlier_ones_made(monkeypatch):
     for stage in roi_heads.stages:
         real = stage.select_training_samples
 
-        def record(proposals: list[Tensor], targets: list[dict[str, Tensor]], real=real):  # type: ignore[no-untyped-def]
+        def record(proposals: list[Tensor], targets: list[dict[str, Tensor]], real=real):
             seen.append(proposals[0].clone())
             return real(proposals, targets)
 

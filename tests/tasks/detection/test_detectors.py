@@ -7,7 +7,6 @@ from typing import get_args
 import pytest
 import timm
 import torch
-from torch import nn
 
 from convneur.tasks.detection import DetectorKind, FeaturePyramid, create_detector, freeze_stages, parameter_groups
 from tests.models.builders import create
@@ -52,6 +51,13 @@ def test_any_backbone_of_timm(name):
     model = create_detector("faster_rcnn", name, num_classes=3, min_size=64, max_size=64, out_channels=16)
     sum(model.train()(*scenes()).values()).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_maps_with_channels_last():
+    pyramid = FeaturePyramid("swin_tiny_patch4_window7_224", out_channels=16, img_size=96, depths=(1, 1, 1, 1))
+    assert pyramid.channels_last
+    maps = pyramid(torch.randn(1, 3, 96, 96))
+    assert [tuple(level.shape) for level in maps.values()] == [(1, 16, side, side) for side in (24, 12, 6, 3)]
 
 
 def test_levels_have_the_strides_they_say():
@@ -124,7 +130,3 @@ def test_unknown_names_and_backbones_without_maps_are_one_clear_line():
         create_detector("yolo")
     with pytest.raises(ValueError, match="choose another backbone"):
         FeaturePyramid(timm.create_model("resnet18", features_only=True, out_indices=(1, 2)), out_channels=16)
-
-
-def test_no_batch_norm_of_ours_in_the_way():
-    assert not [m for m in detector("mask_rcnn").modules() if isinstance(m, nn.BatchNorm2d)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def source(folder: Path) -> ObjectSource:
     return open_objects(folder)
 
 
-def train(found: ObjectSource, kind: str, epochs: int, folder: Path | None = None, checkpoint: Path | None = None):  # type: ignore[no-untyped-def]
+def train(found: ObjectSource, kind: str, epochs: int, folder: Path | None = None, checkpoint: Path | None = None):
     masks = "mask" in kind
     data = ObjectData(found, train_transform(jitter=(0.8, 1.2), size=(96, 128)), 2, masks, seed=3, workers=0)
     model = detector(kind, box_batch_size_per_image=32)
@@ -101,6 +102,14 @@ def test_unreadable_images_are_replaced_in_training_and_count_nowhere_in_evaluat
     assert {Path(name).name for name, _ in seen} == {"train_bad.png"}
     held_out = [index for batch in data.val_dataloader() for index in batch.indices.tolist()]
     assert held_out == [0, 1, 2, -1]
+
+
+def test_boxes_alone_are_not_enough_for_masks(tmp_path):
+    found = source(tmp_path)
+    without = [replace(each, shapes=[None] * len(each)) for each in found.train.objects]
+    found.train.objects = without
+    with pytest.raises(ValueError, match="choose a detector without masks"):
+        ObjectData(found, train_transform(), 2, with_masks=True)
 
 
 def test_a_picture_of_another_size_than_its_annotations_is_named(tmp_path):

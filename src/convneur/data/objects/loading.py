@@ -149,7 +149,8 @@ def train_transform(
     """
     steps: list[Any] = [v2.RandomHorizontalFlip(hflip), v2.RandomVerticalFlip(vflip)]
     if jitter is not None:
-        assert size is not None
+        if size is None:
+            raise ValueError("jittered images are cropped and padded to one size; give it")
         steps += [
             v2.ScaleJitter(size, jitter, antialias=True),
             v2.RandomCrop(size, pad_if_needed=True, fill={tv_tensors.Image: 114, "others": 0}),
@@ -173,6 +174,9 @@ class ObjectData(PictureData):
         batch_size: Images per batch of one process.
         with_masks: Whether targets have masks.
         **options: Other arguments of `PictureData`.
+
+    Raises:
+        ValueError: If masks are wanted and there are none.
     """
 
     collate = staticmethod(collate_objects)
@@ -180,6 +184,8 @@ class ObjectData(PictureData):
     def __init__(
         self, source: ObjectSource, transform: v2.Compose, batch_size: int, with_masks: bool = False, **options: Any
     ) -> None:
+        if with_masks and not source.train.has_masks:
+            raise ValueError("some objects have a box and no mask; choose a detector without masks")
         super().__init__(source, batch_size, **options)
         self.transform, self.with_masks = transform, with_masks
 

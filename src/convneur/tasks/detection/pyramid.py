@@ -62,6 +62,7 @@ class FeaturePyramid(nn.Module):
                 f"the backbone has maps of stride {', '.join(map(str, found))}, and the pyramid needs "
                 f"{', '.join(map(str, missing))}; choose another backbone"
             )
+        self.channels_last = getattr(self.body, "output_fmt", "NCHW") == "NHWC"  # Swin's maps, for one
         self.take = [found.index(stride) for stride in strides]
         channels = info.channels()
         self.fpn = FeaturePyramidNetwork([channels[i] for i in self.take], out_channels, extra_blocks, norm_layer)
@@ -70,6 +71,8 @@ class FeaturePyramid(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Images (B, 3, H, W) -> levels by name: "0" is the finest, what extra blocks add has names of theirs."""
         maps = self.body(images)
+        if self.channels_last:
+            maps = [each.permute(0, 3, 1, 2) for each in maps]
         return self.fpn({str(level): maps[i] for level, i in enumerate(self.take)})
 
 
@@ -108,6 +111,8 @@ def freeze_stages(pyramid: FeaturePyramid, stages: int) -> None:
     Raises:
         ValueError: If there are not so many.
     """
+    if not stages:
+        return
     numbers = layer_numbers(pyramid.body)
     most = max(numbers.values())
     if not 0 <= stages <= most:
