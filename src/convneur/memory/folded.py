@@ -1,7 +1,7 @@
 """The default memory in few operations: its maps folded with one another, then written and read at once.
 
 Most of what a small model spends on a memory goes to starting operations, not to arithmetic, so what follows does the
-same as ``proj(memory(tokens))`` with a third of them. The oracle tests run through it, gradients included.
+same as ``proj(memory(tokens))`` with a quarter fewer. The oracle tests run through it, gradients included.
 
 Shape letters: B batch, H heads, N tokens, D memory width, d = D / H, R rates of a token.
 """

@@ -1,7 +1,5 @@
-"""The gradients of the folded memory, written out: what autograd would do in some 700 operations, in about 60.
-
-In training a small model spends more on starting the operations of a memory than on their arithmetic; see
-``docs/results/speed.md``. The oracle tests hold these gradients against autograd's, in float64.
+"""The gradients of the folded memory, written out: fewer operations and less kept than autograd would; what it gains
+is in ``docs/results/speed.md``. The oracle tests hold these gradients against autograd's, in float64.
 
 Shape letters: B batch, H heads, N tokens, D memory width, d = D / H, R rates of a token.
 """

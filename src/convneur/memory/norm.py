@@ -20,7 +20,7 @@ EPS = 1e-6
 class RMSNorm(nn.RMSNorm):
     """`torch.nn.RMSNorm` whose gain follows the input: under autocast torch's would leave its fused kernel, and warn.
 
-    On a CPU autograd takes some 40 operations for the gradient, so that is written out.
+    On a CPU, where torch composes norm and gradient of small operations, both are written out.
 
     Args:
         width: Channels, the last dimension of the input.
