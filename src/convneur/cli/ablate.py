@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from convneur.cli.train import recipe_named
+from convneur.cli.running import recipe_named
 from convneur.data.mosaic_config import MosaicConfig
 from convneur.recipes.classification import MOSAIC, RECIPES, ClassificationRecipe
 

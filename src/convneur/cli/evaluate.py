@@ -1,4 +1,4 @@
-"""``convneur eval``: judge a classifier on labelled images."""
+"""``convneur eval``: judge a classifier or a detector on labelled images."""
 
 from __future__ import annotations
 
@@ -19,15 +19,19 @@ def eval_(
     seed: int | None = None,
     max_megapixels: float = 100.0,
 ) -> None:
-    """Judge a classifier on held-out images: top-1, top-5, per class, calibration, other image sizes.
+    """Judge a model on held-out images.
+
+    A classifier: top-1, top-5, per class, calibration, other image sizes. A detector: average precision of boxes and
+    masks, per class, the worst misses as pictures, and all detections in COCO's form.
 
     Args:
         model: Folder of a run or model, hf-hub:USER/NAME, a timm name with pretrained weights, or a
             file of convneur export.
         data: As for convneur train; its validation images are used.
         out: Folder for metrics.json and report.html.
-        image_size: Pixels a side; what the model was made for if not given. 0.75 and 1.5 times that are tried too.
-        batch_size: Images at a time.
+        image_size: Pixels a side, of a detector's images the shorter one; what the model was made for if not given. A
+            classifier is tried at 0.75 and 1.5 times that, too.
+        batch_size: Images at a time, for a classifier.
         workers: Processes that load images; as many as suit the machine if not given.
         val_share: Share that is held out where the data has no validation images; that of training if not given.
         seed: Of that split; that of training if not given.
@@ -41,7 +45,14 @@ def eval_(
         from convneur.data.sources import open_source
         from convneur.data.transforms import Preprocessing
         from convneur.export import open_model
+        from convneur.tasks.detection.saved import detector_folder
 
+    command = " ".join(["convneur", *sys.argv[1:]])
+    max_pixels = round(max_megapixels * 1e6)
+    if detector_folder(model) is not None:
+        from convneur.cli.detecting import evaluate_saved
+
+        return evaluate_saved(model, data, out, console, command, image_size, workers, max_pixels)
     with console.status(f"Loading {model}"):
         loaded, config, labels = open_model(model)
     run = run_settings(Path(model), data)
@@ -67,10 +78,10 @@ def eval_(
         console,
         batch_size=batch_size,
         workers=workers,
-        max_pixels=round(max_megapixels * 1e6),
+        max_pixels=max_pixels,
     )
-    write_judged(out, judged, " ".join(["convneur", *sys.argv[1:]]))
-    tell(judged, f"Report: {out / 'report.html'}   numbers: {out / 'metrics.json'}")
+    write_judged(out, judged, command)
+    return tell(judged, f"Report: {out / 'report.html'}   numbers: {out / 'metrics.json'}")
 
 
 def run_settings(model: Path, data: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``convneur predict``: name images."""
+"""``convneur predict``: name images, or find objects on them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from torch import Tensor
 
     from convneur.data.sources import FileImages
@@ -27,19 +29,23 @@ def predict(
     workers: int | None = None,
     image_size: int | None = None,
     max_megapixels: float = 100.0,
+    score: float = 0.5,
+    out: Path = Path("runs/predict"),
 ) -> int:
-    """Name images. Exit code 0 if any could be read, 2 if none.
+    """Name images, or draw what a detector finds on them. Exit code 0 if any could be read, 2 if none.
 
     Args:
         paths: Image files, folders (searched to the bottom) and globs such as 'photos/*.jpg'.
         model: Folder of a run or model, hf-hub:USER/NAME, a timm name with pretrained weights, or a
             file of convneur export.
         format: Table for people; JSON lines or CSV for programs.
-        top_k: Answers per image.
-        batch_size: Images at a time.
+        top_k: Answers per image, of a classifier.
+        batch_size: Images at a time, for a classifier.
         workers: Processes that load images; as many as suit the machine if not given.
-        image_size: Pixels a side; what the model was made for if not given.
+        image_size: Pixels a side, of a detector's images the shorter one; what the model was made for if not given.
         max_megapixels: Larger images are not read.
+        score: Of a detector: from which a detection is drawn and told.
+        out: Of a detector: folder for the pictures, and for detections.json with all detections in COCO's form.
     """
     from rich.console import Console
 
@@ -47,7 +53,10 @@ def predict(
     for flag, value in (("top-k", top_k), ("batch-size", batch_size)):
         if value < 1:
             raise ValueError(f"--{flag} {value} is out of range; give at least 1")
+    if not 0 <= score <= 1:
+        raise ValueError(f"--score {score} is out of range; give 0 to 1")
     files = find_images(paths)
+    max_pixels = round(max_megapixels * 1e6)
     with console.status("Loading PyTorch"):
         import torch
         from rich.progress import Progress
@@ -56,19 +65,27 @@ def predict(
         from convneur.data.sources import FileImages
         from convneur.data.transforms import Preprocessing
         from convneur.export import open_model
+        from convneur.tasks.detection.saved import detector_folder
         from convneur.tasks.evaluation import device_for
 
+    if detector_folder(model) is not None:
+        from convneur.cli.detecting import find_objects
+
+        workers = min(len(files) // 4, 8) if workers is None else workers
+        rows, unreadable = find_objects(files, model, out, score, console, image_size, workers, max_pixels)
+        _print_objects(rows, format)
+        return _told(rows, unreadable, console)
     with console.status(f"Loading {model}"):
         loaded, config, labels = open_model(model)
     names = labels or [str(i) for i in range(config["num_classes"])]
     images = FileImages(files, [0] * len(files))
     preprocessing = Preprocessing.of(config, image_size)
     workers = min(len(files) // batch_size, 8) if workers is None else workers  # a few images need no other process
-    loader = eval_loader(images, preprocessing, batch_size, workers, max_pixels=round(max_megapixels * 1e6))
+    loader = eval_loader(images, preprocessing, batch_size, workers, max_pixels=max_pixels)
     device = device_for()
     loaded.to(device)
-    rows: list[dict[str, Any]] = []
-    unreadable: list[tuple[str, str]] = []
+    rows = []
+    unreadable = []
     with Progress(console=console, transient=True) as progress, torch.inference_mode():
         for batch in progress.track(loader, len(loader), description="predicting"):
             unreadable += batch.unreadable
@@ -76,6 +93,11 @@ def predict(
             scores = loaded(batch.images.to(device)).float().softmax(1).cpu()[known]
             rows += _rows(images, batch.indices[known], scores, names, min(top_k, len(names)))
     _print(rows, format)
+    return _told(rows, unreadable, console)
+
+
+def _told(rows: Sequence[Any], unreadable: Sequence[tuple[str, str]], console: Console) -> int:
+    """Name what could not be read; the exit code."""
     for name, reason in unreadable:
         console.print(f"convneur: {name} could not be read ({reason})", soft_wrap=True, highlight=False)
     return 0 if rows else 2
@@ -156,4 +178,31 @@ def _print(rows: list[dict[str, Any]], format: str) -> None:
             table.add_column("", justify="right", style=None if i == 0 else "dim")
         for file, *rest in flat:
             table.add_row(file, *(x if isinstance(x, str) else f"{x:.1%}" for x in rest))
+        Console().print(table)
+
+
+def _print_objects(rows: list[dict[str, Any]], format: str) -> None:
+    """What was found, on standard output."""
+    if format == "jsonl":
+        for row in rows:
+            print(json.dumps(row, ensure_ascii=False))  # noqa: T201  for other programs
+    elif format == "csv":
+        import csv
+
+        writer = csv.writer(sys.stdout)
+        writer.writerow(["file", "label", "score", "x0", "y0", "x1", "y1"])
+        writer.writerows(
+            [row["file"], each["label"], each["score"], *each["box"]] for row in rows for each in row["objects"]
+        )
+    elif rows:
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=None, header_style="bold")
+        for name in ("file", "found", "picture"):
+            table.add_column(name, overflow="fold")
+        for row in rows:
+            counts = Counter(each["label"] for each in row["objects"])
+            found = ", ".join(f"{number} {label}" for label, number in counts.most_common()) or "nothing"
+            table.add_row(row["file"], found, row["picture"])
         Console().print(table)

@@ -1,14 +1,16 @@
-"""``convneur train``: a classifier from people's own images."""
+"""``convneur train``: a classifier, and by their names other tasks, from people's own images."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from convneur.cli.running import TaskName, recipe_named, run
+from convneur.cli.train_detector import KINDS, train_detector_verb
 from convneur.recipes.classification import RECIPES, ClassificationRecipe
 
 if TYPE_CHECKING:
@@ -17,24 +19,16 @@ if TYPE_CHECKING:
 RecipeName = Literal["quick", "finetune", "cifar", "imagenet"]
 
 
-def recipe_named(
-    arguments: Sequence[str], default: str, recipes: Mapping[str, ClassificationRecipe] = RECIPES
-) -> tuple[Any, ClassificationRecipe]:
-    """Name and values of the recipe that the arguments name; an unknown one is refused by the parser later on."""
-    name = default
-    for before, word in zip(["", *arguments], arguments, strict=False):
-        if before == "--recipe" or word.startswith("--recipe="):
-            name = word.removeprefix("--recipe=")
-    name = name if name in recipes else default
-    return name, recipes[name]
-
-
 def train_verb(arguments: Sequence[str]) -> Callable[..., None]:
-    """Make the verb with the defaults of the recipe that the arguments name."""
-    name, chosen = recipe_named(arguments, "quick")
+    """Make the verb for the task that the arguments name, with the defaults of their recipe."""
+    task_name = next((word for word in arguments[1:2] if word in KINDS), None)
+    if task_name is not None:
+        return train_detector_verb(task_name, arguments)
+    name, chosen = recipe_named(arguments, "quick", RECIPES)
 
     def train(
         data: str,
+        task: Annotated[TaskName, tyro.conf.Positional] = "classification",
         recipe: RecipeName = name,
         model: str = "convneur_m1",
         out: Path = Path("runs/train"),
@@ -55,6 +49,8 @@ def train_verb(arguments: Sequence[str]) -> Callable[..., None]:
         Args:
             data: Folder of class folders (with or without train/ and val/), parquet file or folder of them, hf:NAME,
                 wds:FOLDER, or digits for handwritten digits that come with the installation.
+            task: classification names images; detection finds boxes and instance masks, too, with options of their own:
+                convneur train detection --help.
             recipe: quick: minutes on a CPU. finetune: from --weights. cifar: 32 px. imagenet: the published one.
             model: convneur_m1 to convneur_m4.
             out: Folder of the run.
@@ -70,6 +66,8 @@ def train_verb(arguments: Sequence[str]) -> Callable[..., None]:
             cache_gb: GB of memory for decoded images, which saves decoding them again; 0 for none.
             settings: The recipe's own.
         """
+        if task != "classification":
+            raise ValueError(f"write convneur train {task} ..., the task first")
         _train(
             Path(out),
             resume,
@@ -95,17 +93,10 @@ def _train(out: Path, resume: bool, **settings: Any) -> None:
 
     console = Console(stderr=True)
     with console.status("Loading PyTorch and Lightning"):
-        from convneur.engine.callbacks import Interrupted
-        from convneur.recipes.train import TrainConfig, is_first, train_classifier
+        from convneur.recipes.train import TrainConfig, train_classifier
 
     config = TrainConfig(**settings)
-    try:
-        trained = train_classifier(config, out, resume, console)
-    except Interrupted as stop:
-        if not is_first():
-            return  # one line is enough, and a failing process would have Lightning kill the first
-        done = f"{len(stop.curve)} of {config.recipe.epochs} epochs done"
-        raise KeyboardInterrupt(f"stopped, {done}; the same command with --resume goes on from here") from stop
+    trained = run(lambda: train_classifier(config, out, resume, console), config.recipe.epochs)
     if trained is not None:
         _finish(trained, config, out, console)
 

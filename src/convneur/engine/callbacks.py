@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from convneur.engine.checkpoints import save_checkpoint
 
 Curve = list[dict[str, float]]
+SHOWN = ("accuracy", "iou", "ap50", "mask_ap50")  # beside the bar
 
 
 class Interrupted(Exception):  # noqa: N818  it is no error
@@ -56,6 +57,10 @@ class Live(Callback):
             self.progress.start()
         self.start = self.last = time.perf_counter()
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget the last evaluation, which Lightning would report again after an epoch without one."""
+        trainer.callback_metrics.clear()
+
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Count the time since the last batch as waiting for data."""
         self.waited += time.perf_counter() - self.last
@@ -68,7 +73,7 @@ class Live(Callback):
             return
         rate = self.batches * self.batch_size * trainer.world_size / (self.last - self.start)
         values = self.curve[-1] if self.curve else {}
-        scores = [f"{k} {v:.3f}" for k, v in values.items() if k in ("accuracy", "iou")]
+        scores = [f"{k} {v:.3f}" for k, v in values.items() if k in SHOWN]
         note = ", ".join([*scores, f"{rate:,.0f} images/s"])
         self.progress.update(self.row, completed=trainer.global_step, note=note)
 

@@ -17,6 +17,7 @@ class FitConfig:
         devices: Processes on this machine, one a device; 0 for all GPUs.
         nodes: Machines.
         strategy: ``fsdp2`` shards weights and optimizer state over the devices (PyTorch's fully_shard).
+        evaluate_every: Epochs from one evaluation on held-out images to the next.
         checkpoint_minutes: A checkpoint is written after every epoch, and in between after so many minutes.
         wandb: Log to Weights & Biases too, if it is installed.
     """
@@ -27,5 +28,6 @@ class FitConfig:
     devices: int = 1
     nodes: int = 1
     strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
+    evaluate_every: int = 1
     checkpoint_minutes: float = 10.0
     wandb: bool = False

@@ -38,7 +38,7 @@ def fit(
     clip_grad: float = 0.0,
     find_unused_parameters: bool = False,
 ) -> Curve:
-    """Train, evaluating after every epoch, on whatever accelerator there is.
+    """Train, evaluating after every epoch or every few, on whatever accelerator there is.
 
     Args:
         task: Module with training and validation steps; what it logs makes the curves.
@@ -79,6 +79,7 @@ def fit(
             accumulate_grad_batches=config.accumulate,
             gradient_clip_val=clip_grad or None,
             max_epochs=epochs,
+            check_val_every_n_epoch=config.evaluate_every,
             callbacks=[*callbacks, live, survival],  # in this order: what survival saves must hold the others' news
             logger=_loggers(folder, config) if folder else False,
             log_every_n_steps=20,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -12,6 +10,8 @@ import timm
 from safetensors import SafetensorError
 from timm.models import save_for_hf
 from torch import nn
+
+from convneur.files import replace_folder
 
 
 def save_model(
@@ -35,24 +35,14 @@ def save_model(
     Raises:
         OSError: If it cannot be written; what was in ``folder`` is still there.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     config: dict[str, Any] = {"label_names": list(label_names)} if label_names is not None else {}
-    try:
-        fresh.chmod(0o755)
+    with replace_folder(folder) as fresh:
         try:
             save_for_hf(model, str(fresh), config, model_args=dict(model_args), safe_serialization=True)
         except SafetensorError as error:  # how safetensors reports a full or failing disk
             raise OSError(f"could not write the weights to {folder}: {error}") from error
         if card is not None:
             (fresh / "README.md").write_text(card, encoding="utf-8")
-        for file in fresh.iterdir():
-            file.chmod(0o644)  # safetensors makes files that nobody else may read
-        if folder.exists():
-            shutil.rmtree(folder)
-        fresh.rename(folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 class Loaded(NamedTuple):

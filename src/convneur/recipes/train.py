@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
 from convneur.data.decode import MAX_PIXELS
@@ -25,6 +23,7 @@ from convneur.files import write_atomic
 from convneur.models import VARIANTS, ConvNeur, create_model, from_convnext, load_model
 from convneur.models.names import choose
 from convneur.recipes.classification import ClassificationRecipe
+from convneur.recipes.runs import check_free, check_numbers, claim, final_weights, is_first
 from convneur.tasks.classification import Classification
 
 # ImageNet's, which every checkpoint of timm's ConvNeXts expects
@@ -105,7 +104,7 @@ def train_classifier(config: TrainConfig, out: Path, resume: bool, console: Cons
     first, recipe = is_first(), config.recipe
     _check_numbers(config)
     if first:
-        _check_free(out, resume)
+        check_free(out, resume)
     source = open_source(config.data, config.val_share, config.seed)
     if config.hold_out:
         source = hold_out(source, config.val_share, config.seed)
@@ -171,38 +170,25 @@ def train_classifier(config: TrainConfig, out: Path, resume: bool, console: Cons
     return Trained(_final(config, out, model_args, console), model_args, curve, source, eval_input, unreadable.found)
 
 
-def _check_free(out: Path, resume: bool) -> None:
-    """Refuse a folder that holds a run, or, to resume, one that holds none; before anything takes time."""
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"--out {out} is a file; give a folder")
-    if resume and not (out / "run.json").is_file():
-        raise FileNotFoundError(f"--out {out} holds no run to go on with; leave --resume out to begin one")
-    if not resume and any((out / "checkpoints").glob("*.ckpt")):
-        raise FileExistsError(f"--out {out} holds a run already; add --resume to go on with it, or give another --out")
-
-
 def _check_numbers(config: TrainConfig) -> None:
     """Refuse what no run can be made of."""
     recipe = config.recipe
-    for flag, value in (
-        ("epochs", recipe.epochs),
-        ("batch-size", recipe.batch_size),
-        ("image-size", recipe.image_size),
-        ("fit.accumulate", recipe.fit.accumulate),
-        ("fit.nodes", recipe.fit.nodes),
-    ):
-        if value < 1:
-            raise ValueError(f"--{flag} {value} is out of range; give at least 1")
-    from_zero: dict[str, float] = {
-        "workers": config.workers or 0,
-        "fit.devices": recipe.fit.devices,
-        "seed": config.seed,
-        "train-images": config.train_images,
-        "cache-gb": config.cache_gb,
-    }
-    for flag, number in from_zero.items():
-        if not 0 <= number < float("inf"):
-            raise ValueError(f"--{flag} {number} is out of range; give at least 0")
+    check_numbers(
+        {
+            "epochs": recipe.epochs,
+            "batch-size": recipe.batch_size,
+            "image-size": recipe.image_size,
+            "fit.accumulate": recipe.fit.accumulate,
+            "fit.nodes": recipe.fit.nodes,
+        },
+        {
+            "workers": config.workers or 0,
+            "fit.devices": recipe.fit.devices,
+            "seed": config.seed,
+            "train-images": config.train_images,
+            "cache-gb": config.cache_gb,
+        },
+    )
     if recipe.batch_size % 2 and (recipe.augment.mixup or recipe.augment.cutmix):
         raise ValueError(f"--batch-size {recipe.batch_size} is odd, and Mixup takes images in pairs; make it even")
     if recipe.fit.strategy == "fsdp2" and recipe.fit.precision == "fp16":
@@ -218,38 +204,9 @@ def _claim(config: TrainConfig, data: ImageData, world: int, out: Path, resume: 
     else:
         names = "\n".join(source.val.name(i) for i in range(len(source.val)))
         facts["val_names"] = hashlib.sha1(names.encode(), usedforsecurity=False).hexdigest()
-    now = json.loads(json.dumps(asdict(config) | {"images": facts, "processes": world}))
-    kept = out / "run.json"
-    if resume:
-        changed = _differences(json.loads(kept.read_text()), now)
-        if changed:
-            raise ValueError(
-                f"the run in {out} was begun with {changed[0]}; go on with the same, or give another --out"
-            )
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomic(kept, json.dumps(now, indent=2) + "\n")
+    claim(config, {"images": facts, "processes": world}, out, resume)
     if source.split is not None:
         write_atomic(out / "split.json", json.dumps(asdict(source.split)) + "\n")
-
-
-FREE = ("workers", "cache_gb", "max_unreadable", "recipe.fit.checkpoint_minutes", "recipe.fit.wandb", "recipe.compile")
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    """Settings that differ and decide what comes out."""
-    found = []
-    for key in sorted(set(before) | set(now)):
-        old, new, name = before.get(key), now.get(key), prefix + key
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{name}.")
-        elif old != new and name not in FREE:
-            what = (
-                name
-                if name.startswith(("images.", "processes"))
-                else "--" + name.removeprefix("recipe.").replace("_", "-")
-            )
-            found.append(f"{what} {old} (now {new})")
-    return found
 
 
 def _model(config: TrainConfig, classes: int) -> tuple[ConvNeur, dict[str, Any]]:
@@ -297,17 +254,8 @@ def _from_ours(config: TrainConfig, folder: Path, arguments: dict[str, Any], ove
     return model
 
 
-def is_first() -> bool:
-    """Whether this is the one process that writes files; known before the processes know each other."""
-    return getattr(rank_zero_only, "rank", 0) in (0, None) and os.environ.get("NODE_RANK", "0") == "0"
-
-
 def _final(config: TrainConfig, out: Path, model_args: dict[str, Any], console: Console) -> ConvNeur:
     """The model of the last checkpoint: whole on one device, however training spread it."""
-    path = resume_from(out, console)
-    assert path is not None  # every epoch ends with one
-    kept = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    prefix = "ema.module." if config.recipe.ema else "model."
     model, _ = _model(replace(config, weights=None), model_args["num_classes"])
-    model.load_state_dict({k.removeprefix(prefix): v for k, v in kept.items() if k.startswith(prefix)})
+    model.load_state_dict(final_weights(out, bool(config.recipe.ema), console))
     return model.eval()

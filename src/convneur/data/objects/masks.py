@@ -51,10 +51,23 @@ def decode_masks(shapes: Sequence[Any], height: int, width: int) -> npt.NDArray[
     return np.ascontiguousarray(codec.decode(codes).transpose(2, 0, 1))
 
 
-def encode_masks(masks: npt.NDArray[np.uint8]) -> list[dict[str, Any]]:
+def encode_masks(masks: npt.NDArray[np.bool_]) -> list[dict[str, Any]]:
     """Run-length encodings of masks (n, H, W), with ``counts`` as text, which JSON can hold."""
-    codes = _codec().encode(np.asfortranarray(masks.transpose(1, 2, 0)))
+    codec = _codec()
+    codes = [codec.frPyObjects(_runs(mask), *mask.shape) for mask in masks]
     return [
         {"size": list(code["size"]), "counts": c.decode() if isinstance(c := code["counts"], bytes) else c}
         for code in codes
     ]
+
+
+def _runs(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """Lengths of the runs of 0, 1, 0, ... down the columns; only columns that hold something are looked at."""
+    height, width = mask.shape
+    columns = np.flatnonzero(mask.any(0))
+    if not len(columns):
+        return {"size": [height, width], "counts": [height * width]}
+    first, last = int(columns[0]), int(columns[-1]) + 1
+    pixels = np.concatenate([[False], mask[:, first:last].T.ravel(), [False]])
+    changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + first * height
+    return {"size": [height, width], "counts": np.diff(changes, prepend=0, append=height * width).tolist()}

@@ -3,6 +3,7 @@
 from convneur.tasks.detection.cascade import CascadeRoIHeads
 from convneur.tasks.detection.models import DetectorKind, create_detector
 from convneur.tasks.detection.pyramid import FeaturePyramid, freeze_stages, parameter_groups
+from convneur.tasks.detection.saved import load_detector, save_detector
 
 __all__ = [
     "CascadeRoIHeads",
@@ -10,5 +11,7 @@ __all__ = [
     "FeaturePyramid",
     "create_detector",
     "freeze_stages",
+    "load_detector",
     "parameter_groups",
+    "save_detector",
 ]

@@ -60,7 +60,7 @@ def coco_results(image_id: int, detections: Mapping[str, Tensor], category_ids: 
         for box, label, score in zip(boxes.tolist(), labels, scores, strict=True)
     ]
     if "masks" in detections:
-        masks = (detections["masks"][:, 0] > 0.5).byte().cpu().numpy()
+        masks = (detections["masks"][:, 0] > 0.5).cpu().numpy()
         for each, code in zip(found, encode_masks(masks), strict=True):
             each["segmentation"] = code
     return found

@@ -14,6 +14,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 
 from convneur.memory import Linear
 from convneur.tasks.detection.cascade import IOUS, CascadeRoIHeads, cascade_stage
+from convneur.tasks.detection.pasting import PastingTransform
 from convneur.tasks.detection.pyramid import STRIDES, FeaturePyramid, freeze_stages
 
 DetectorKind = Literal["faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet", "fcos"]
@@ -32,6 +33,7 @@ def create_detector(
     smallest_anchor: int = 32,
     frozen_stages: int = 0,
     out_channels: int = 256,
+    mask_channels: int = 256,
     backbone_args: dict[str, Any] | None = None,
     **arguments: Any,
 ) -> nn.Module:
@@ -51,6 +53,7 @@ def create_detector(
             none.
         frozen_stages: As for `freeze_stages`.
         out_channels: Of the pyramid.
+        mask_channels: Of the mask heads, most of the work of a small detector with masks.
         backbone_args: Of the timm model, where the backbone is given by name.
         **arguments: Of torchvision's class, such as ``box_detections_per_img``.
 
@@ -78,9 +81,16 @@ def create_detector(
         return RetinaNet(pyramid, num_classes + 1, anchor_generator=_anchors(octaves), **given)
     given["rpn_anchor_generator"] = _anchors(tuple((size,) for size in sizes))
     if "cascade" in kind:
-        return _cascade(pyramid, num_classes + 1, kind in WITH_MASKS, given)
+        return _cascade(pyramid, num_classes + 1, kind in WITH_MASKS, mask_channels, given)
     given = {"box_head": _box_head(out_channels)} | given
-    return (MaskRCNN if kind == "mask_rcnn" else FasterRCNN)(pyramid, num_classes + 1, **given)
+    if kind == "faster_rcnn":
+        return FasterRCNN(pyramid, num_classes + 1, **given)
+    parts = _mask_parts(out_channels, mask_channels, num_classes + 1)
+    # torchvision takes no mask predictor beside a number of classes
+    detector = MaskRCNN(pyramid, num_classes + 1, **({"mask_head": parts["mask_head"]} | given))
+    detector.roi_heads.mask_predictor = parts["mask_predictor"]
+    detector.transform = PastingTransform(detector.transform)
+    return detector
 
 
 def _anchors(sizes: tuple[tuple[int, ...], ...]) -> AnchorGenerator:
@@ -94,7 +104,17 @@ def _box_head(channels: int) -> TwoMLPHead:
     return head
 
 
-def _cascade(pyramid: FeaturePyramid, num_classes: int, with_masks: bool, arguments: dict[str, Any]) -> nn.Module:
+def _mask_parts(in_channels: int, channels: int, num_classes: int) -> dict[str, nn.Module]:
+    """torchvision's mask head, four convolutions, and its predictor."""
+    return {
+        "mask_head": MaskRCNNHeads(in_channels, (channels,) * 4, 1),
+        "mask_predictor": MaskRCNNPredictor(channels, channels, num_classes),
+    }
+
+
+def _cascade(
+    pyramid: FeaturePyramid, num_classes: int, with_masks: bool, mask_channels: int, arguments: dict[str, Any]
+) -> nn.Module:
     """torchvision's Faster R-CNN with other heads."""
     names = {"score_thresh": 0.05, "nms_thresh": 0.5, "detections_per_img": 100}
     names |= {"batch_size_per_image": 512, "positive_fraction": 0.25}
@@ -102,15 +122,7 @@ def _cascade(pyramid: FeaturePyramid, num_classes: int, with_masks: bool, argume
     detector = FasterRCNN(pyramid, box_head=nn.Identity(), box_predictor=nn.Identity(), **arguments)
     width = pyramid.out_channels
     pool = MultiScaleRoIAlign(LEVELS, output_size=7, sampling_ratio=2)
-    mask_pool = MultiScaleRoIAlign(LEVELS, output_size=14, sampling_ratio=2)
-
-    def masks() -> dict[str, nn.Module]:
-        return {
-            "mask_roi_pool": mask_pool,
-            "mask_head": MaskRCNNHeads(width, (256, 256, 256, 256), 1),
-            "mask_predictor": MaskRCNNPredictor(256, 256, num_classes),
-        }
-
+    mask_pool = {"mask_roi_pool": MultiScaleRoIAlign(LEVELS, output_size=14, sampling_ratio=2)}
     detector.roi_heads = CascadeRoIHeads(
         [
             cascade_stage(
@@ -119,9 +131,10 @@ def _cascade(pyramid: FeaturePyramid, num_classes: int, with_masks: bool, argume
                 box_roi_pool=pool,
                 box_head=_box_head(width),
                 **settings,
-                **(masks() if with_masks else {}),
+                **(mask_pool | _mask_parts(width, mask_channels, num_classes) if with_masks else {}),
             )
             for number in range(len(IOUS))
         ]
     )
+    detector.transform = PastingTransform(detector.transform)
     return detector

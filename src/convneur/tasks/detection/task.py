@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,8 @@ from convneur.data.loading import PADDING
 from convneur.data.objects import ObjectImages
 from convneur.engine.optim import OptimConfig
 from convneur.tasks.base import Task
-from convneur.tasks.detection.metrics import average_precision, coco_results
+from convneur.tasks.detection.evaluation import judge
+from convneur.tasks.detection.metrics import coco_results
 from convneur.tasks.detection.pyramid import parameter_groups
 
 
@@ -80,13 +81,8 @@ class Detection(Task):
             gathered: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(gathered, (found, judged))
             found, judged = [each for part, _ in gathered for each in part], [n for _, part in gathered for n in part]
-        # Images that could not be read, and those that a check before the run leaves out, count nowhere.
-        seen = set(judged)
-        truth = self.held_out.as_coco(self.classes, self.category_ids)
-        for key, name in (("images", "id"), ("annotations", "image_id")):
-            truth[key] = [each for each in truth[key] if each[name] in seen]
-        kinds: list[tuple[Literal["boxes", "masks"], str]] = [("boxes", ""), ("masks", "mask_")]
-        for of, prefix in kinds[: 1 + self.with_masks]:
-            worth = average_precision(truth, found, of)
-            scores = {"ap": worth.ap, "ap50": worth.ap50, "ap75": worth.ap75}
-            self.log_dict({f"{prefix}{name}": value for name, value in scores.items()}, on_epoch=True)
+        boxes, masks = judge(self.held_out, self.classes, self.category_ids, found, judged, self.with_masks)
+        for worth, prefix in ((boxes, ""), (masks, "mask_")):
+            if worth is not None:
+                scores = {"ap": worth.ap, "ap50": worth.ap50, "ap75": worth.ap75}
+                self.log_dict({f"{prefix}{name}": value for name, value in scores.items()}, on_epoch=True)

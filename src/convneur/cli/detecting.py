@@ -1,0 +1,272 @@
+"""What the verbs do with detectors: judge one with a progress bar, tell what came out, and find things on images."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import nn
+
+from convneur.data.decode import MAX_PIXELS, decode_image
+from convneur.data.loading import Pictures, default_workers
+from convneur.data.module import in_order
+from convneur.data.objects import ObjectSource, open_objects
+from convneur.data.objects.loading import EvalObjects, collate_objects
+from convneur.data.sources import FileImages
+from convneur.explain.detector import JudgedDetector, draw_found, number_rows, report_detector
+from convneur.explain.report import versions
+from convneur.files import write_atomic
+from convneur.tasks.detection.evaluation import evaluate_detector
+from convneur.tasks.detection.metrics import AveragePrecision, coco_results
+from convneur.tasks.detection.models import WITH_MASKS
+from convneur.tasks.detection.saved import SavedDetector, load_detector
+from convneur.tasks.evaluation import device_for
+
+CARD = """---
+library_name: convneur
+pipeline_tag: {pipeline}
+tags: [object-detection, timm, convneur]
+---
+# {name}
+
+A detector of {count} classes: {classes}. AP of boxes on its held-out images: {ap:.3f}, AP50 {ap50:.3f}.{masks}
+
+```python
+from convneur.tasks.detection import load_detector
+detector = load_detector("FOLDER")
+found = detector.model([image])  # (3, H, W) in 0 to 1 -> boxes, labels from 1 on, scores
+```
+
+`convneur predict IMAGES --model FOLDER` draws what it finds. Made with `{command}`.
+"""
+
+
+def judge_detector(
+    model: nn.Module,
+    kind: str,
+    name: str,
+    source: ObjectSource,
+    console: Console,
+    workers: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    accelerator: str = "auto",
+) -> JudgedDetector:
+    """Evaluate on the held-out images.
+
+    Args:
+        model: In eval mode.
+        kind: Such as ``mask_rcnn``.
+        name: For tables.
+        source: Whose held-out images are used.
+        console: For the progress bar.
+        workers: Processes that load.
+        max_pixels: Larger images are unreadable.
+        accelerator: As for training.
+    """
+    with_masks = kind in WITH_MASKS
+    if with_masks and not source.val.has_masks:
+        raise ValueError("the detector finds masks, and some objects of the data have none; give data with masks")
+    workers = default_workers() if workers is None else workers
+    loader = in_order(EvalObjects(Pictures(source.val, max_pixels)), collate_objects, 2, workers)
+    with Progress(console=console, transient=True) as progress:
+        batches = progress.track(loader, len(loader), description="evaluating")
+        device = device_for(accelerator)
+        told = evaluate_detector(model, source.val, source.classes, source.category_ids, batches, device, with_masks)
+    model.cpu()
+    return JudgedDetector(name, told, source.classes, source.category_ids, max_pixels)
+
+
+def write_judged_detector(
+    out: Path,
+    judged: JudgedDetector,
+    command: str,
+    curve: Sequence[Mapping[str, float]] = (),
+    unreadable: Mapping[str, str] | None = None,
+) -> None:
+    """Write ``metrics.json``, ``detections.json`` in COCO's form, and ``report.html`` to the folder ``out``."""
+    told = judged.told
+    numbers = {
+        "model": judged.name,
+        "images": len(told.indices),
+        "boxes": _plain(told.boxes),
+        "masks": _plain(told.masks) if told.masks else None,
+        "ms_per_image": {str(q): float(np.quantile(told.seconds, q)) * 1e3 for q in (0.1, 0.5, 0.9)},
+        "unreadable": dict(unreadable or {}) | told.unreadable,
+        "curve": list(curve),
+        "command": command,
+        "versions": versions(),
+    }
+    write_atomic(out / "metrics.json", json.dumps(numbers, indent=2) + "\n")
+    write_atomic(out / "detections.json", json.dumps(told.results) + "\n")
+    note = f"{command}   ({', '.join(f'{k} {v}' for k, v in versions().items())})"
+    title = f"{judged.name} on {len(judged.classes)} classes"
+    report_detector(out / "report.html", title, judged, note, curve, unreadable)
+
+
+def _plain(worth: AveragePrecision) -> dict[str, Any]:
+    """Numbers as JSON can hold them, null where there is nothing to find."""
+    names = ("ap", "ap50", "ap75", "small", "medium", "large")
+    every = {name: getattr(worth, name) for name in names}
+    return {name: _or_null(value) for name, value in every.items()} | {
+        "per_class": {name: _or_null(value) for name, value in worth.per_class.items()}
+    }
+
+
+def _or_null(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def tell_detector(judged: JudgedDetector, last_line: str) -> None:
+    """Print the numbers, what could not be read, and where to look."""
+    console = Console()
+    head, *rows = number_rows(judged)
+    table = Table(title=f"{judged.name}, {len(judged.told.indices):,} held-out images")
+    for place, name in enumerate(head):
+        table.add_column(name, justify="right" if place else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    if judged.told.unreadable:
+        name, reason = next(iter(judged.told.unreadable.items()))
+        lost = len(judged.told.unreadable)
+        console.print(f"{lost} files could not be read; the first: {name} ({reason})", soft_wrap=True)
+    console.print(last_line, soft_wrap=True)
+
+
+def detector_card(judged: JudgedDetector, command: str) -> str:
+    """Model card."""
+    told = judged.told
+    classes = ", ".join(judged.classes[:20]) + (", ..." if len(judged.classes) > 20 else "")
+    return CARD.format(
+        name=judged.name,
+        count=len(judged.classes),
+        classes=classes,
+        ap=told.boxes.ap,
+        ap50=told.boxes.ap50,
+        masks=f" Of masks: {told.masks.ap:.3f} and {told.masks.ap50:.3f}." if told.masks else "",
+        pipeline="image-segmentation" if told.masks else "object-detection",
+        command=command,
+    )
+
+
+def full_name(kind: str, backbone: str) -> str:
+    """``mask_rcnn`` and a backbone as people say it."""
+    words = {"rcnn": "R-CNN", "retinanet": "RetinaNet", "fcos": "FCOS"}
+    return f"{' '.join(words.get(word, word.title()) for word in kind.split('_'))} with {backbone}"
+
+
+def open_detector(model: str, image_size: int | None) -> SavedDetector:
+    """Load a detector, and have it resize images to another size if one is given."""
+    saved = load_detector(model)
+    if image_size is not None:
+        transform: Any = saved.model.transform
+        longest = round(transform.max_size * image_size / transform.min_size[0])
+        transform.min_size, transform.max_size = (image_size,), longest
+    return saved
+
+
+def evaluate_saved(
+    model: str,
+    data: str,
+    out: Path,
+    console: Console,
+    command: str,
+    image_size: int | None = None,
+    workers: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> None:
+    """Judge a detector on the held-out images of a folder; what ``convneur eval`` does with one."""
+    with console.status(f"Loading {model}"):
+        saved = open_detector(model, image_size)
+    source = open_objects(data)
+    if saved.classes != source.classes:
+        raise ValueError(
+            f"the detector knows the classes {', '.join(saved.classes[:5])} and the data has "
+            f"{', '.join(source.classes[:5])}; give data of the same classes"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    name = full_name(saved.kind, saved.arguments["backbone"])
+    judged = judge_detector(saved.model, saved.kind, name, source, console, workers, max_pixels)
+    write_judged_detector(out, judged, command)
+    tell_detector(judged, f"Report: {out / 'report.html'}   numbers: {out / 'metrics.json'}")
+
+
+def find_objects(
+    files: Sequence[str],
+    model: str,
+    out: Path,
+    score: float,
+    console: Console,
+    image_size: int | None = None,
+    workers: int = 0,
+    max_pixels: int = MAX_PIXELS,
+) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """Find objects on images, and draw them.
+
+    Args:
+        files: Images.
+        model: Folder of a detector.
+        out: Folder for pictures and for ``detections.json``, which holds all, in COCO's form with the names of files.
+        score: From which a detection is drawn and returned.
+        console: For the progress bar.
+        image_size: Pixels that the shorter side is resized to; what the detector was made for if None.
+        workers: Processes that load.
+        max_pixels: Larger images are not read.
+
+    Returns:
+        Per image ``file``, ``picture`` and ``objects`` (``label``, ``score``, ``box`` with corners), and the files that
+        could not be read, and why.
+    """
+    with console.status(f"Loading {model}"):
+        saved = open_detector(model, image_size)
+    device = device_for()
+    saved.model.to(device)
+    images = FileImages(files, [0] * len(files))
+    loader = in_order(EvalObjects(Pictures(images, max_pixels)), collate_objects, 1, workers)
+    rows: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    unreadable: list[tuple[str, str]] = []
+    out.mkdir(parents=True, exist_ok=True)
+    taken: set[str] = set()
+    with Progress(console=console, transient=True) as progress, torch.inference_mode():
+        for batch in progress.track(loader, len(loader), description="predicting"):
+            unreadable += batch.unreadable
+            if batch.unreadable:
+                continue
+            index = int(batch.indices[0])
+            found = {key: value.cpu() for key, value in saved.model([batch.images[0].to(device)])[0].items()}
+            name = images.name(index)
+            picture = out / _free_name(Path(name).stem, taken)
+            drawn = draw_found(decode_image(images.read(index), max_pixels), found, saved.classes, score)
+            drawn.save(picture)
+            results += [each | {"file_name": name} for each in coco_results(index + 1, found, saved.category_ids)]
+            rows.append({"file": name, "picture": str(picture), "objects": _objects(found, saved.classes, score)})
+    write_atomic(out / "detections.json", json.dumps(results) + "\n")
+    return rows, unreadable
+
+
+def _objects(found: Mapping[str, Any], classes: Sequence[str], score: float) -> list[dict[str, Any]]:
+    every = zip(found["labels"].tolist(), found["scores"].tolist(), found["boxes"].tolist(), strict=True)
+    return [
+        {"label": classes[label - 1], "score": round(value, 6), "box": [round(side, 2) for side in box]}
+        for label, value, box in every
+        if value >= score
+    ]
+
+
+def _free_name(stem: str, taken: set[str]) -> str:
+    """A name for a picture that no other of the run has."""
+    name, number = f"{stem}.png", 1
+    while name in taken:
+        number += 1
+        name = f"{stem}-{number}.png"
+    taken.add(name)
+    return name

@@ -1,0 +1,125 @@
+"""``convneur train detection`` and ``instance``: a detector from people's own images and boxes or masks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from convneur.cli.running import TaskName, recipe_named, run
+from convneur.recipes.detection import DETECTION_RECIPES, DetectionRecipe
+
+if TYPE_CHECKING:
+    from convneur.recipes.train_detector import TrainDetectorConfig, TrainedDetector
+
+DetectionRecipeName = Literal["quick-detection", "finetune-detection", "coco-1x"]
+# Without masks, with masks; the first is the default.
+KINDS: dict[str, tuple[str, ...]] = {
+    "detection": ("faster_rcnn", "cascade_rcnn", "retinanet", "fcos"),
+    "instance": ("mask_rcnn", "cascade_mask_rcnn"),
+}
+KindName = Literal["faster_rcnn", "cascade_rcnn", "retinanet", "fcos", "mask_rcnn", "cascade_mask_rcnn"]
+
+
+def train_detector_verb(task_name: Any, arguments: Sequence[str]) -> Callable[..., None]:
+    """Make the verb for one of the two tasks, with the defaults of the recipe that the arguments name."""
+    name, chosen = recipe_named(arguments, "quick-detection", DETECTION_RECIPES)
+    usual: Any = KINDS[task_name][0]
+
+    def train(
+        data: str,
+        task: Annotated[TaskName, tyro.conf.Positional] = task_name,
+        recipe: DetectionRecipeName = name,
+        detector: KindName = usual,
+        model: str = "convneur_m1",
+        out: Path = Path("runs/train"),
+        resume: tyro.conf.FlagCreatePairsOff[bool] = False,
+        weights: str | None = None,
+        seed: int = 0,
+        workers: int | None = None,
+        max_unreadable: float = 0.01,
+        max_megapixels: float = 100.0,
+        cache_gb: float = 1.0,
+        settings: Annotated[DetectionRecipe, tyro.conf.arg(name="")] = chosen,
+    ) -> None:
+        """Train a detector on images, judge it, and write model, numbers and a report.
+
+        Args:
+            data: Folder with COCO files (instances_train*.json, instances_val*.json), Pascal VOC's folders, or YOLO's.
+            task: detection finds boxes, instance boxes and masks; classification names images.
+            recipe: quick-detection: minutes to an hour on a CPU. finetune-detection: from --weights. coco-1x: the
+                published one.
+            detector: faster_rcnn, cascade_rcnn, retinanet or fcos for boxes; mask_rcnn or cascade_mask_rcnn for masks.
+            model: Backbone: convneur_m1 to convneur_m4, or any of timm, such as resnet18.
+            out: Folder of the run.
+            resume: Go on where the newest whole checkpoint in --out was written.
+            weights: To start from: folder of a detector or classifier of ours; ConvNeXt checkpoint file or timm name;
+                `pretrained` for a backbone of timm.
+            seed: Of everything that is drawn.
+            workers: Processes that load images; as many as suit the machine if not given.
+            max_unreadable: Largest share of images that may be unreadable.
+            max_megapixels: Larger images count as unreadable.
+            cache_gb: GB of memory for decoded images, which saves decoding them again; 0 for none.
+            settings: The recipe's own.
+        """
+        if detector not in KINDS[task]:
+            raise ValueError(
+                f"--detector {detector} is not for convneur train {task}; give one of {', '.join(KINDS[task])}"
+            )
+        _train(
+            Path(out),
+            resume,
+            data=data,
+            detector=detector,
+            model=model,
+            weights=weights,
+            recipe=settings,
+            seed=seed,
+            workers=workers,
+            max_unreadable=max_unreadable,
+            max_pixels=round(max_megapixels * 1e6),
+            cache_gb=cache_gb,
+        )
+
+    return train
+
+
+def _train(out: Path, resume: bool, **settings: Any) -> None:
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    with console.status("Loading PyTorch and Lightning"):
+        from convneur.recipes.train_detector import TrainDetectorConfig, train_detector
+
+    config = TrainDetectorConfig(**settings)
+    trained = run(lambda: train_detector(config, out, resume, console), config.recipe.epochs)
+    if trained is not None:
+        _finish(trained, config, out, console)
+
+
+def _finish(trained: TrainedDetector, config: TrainDetectorConfig, out: Path, console: Any) -> None:
+    """Judge the model once more on its own, and write everything people take away from the run."""
+    from convneur.cli import detecting
+    from convneur.tasks.detection.saved import save_detector
+
+    command = " ".join(["convneur", *sys.argv[1:]])
+    source = trained.source
+    judged = detecting.judge_detector(
+        trained.model,
+        config.detector,
+        detecting.full_name(config.detector, config.model),
+        source,
+        console,
+        config.workers,
+        config.max_pixels,
+        config.recipe.fit.accelerator,
+    )
+    card = detecting.detector_card(judged, command)
+    save_detector(trained.model, out / "model", trained.arguments, source.classes, source.category_ids, card)
+    detecting.write_judged_detector(out, judged, command, trained.curve, trained.unreadable)
+    detecting.tell_detector(
+        judged, f"Report: {out / 'report.html'}   model: {out / 'model'}   numbers: {out / 'metrics.json'}"
+    )

@@ -1,0 +1,104 @@
+"""Pictures with what was found drawn on them.
+
+Shape letters: n objects, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
+
+from convneur.tasks.detection.metrics import AveragePrecision
+
+# Told apart by most people, on dark and on light pictures; classes beyond go round again.
+PALETTE = ("#ff4b4b", "#2f9bff", "#3ddc84", "#ffb000", "#c77dff", "#00d5d5", "#ff7ac6", "#a0d911", "#ff8c42", "#8ea6ff")
+NAMED = 40  # on pictures with more objects names would cover them
+
+
+def draw_objects(
+    picture: Image.Image,
+    boxes: Tensor,
+    captions: Sequence[str],
+    colours: Sequence[str],
+    masks: Tensor | None = None,
+    side: int | None = None,
+) -> Image.Image:
+    """Draw boxes, masks and what they are.
+
+    Args:
+        picture: RGB.
+        boxes: (n, 4) corners in pixels.
+        captions: n, drawn where there are few enough objects.
+        colours: n, as ``#rrggbb``.
+        masks: (n, H, W) bool.
+        side: Pixels that the longer side is to have; None to leave the picture as large as it is.
+    """
+    scale = 1.0 if side is None else side / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    shown = picture if side is None else picture.resize(size, Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(shown)).permute(2, 0, 1)
+    if not len(boxes):
+        return shown
+    if masks is not None:
+        fitted = torch.nn.functional.interpolate(masks[:, None].float(), (size[1], size[0]), mode="nearest")[:, 0] > 0.5
+        pixels = draw_segmentation_masks(pixels, fitted, alpha=0.35, colors=list(colours))
+    reach = max(size)
+    named = len(boxes) <= NAMED
+    pixels = draw_bounding_boxes(
+        pixels,
+        _visible(boxes * scale, size),
+        labels=list(captions) if named else None,
+        colors=list(colours),
+        width=max(1, round(reach / 400)),
+        font=_font() if named else None,
+        font_size=max(10, round(reach / 45)) if named else None,
+    )
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+
+def _visible(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes within the picture, which torchvision can draw: each with its corners in order."""
+    width, height = size
+    within = boxes.float().clamp(min=0)
+    within[:, 0::2].clamp_(max=width - 1)
+    within[:, 1::2].clamp_(max=height - 1)
+    return torch.cat([within[:, :2], torch.maximum(within[:, 2:], within[:, :2])], 1)
+
+
+def _font() -> str:
+    """matplotlib brings one with most scripts along."""
+    return str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
+
+
+def colour(label: int) -> str:
+    """That of a class, numbered from 1."""
+    return PALETTE[(label - 1) % len(PALETTE)]
+
+
+def precision_recall(worths: dict[str, AveragePrecision]) -> Figure:
+    """Precision over recall, mean of the classes: a panel for boxes, for masks, and so on, by name."""
+    figure = Figure(figsize=(4.6 * len(worths), 3.6), layout="constrained")
+    recall = np.linspace(0, 1, 101)
+    for axis, (name, worth) in zip(figure.subplots(1, len(worths), squeeze=False)[0], worths.items(), strict=True):
+        for place, iou in ((0, "IoU 0.50"), (5, "IoU 0.75")):
+            axis.plot(recall, _mean(worth.precision[place]), label=iou)
+        every = np.stack([_mean(each) for each in worth.precision])
+        axis.plot(recall, every.mean(0), label="mean over 0.50 to 0.95", color="#888")
+        axis.set(xlabel="recall", ylabel="precision", title=name, xlim=(0, 1), ylim=(0, 1.02))
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    return figure
+
+
+def _mean(precision: np.ndarray) -> np.ndarray:
+    """Over the classes (101, classes) -> (101,) that have objects."""
+    known = ~np.isnan(precision).any(0)
+    return precision[:, known].mean(1) if known.any() else np.full(len(precision), np.nan)

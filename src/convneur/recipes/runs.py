@@ -1,0 +1,110 @@
+"""What every training run keeps in its folder, and what it takes to go on with it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+from torch import Tensor
+
+from convneur.engine.fit import resume_from
+from convneur.files import write_atomic
+
+# Settings that a resumed run may have otherwise: they do not decide what comes out.
+FREE = ("workers", "cache_gb", "max_unreadable", "recipe.fit.checkpoint_minutes", "recipe.fit.wandb", "recipe.compile")
+
+
+def is_first() -> bool:
+    """Whether this is the one process that writes files; known before the processes know each other."""
+    return getattr(rank_zero_only, "rank", 0) in (0, None) and os.environ.get("NODE_RANK", "0") == "0"
+
+
+def check_free(out: Path, resume: bool) -> None:
+    """Refuse a folder that holds a run, or, to resume, one that holds none; before anything takes time.
+
+    Raises:
+        NotADirectoryError: If ``out`` is a file.
+        FileNotFoundError: If there is nothing to resume.
+        FileExistsError: If there is a run that is not to be resumed.
+    """
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"--out {out} is a file; give a folder")
+    if resume and not (out / "run.json").is_file():
+        raise FileNotFoundError(f"--out {out} holds no run to go on with; leave --resume out to begin one")
+    if not resume and any((out / "checkpoints").glob("*.ckpt")):
+        raise FileExistsError(f"--out {out} holds a run already; add --resume to go on with it, or give another --out")
+
+
+def check_numbers(at_least_one: Mapping[str, float], at_least_zero: Mapping[str, float]) -> None:
+    """Refuse numbers, by the name of their flag, of which no run can be made.
+
+    Raises:
+        ValueError: For the first that is out of range.
+    """
+    for least, numbers in ((1, at_least_one), (0, at_least_zero)):
+        for flag, number in numbers.items():
+            if not least <= number < float("inf"):
+                raise ValueError(f"--{flag} {number} is out of range; give at least {least}")
+
+
+def claim(config: Any, facts: Mapping[str, Any], out: Path, resume: bool) -> None:
+    """Keep the settings of a run, and facts about its data, in ``run.json``; a resumed run must have the same.
+
+    Args:
+        config: Dataclass of the settings.
+        facts: What else decides what comes out.
+        out: Folder of the run.
+        resume: Whether the run goes on.
+
+    Raises:
+        ValueError: If a resumed run was begun with others.
+    """
+    now = json.loads(json.dumps(asdict(config) | dict(facts)))
+    kept = out / "run.json"
+    if resume:
+        changed = _differences(json.loads(kept.read_text()), now)
+        if changed:
+            raise ValueError(
+                f"the run in {out} was begun with {changed[0]}; go on with the same, or give another --out"
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(kept, json.dumps(now, indent=2) + "\n")
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """Settings that differ and decide what comes out."""
+    found = []
+    for key in sorted(set(before) | set(now)):
+        old, new, name = before.get(key), now.get(key), prefix + key
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{name}.")
+        elif old != new and name not in FREE:
+            what = (
+                name
+                if name.startswith(("images.", "processes"))
+                else "--" + name.removeprefix("recipe.").replace("_", "-")
+            )
+            found.append(f"{what} {old} (now {new})")
+    return found
+
+
+def final_weights(out: Path, averaged: bool, console: Console) -> dict[str, Tensor]:
+    """Weights of the last checkpoint: whole on one device, however training spread them.
+
+    Args:
+        out: Folder of the run.
+        averaged: Whether the average of the weights is meant.
+        console: For what has to be told.
+    """
+    path = resume_from(out, console)
+    assert path is not None  # every epoch ends with one
+    kept = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    prefix = "ema.module." if averaged else "model."
+    return {k.removeprefix(prefix): v for k, v in kept.items() if k.startswith(prefix)}

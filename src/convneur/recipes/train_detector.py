@@ -1,0 +1,255 @@
+"""Train a detector on people's images and boxes: data, model, task and engine meet here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from convneur.data.decode import MAX_PIXELS
+from convneur.data.objects import ObjectSource, open_objects
+from convneur.data.objects.loading import ObjectData, train_transform
+from convneur.data.unreadable import Unreadable
+from convneur.engine.fit import Curve, fit, processes, resume_from
+from convneur.models import VARIANTS, from_convnext, load_model
+from convneur.recipes.detection import DetectionRecipe
+from convneur.recipes.runs import check_free, check_numbers, claim, final_weights, is_first
+from convneur.tasks.detection import DetectorKind, create_detector
+from convneur.tasks.detection.models import WITH_MASKS
+from convneur.tasks.detection.saved import detector_folder, load_detector
+from convneur.tasks.detection.task import Detection
+
+PRETRAINED = "pretrained"
+
+
+@dataclass(frozen=True)
+class TrainDetectorConfig:
+    """One training run: everything that decides what comes out of it.
+
+    Attributes:
+        data: See `convneur.data.objects.open_objects`.
+        detector: Kind.
+        model: Backbone: a variant of ours, or any of timm that has maps of strides 4 to 32.
+        weights: To start from: a run or folder of a detector or classifier of ours; for ours, what
+            `convneur.from_convnext` takes, too; for others of timm, ``pretrained``. None for none.
+        recipe: How to train.
+        seed: Of weights, order, augmentation and everything drawn.
+        workers: Processes that load images; None for as many as suit the machine.
+        max_unreadable: Largest share of images that may be unreadable.
+        max_pixels: Larger images count as unreadable.
+        cache_gb: Memory of each training process and its loaders for decoded images, in GB; 0 for none.
+    """
+
+    data: str
+    detector: DetectorKind = "faster_rcnn"
+    model: str = "convneur_m1"
+    weights: str | None = None
+    recipe: DetectionRecipe = field(default_factory=DetectionRecipe)
+    seed: int = 0
+    workers: int | None = None
+    max_unreadable: float = 0.01
+    max_pixels: int = MAX_PIXELS
+    cache_gb: float = 1.0
+
+
+@dataclass
+class TrainedDetector:
+    """What came out of a run.
+
+    Attributes:
+        model: In eval mode, on the CPU: the average of the weights if there is one.
+        arguments: Of `create_detector`, that create it.
+        curve: Metrics after each epoch.
+        source: The images.
+        unreadable: Files that could not be read, and why.
+    """
+
+    model: nn.Module
+    arguments: dict[str, Any]
+    curve: Curve
+    source: ObjectSource
+    unreadable: dict[str, str]
+
+
+def train_detector(config: TrainDetectorConfig, out: Path, resume: bool, console: Console) -> TrainedDetector | None:
+    """Train, or go on where the newest whole checkpoint in ``out`` was written.
+
+    Args:
+        config: Of the run.
+        out: Folder of the run: settings, checkpoints and logs go there.
+        resume: Go on with the run in ``out``.
+        console: For progress.
+
+    Returns:
+        The model and its curve; None in all processes but the first.
+
+    Raises:
+        Interrupted: On Ctrl-C or SIGTERM, after a last checkpoint.
+        FileExistsError: If ``out`` holds a run and ``resume`` is not set.
+        ValueError: For settings that do not fit the data, each other, or the run to be resumed.
+    """
+    first, recipe = is_first(), config.recipe
+    with_masks = config.detector in WITH_MASKS
+    _check_numbers(config)
+    if first:
+        check_free(out, resume)
+    source = open_objects(config.data)
+    for note in source.notes if first else ():
+        console.print(note, style="yellow", soft_wrap=True)
+    augment = recipe.augment
+    crop = {"jitter": augment.jitter, "size": (augment.crop, augment.crop)} if augment.crop else {}
+    data = ObjectData(
+        source,
+        train_transform(augment.hflip, augment.vflip, color_jitter=augment.color_jitter, **cast(Any, crop)),
+        recipe.batch_size,
+        with_masks,
+        seed=config.seed,
+        workers=config.workers,
+        max_pixels=config.max_pixels,
+        pin_memory=recipe.fit.accelerator in ("auto", "gpu") and torch.cuda.is_available(),
+        keep_bytes=round(config.cache_gb * 1e9),
+    )
+    torch.manual_seed(config.seed)
+    model, arguments = _detector(config, len(source.classes))
+    devices, nodes = processes(recipe.fit)
+    world = devices * nodes
+    steps = recipe.epochs * -(-data.steps_per_epoch(world) // recipe.fit.accumulate)
+    if first:
+        facts = {"train": len(source.train), "val": len(source.val), "classes": source.classes}
+        claim(config, {"images": facts, "processes": world}, out, resume)
+    checkpoint = resume_from(out, console, first) if resume else None
+    task = Detection(
+        model,
+        recipe.optim,
+        source.val,
+        source.classes,
+        source.category_ids,
+        with_masks,
+        ema=recipe.ema,
+        seed=config.seed,
+        images_per_step=recipe.batch_size * recipe.fit.accumulate * world,
+        steps=steps,
+    )
+    unreadable = Unreadable(len(source.train) + len(source.val), config.max_unreadable)
+    curve = fit(
+        task,
+        data,
+        recipe.epochs,
+        recipe.batch_size,
+        config.model,
+        console,
+        recipe.fit,
+        out,
+        checkpoint,
+        [unreadable],
+        recipe.optim.clip_grad,
+        # The mask heads of a batch without objects get no gradient, nor what makes the writes of a causal memory.
+        find_unused_parameters=True,
+    )
+    if not first:
+        return None
+    final = create_detector(**arguments)
+    final.load_state_dict(final_weights(out, bool(recipe.ema), console))
+    return TrainedDetector(final.eval(), arguments, curve, source, unreadable.found)
+
+
+def _check_numbers(config: TrainDetectorConfig) -> None:
+    recipe = config.recipe
+    check_numbers(
+        {
+            "epochs": recipe.epochs,
+            "batch-size": recipe.batch_size,
+            "min-size": recipe.min_size,
+            "max-size": recipe.max_size,
+            "fit.accumulate": recipe.fit.accumulate,
+            "fit.nodes": recipe.fit.nodes,
+            "fit.evaluate-every": recipe.fit.evaluate_every,
+            **{
+                f"heads.{name.replace('_', '-')}": value
+                for name, value in vars(recipe.heads).items()
+                if "fro" not in name
+            },
+        },
+        {
+            "workers": config.workers or 0,
+            "fit.devices": recipe.fit.devices,
+            "seed": config.seed,
+            "cache-gb": config.cache_gb,
+            "augment.crop": recipe.augment.crop,
+        },
+    )
+    if recipe.max_size < recipe.min_size:
+        raise ValueError(
+            f"--max-size {recipe.max_size} is below --min-size {recipe.min_size}; make it at least as much"
+        )
+    if recipe.fit.strategy == "fsdp2":
+        raise ValueError("--fit.strategy fsdp2 shards classifiers only; leave it out, or give ddp")
+
+
+def _detector(config: TrainDetectorConfig, classes: int) -> tuple[nn.Module, dict[str, Any]]:
+    """The detector, from given weights if there are any, and the arguments that create it again."""
+    recipe, ours = config.recipe, config.model in VARIANTS
+    if not ours and not timm.is_model(config.model):
+        raise ValueError(
+            f"--model {config.model} is unknown; give one of {', '.join(VARIANTS)}, or a backbone of timm, such as "
+            "resnet18"
+        )
+    arguments: dict[str, Any] = {
+        "kind": config.detector,
+        "backbone": config.model,
+        "num_classes": classes,
+        "min_size": recipe.min_size,
+        "max_size": recipe.max_size,
+        "backbone_args": recipe.backbone.arguments() if ours else {},
+        **recipe.heads.arguments(config.detector),
+    }
+    if config.weights == PRETRAINED and not ours:
+        fetched = {"backbone_args": {"pretrained": True}}
+        try:
+            return create_detector(**arguments | fetched), arguments
+        except (OSError, RuntimeError) as error:  # no network, or no weights of that name
+            raise ValueError(f"--weights pretrained: timm could not load {config.model} ({error})") from error
+    model = create_detector(**arguments)
+    if config.weights is not None:
+        _start_from(model, config)
+    return model, arguments
+
+
+def _start_from(model: nn.Module, config: TrainDetectorConfig) -> None:
+    """Load what fits: a whole detector but for what depends on its classes, or a backbone."""
+    assert config.weights is not None
+    wanted = model.state_dict()
+    body = {name for name in wanted if name.startswith("backbone.body.")}
+    given = _given_weights(config)
+    fits = {name: value for name, value in given.items() if name in wanted and wanted[name].shape == value.shape}
+    misfits = sorted(body - set(fits))
+    if misfits:
+        raise ValueError(
+            f"--weights {config.weights} do not fit the backbone of --model {config.model} ({len(misfits)} of its "
+            f"{len(body)} tensors, the first is {misfits[0]}); give the model and options they were trained with"
+        )
+    model.load_state_dict(wanted | fits)
+
+
+def _given_weights(config: TrainDetectorConfig) -> Mapping[str, Tensor]:
+    """Weights, named as in a detector."""
+    assert config.weights is not None
+    if detector_folder(config.weights) is not None:
+        return load_detector(config.weights).model.state_dict()
+    folder = Path(config.weights).expanduser()
+    if folder.is_dir():
+        given: nn.Module = load_model(folder).model
+    elif config.model in VARIANTS:
+        given = from_convnext(config.weights, **config.recipe.backbone.arguments())
+    else:
+        raise FileNotFoundError(
+            f"--weights {config.weights} is no folder; give one of a run or a model, or `pretrained` for those of timm"
+        )
+    inside = "model." if config.model in VARIANTS else ""
+    return {f"backbone.body.{inside}{name}": value for name, value in given.state_dict().items()}
