@@ -59,15 +59,14 @@ class ObjectAugmentConfig:
     Attributes:
         hflip: Probability of left for right.
         vflip: Probability of top for bottom; for images without an up, such as a microscope's.
-        jitter: Least and largest scale of an image over one that fits ``crop``.
-        crop: Pixels a side that jittered images are cropped and padded to; 0 for whole images without jitter.
+        jitter: Least and largest scale, over that at which images are evaluated; scaled images are cropped and padded
+            to squares of ``min_size``. None for whole images at one scale.
         color_jitter: Strength of changes to brightness, contrast and saturation.
     """
 
     hflip: float = 0.5
     vflip: float = 0.0
-    jitter: tuple[float, float] = (0.1, 2.0)
-    crop: int = 0
+    jitter: tuple[float, float] | None = None
     color_jitter: float = 0.0
 
 
@@ -118,7 +117,7 @@ DETECTION_RECIPES: dict[str, DetectionRecipe] = {
         backbone=BackboneConfig(drop_path_rate=0.05),
         heads=HeadConfig(smallest_anchor=16, detections=200),
         optim=OptimConfig(lr=2e-4, lr_batch=16, layer_decay=0.8, clip_grad=5.0),
-        augment=ObjectAugmentConfig(jitter=(0.5, 1.5), crop=640, color_jitter=0.2),
+        augment=ObjectAugmentConfig(jitter=(0.5, 1.5), color_jitter=0.2),
     ),
     # Minutes to an hour on a CPU, from nothing: small images, narrow heads.
     "quick-detection": DetectionRecipe(
@@ -132,6 +131,6 @@ DETECTION_RECIPES: dict[str, DetectionRecipe] = {
             out_channels=128, mask_channels=64, smallest_anchor=8, boxes_per_image=128, proposals=1000, detections=300
         ),
         optim=OptimConfig(lr=1e-3, warmup=0.1, clip_grad=5.0),
-        augment=ObjectAugmentConfig(jitter=(0.8, 1.25), crop=256, color_jitter=0.1),
+        augment=ObjectAugmentConfig(jitter=(0.8, 1.25), color_jitter=0.1),
     ),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import timm
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from convneur.data.decode import MAX_PIXELS
 from convneur.data.objects import ObjectSource, open_objects
-from convneur.data.objects.loading import ObjectData, train_transform
+from convneur.data.objects.loading import Jitter, ObjectData, train_transform
 from convneur.data.unreadable import Unreadable
 from convneur.engine.fit import Curve, fit, processes, resume_from
 from convneur.models import VARIANTS, from_convnext, load_model
@@ -103,10 +103,10 @@ def train_detector(config: TrainDetectorConfig, out: Path, resume: bool, console
     for note in source.notes if first else ():
         console.print(note, style="yellow", soft_wrap=True)
     augment = recipe.augment
-    crop = {"jitter": augment.jitter, "size": (augment.crop, augment.crop)} if augment.crop else {}
+    jitter = Jitter(augment.jitter, recipe.min_size, recipe.max_size) if augment.jitter else None
     data = ObjectData(
         source,
-        train_transform(augment.hflip, augment.vflip, color_jitter=augment.color_jitter, **cast(Any, crop)),
+        train_transform(augment.hflip, augment.vflip, augment.color_jitter, jitter),
         recipe.batch_size,
         with_masks,
         seed=config.seed,
@@ -181,13 +181,15 @@ def _check_numbers(config: TrainDetectorConfig) -> None:
             "fit.devices": recipe.fit.devices,
             "seed": config.seed,
             "cache-gb": config.cache_gb,
-            "augment.crop": recipe.augment.crop,
         },
     )
     if recipe.max_size < recipe.min_size:
         raise ValueError(
             f"--max-size {recipe.max_size} is below --min-size {recipe.min_size}; make it at least as much"
         )
+    jitter = recipe.augment.jitter
+    if jitter is not None and not 0 < jitter[0] <= jitter[1]:
+        raise ValueError(f"--augment.jitter {jitter[0]} {jitter[1]} is no range; give the smaller scale first, above 0")
     if recipe.fit.strategy == "fsdp2":
         raise ValueError("--fit.strategy fsdp2 shards classifiers only; leave it out, or give ddp")
 

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from convneur.data.objects import ObjectSource, open_objects
-from convneur.data.objects.loading import ObjectData, train_transform
+from convneur.data.objects.loading import Jitter, ObjectData, train_transform
 from convneur.data.objects.masks import encode_masks
 from convneur.engine.callbacks import Curve
 from convneur.engine.fit import fit
@@ -50,7 +50,7 @@ def source(folder: Path) -> ObjectSource:
 
 def train(found: ObjectSource, kind: str, epochs: int, folder: Path | None = None, checkpoint: Path | None = None):
     masks = "mask" in kind
-    data = ObjectData(found, train_transform(jitter=(0.8, 1.2), size=(96, 128)), 2, masks, seed=3, workers=0)
+    data = ObjectData(found, train_transform(jitter=Jitter((0.8, 1.2), 96, 128)), 2, masks, seed=3, workers=0)
     model = detector(kind, box_batch_size_per_image=32)
     task = Detection(
         model, OptimConfig(lr=1e-3), found.val, found.classes, found.category_ids, masks, ema=0.5, seed=3, steps=8
@@ -80,11 +80,11 @@ def test_it_goes_on_after_a_crash_with_the_same_weights(tmp_path, kind):
 def test_masks_and_boxes_stay_in_step(tmp_path):
     found = source(tmp_path)
     data = ObjectData(
-        found, train_transform(hflip=0.5, vflip=0.5, jitter=(0.5, 2.0), size=(96, 128)), 2, True, workers=0
+        found, train_transform(hflip=0.5, vflip=0.5, jitter=Jitter((0.5, 2.0), 96, 128)), 2, True, workers=0
     )
     for _ in range(3):
         for batch in data.train_dataloader():
-            assert all(image.shape == (3, 96, 128) for image in batch.images)
+            assert all(image.shape == (3, 96, 96) for image in batch.images)
             for target in batch.targets:
                 for box, mask in zip(target["boxes"].tolist(), target["masks"], strict=True):
                     rows, columns = mask.nonzero().T

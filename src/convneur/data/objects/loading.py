@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -131,30 +131,44 @@ def to_tensors(
     return tv_tensors.Image(_pixels(picture)), target
 
 
+class Jitter(nn.Module):
+    """Resize as a detector does, but by a factor more or less, then crop and pad to a square.
+
+    What is cropped has the scale at which the detector sees images later, more or less (Ghiasi et al., CVPR 2021).
+
+    Args:
+        scales: Least and largest factor.
+        min_size: Pixels that a detector resizes the shorter side to; and the side of the square.
+        max_size: Pixels that the longer side may have.
+    """
+
+    def __init__(self, scales: tuple[float, float], min_size: int, max_size: int) -> None:
+        super().__init__()
+        self.scales, self.min_size, self.max_size = scales, min_size, max_size
+        fill: Any = {tv_tensors.Image: 114, "others": 0}
+        self.crop = v2.RandomCrop((min_size, min_size), pad_if_needed=True, fill=fill)
+
+    def forward(self, image: tv_tensors.Image, target: dict[str, Tensor]) -> Any:
+        """An image (3, H, W) and its target -> both, changed."""
+        height, width = image.shape[-2:]
+        usual = min(self.min_size / min(height, width), self.max_size / max(height, width))
+        scale = usual * float(torch.empty(()).uniform_(*self.scales))
+        size = [max(1, round(height * scale)), max(1, round(width * scale))]
+        return self.crop(*v2.Resize(size, antialias=True)(image, target))
+
+
 def train_transform(
-    hflip: float = 0.5,
-    vflip: float = 0.0,
-    jitter: tuple[float, float] | None = None,
-    size: tuple[int, int] | None = None,
-    color_jitter: float = 0.0,
+    hflip: float = 0.5, vflip: float = 0.0, color_jitter: float = 0.0, jitter: Jitter | None = None
 ) -> v2.Compose:
-    """Flips and large-scale jitter, boxes and masks in step with the pixels.
+    """Flips, changes of scale and colour, boxes and masks in step with the pixels.
 
     Args:
         hflip: Probability of left for right.
         vflip: Probability of top for bottom.
-        jitter: Least and largest scale (Ghiasi et al., CVPR 2021, take 0.1 and 2); None for none.
-        size: (height, width) that jittered images are scaled to fit, cropped and padded to; needed with ``jitter``.
         color_jitter: Strength of changes to brightness, contrast and saturation.
+        jitter: Changes of scale; None for whole images as they are.
     """
-    steps: list[Any] = [v2.RandomHorizontalFlip(hflip), v2.RandomVerticalFlip(vflip)]
-    if jitter is not None:
-        if size is None:
-            raise ValueError("jittered images are cropped and padded to one size; give it")
-        steps += [
-            v2.ScaleJitter(size, jitter, antialias=True),
-            v2.RandomCrop(size, pad_if_needed=True, fill={tv_tensors.Image: 114, "others": 0}),
-        ]
+    steps: list[Any] = [v2.RandomHorizontalFlip(hflip), v2.RandomVerticalFlip(vflip), *([jitter] if jitter else [])]
     if color_jitter:
         steps.append(v2.ColorJitter(color_jitter, color_jitter, color_jitter))
     steps += [
