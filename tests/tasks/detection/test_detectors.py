@@ -82,7 +82,7 @@ def test_a_model_with_weights_is_taken_as_it_is():
 @pytest.mark.parametrize("stages", [0, 1, 3])
 def test_frozen_stages_learn_nothing(backbone, stages):
     pyramid = FeaturePyramid(backbone, out_channels=16)
-    freeze_stages(pyramid, stages)
+    freeze_stages(pyramid.body, stages)
     before = {name: value.clone() for name, value in pyramid.state_dict().items()}
     learning = [p for p in pyramid.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(learning, 0.1)
@@ -104,7 +104,7 @@ def test_frozen_stages_learn_nothing(backbone, stages):
 
 def test_freezing_more_than_there_is_is_refused():
     with pytest.raises(ValueError, match="frozen_stages=9 is out of range; give 0 to"):
-        freeze_stages(FeaturePyramid("resnet18", out_channels=16), 9)
+        freeze_stages(FeaturePyramid("resnet18", out_channels=16).body, 9)
 
 
 @pytest.mark.parametrize("backbone", ["convneur_m1", "resnet18"])

@@ -70,7 +70,7 @@ def create_detector(
         LastLevelP6P7(out_channels, out_channels) if one_stage else LastLevelMaxPool(),
         **(backbone_args or {}),
     )
-    freeze_stages(pyramid, frozen_stages)
+    freeze_stages(pyramid.body, frozen_stages)
     given: dict[str, Any] = {"min_size": min_size, "max_size": max_size} | arguments
     if kind == "fcos":
         return FCOS(pyramid, num_classes + 1, **given)

@@ -101,11 +101,11 @@ def layer_numbers(body: nn.Module) -> dict[str, int]:
     return found
 
 
-def freeze_stages(pyramid: FeaturePyramid, stages: int) -> None:
+def freeze_stages(body: nn.Module, stages: int) -> None:
     """Let the stem (1), the first stage too (2), and so on, learn nothing; batch norms there keep their statistics.
 
     Args:
-        pyramid: Changed in place.
+        body: Backbone that gives maps, such as `FeaturePyramid.body`; changed in place.
         stages: How many, the stem being the first; 0 for none.
 
     Raises:
@@ -113,17 +113,17 @@ def freeze_stages(pyramid: FeaturePyramid, stages: int) -> None:
     """
     if not stages:
         return
-    numbers = layer_numbers(pyramid.body)
+    numbers = layer_numbers(body)
     most = max(numbers.values())
     if not 0 <= stages <= most:
         raise ValueError(f"frozen_stages={stages} is out of range; give 0 to {most}")
-    for name, parameter in pyramid.body.named_parameters():
+    for name, parameter in body.named_parameters():
         if numbers[name] < stages:
             parameter.requires_grad_(False)
-    for name, module in list(pyramid.body.named_modules()):
+    for name, module in list(body.named_modules()):
         if isinstance(module, nn.BatchNorm2d) and not any(p.requires_grad for p in module.parameters()):
             parent, _, own = name.rpartition(".")
-            setattr(pyramid.body.get_submodule(parent), own, freeze_batch_norm_2d(module))
+            setattr(body.get_submodule(parent), own, freeze_batch_norm_2d(module))
 
 
 def parameter_groups(
