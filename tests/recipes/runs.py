@@ -15,6 +15,14 @@ SMALL = (
     "--backbone.drop-path-rate 0.1 --augment.mixup 0.2 --augment.cutmix 0.5 --augment.erasing 0.2"
 ).split()
 
+# The same of a detector, on the scenes of tests.tasks.detection.builders: 4 steps an epoch, jitter and flips.
+SMALL_DETECTOR = (
+    "--epochs 2 --batch-size 1 --min-size 96 --max-size 128 --backbone.dims 8 16 24 32 --backbone.depths 1 1 1 1 "
+    "--backbone.memory-width 16 --heads.out-channels 16 --heads.mask-channels 16 --heads.smallest-anchor 16 "
+    "--heads.boxes-per-image 32 --heads.proposals 100 --heads.detections 20 --max-unreadable 0.5 "
+    "--augment.vflip 0.5 --fit.accelerator cpu"
+).split()
+
 
 class Forked:
     """``convneur train`` in a copy of this process, in a session of its own, so that its workers are killed with it.
@@ -24,7 +32,7 @@ class Forked:
 
     def __init__(self, out: Path, *arguments: str) -> None:
         from convneur.cli.main import main
-        from convneur.recipes import train  # noqa: F401  so that every copy has it
+        from convneur.recipes import train, train_detector  # noqa: F401  so that every copy has them
 
         self.out = out
         self.log = out.with_suffix(".txt")
@@ -39,7 +47,7 @@ class Forked:
                 os.dup2(log, 1)
                 os.dup2(log, 2)
                 sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-                code = main(["train", "--out", str(out), *arguments])
+                code = main(["train", *arguments, "--out", str(out)])
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()

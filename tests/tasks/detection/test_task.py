@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,39 +12,15 @@ from rich.console import Console
 
 from convneur.data.objects import ObjectSource, open_objects
 from convneur.data.objects.loading import Jitter, ObjectData, train_transform
-from convneur.data.objects.masks import encode_masks
 from convneur.engine.callbacks import Curve
 from convneur.engine.fit import fit
 from convneur.engine.optim import OptimConfig
 from convneur.tasks.detection.task import Detection
-from tests.tasks.detection.builders import detector, scenes
+from tests.tasks.detection.builders import detector, write_scenes
 
 
 def source(folder: Path) -> ObjectSource:
-    """Scenes as files and annotations in COCO's form; one image has nothing on it, one file is no image."""
-    (folder / "images").mkdir()
-    for split, seed in (("train", 0), ("val", 1)):
-        images, targets = scenes(3, seed)
-        content: dict[str, list[object]] = {"images": [], "annotations": []}
-        content["categories"] = [{"id": 10 * n, "name": f"kind {n}"} for n in (1, 2, 3)]
-        for number, (image, target) in enumerate(zip(images, targets, strict=True)):
-            name, (_, height, width) = f"{split}{number}.png", image.shape
-            Image.fromarray((image * 255).byte().permute(1, 2, 0).numpy()).save(folder / "images" / name)
-            content["images"].append({"id": number, "file_name": name, "height": height, "width": width})
-            for box, label, mask in zip(
-                target["boxes"].tolist(), target["labels"].tolist(), encode_masks(target["masks"].numpy()), strict=True
-            ):
-                if number == 1:
-                    continue
-                x0, y0, x1, y1 = box
-                content["annotations"].append(
-                    {"id": len(content["annotations"]), "image_id": number, "category_id": 10 * label,
-                     "bbox": [x0, y0, x1 - x0, y1 - y0], "area": 1152, "iscrowd": 0, "segmentation": mask}
-                )  # fmt: skip
-        content["images"].append({"id": 99, "file_name": f"{split}_bad.png", "height": 96, "width": 128})
-        (folder / "images" / f"{split}_bad.png").write_bytes(b"no image")
-        (folder / f"instances_{split}.json").write_text(json.dumps(content))
-    return open_objects(folder)
+    return open_objects(write_scenes(folder))
 
 
 def train(found: ObjectSource, kind: str, epochs: int, folder: Path | None = None, checkpoint: Path | None = None):

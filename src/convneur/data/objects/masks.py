@@ -70,4 +70,5 @@ def _runs(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
     first, last = int(columns[0]), int(columns[-1]) + 1
     pixels = np.concatenate([[False], mask[:, first:last].T.ravel(), [False]])
     changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + first * height
-    return {"size": [height, width], "counts": np.diff(changes, prepend=0, append=height * width).tolist()}
+    lengths = np.diff(changes, prepend=0, append=height * width).tolist()
+    return {"size": [height, width], "counts": lengths if lengths[-1] else lengths[:-1]}

@@ -1,0 +1,214 @@
+"""train detection and instance, eval and predict with detectors, as people use them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import convneur
+from convneur.data.objects import open_objects
+from convneur.data.objects.masks import decode_masks
+from convneur.models import save_model
+from convneur.tasks.detection import load_detector
+from tests.cli.test_classify import call
+from tests.recipes.runs import SMALL_DETECTOR
+from tests.tasks.detection.builders import write_scenes
+
+SMALL = [*SMALL_DETECTOR, "--workers", "0", "--max-unreadable", "0.5"]
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Six images; two have nothing on them, and two more files are none."""
+    return write_scenes(tmp_path_factory.mktemp("data") / "scenes")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, scenes):
+    """A run with masks, long enough that something is found."""
+    from convneur.cli.main import main
+
+    out = tmp_path_factory.mktemp("runs") / "run"
+    learn = "--epochs 30 --optim.lr 3e-3 --ema 0 --fit.evaluate-every 10 --augment.jitter 1 1 --augment.vflip 0".split()
+    assert main(["train", "instance", "--data", str(scenes), "--out", str(out), *SMALL, *learn]) == 0
+    return out
+
+
+def test_train_writes_model_numbers_detections_and_report(trained):
+    numbers = json.loads((trained / "metrics.json").read_text())
+    assert numbers["model"] == "Mask R-CNN with convneur_m1"
+    assert numbers["images"] == 3
+    for of in ("boxes", "masks"):
+        assert set(numbers[of]) == {"ap", "ap50", "ap75", "small", "medium", "large", "per_class"}
+        assert set(numbers[of]["per_class"]) == {"kind 1", "kind 2", "kind 3"}
+    assert [row["epoch"] for row in numbers["curve"] if "mask_ap50" in row] == [10, 20, 30]
+    assert numbers["curve"][-1]["loss"] < numbers["curve"][0]["loss"] * 0.7
+    assert numbers["boxes"]["ap50"] > 0.3
+    page = (trained / "report.html").read_text()
+    for words in ("Learning curves", "Precision over recall", "Per class", "Worst misses", "val_bad.png", "AP75"):
+        assert words in page
+    assert "http" not in page.replace("http-equiv", "")
+    results = json.loads((trained / "detections.json").read_text())
+    assert {each["category_id"] for each in results} <= {10, 20, 30}
+    assert all(set(each) == {"image_id", "category_id", "bbox", "score", "segmentation"} for each in results)
+    assert sorted(p.name for p in (trained / "model").iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert json.loads((trained / "run.json").read_text())["recipe"]["min_size"] == 96
+
+
+def test_eval_says_the_same_as_training(trained, scenes, tmp_path, capsys):
+    code, stdout, stderr = call(capsys, "eval", "--model", str(trained), "--data", str(scenes), "--out", str(tmp_path))
+    assert code == 0, stderr
+    assert "AP50" in stdout
+    before, after = (json.loads((out / "metrics.json").read_text()) for out in (trained, tmp_path))
+    assert before["boxes"] == after["boxes"]
+    assert before["masks"] == after["masks"]
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_predict_draws_what_it_finds(trained, scenes, tmp_path, capsys):
+    images = scenes / "images"
+    arguments = ["predict", str(images), "--model", str(trained), "--out", str(tmp_path), "--score", "0.3"]
+    code, stdout, stderr = call(capsys, *arguments, "--format", "jsonl", "--workers", "0")
+    assert code == 0
+    rows = {row["file"].rsplit("/", 1)[-1]: row for row in map(json.loads, stdout.splitlines())}
+    assert set(rows) == {f"{split}{n}.png" for split in ("train", "val") for n in range(3)}
+    assert stderr.count("could not be read") == 2
+    row = rows["train0.png"]
+    assert row["objects"]
+    assert all(each["score"] >= 0.3 and each["label"].startswith("kind") for each in row["objects"])
+    before, after = (np.array(Image.open(path)).astype(int) for path in (images / "train0.png", row["picture"]))
+    assert before.shape == after.shape
+    x0, y0, x1, y1 = (round(side) for side in row["objects"][0]["box"])
+    assert np.abs(before - after)[y0:y1, x0:x1].max() > 30  # a mask and a frame
+
+    results = json.loads((tmp_path / "detections.json").read_text())
+    assert {each["file_name"].rsplit("/", 1)[-1] for each in results} <= set(rows)
+    own = [each for each in results if each["file_name"].endswith("train0.png")]
+    masks = decode_masks([each["segmentation"] for each in own], *before.shape[:2])
+    detector = load_detector(trained)
+    image = torch.from_numpy(before).permute(2, 0, 1).float() / 255
+    with torch.inference_mode():
+        (found,) = detector.model([image])
+    np.testing.assert_allclose([each["score"] for each in own], found["scores"].numpy(), atol=1e-6)
+    assert np.array_equal(masks.astype(bool), found["masks"][:, 0].numpy() > 0.5)
+
+    code, stdout, _ = call(capsys, *arguments, "--format", "csv", "--workers", "0")
+    assert stdout.splitlines()[0] == "file,label,score,x0,y0,x1,y1"
+    assert len(stdout.splitlines()) == 1 + sum(len(row["objects"]) for row in rows.values())
+    code, stdout, _ = call(capsys, *arguments, "--workers", "0")
+    assert "kind" in stdout
+
+
+def test_predict_with_nothing_to_read_says_so(trained, scenes, tmp_path, capsys):
+    bad = str(scenes / "images" / "val_bad.png")
+    code, _, stderr = call(capsys, "predict", bad, "--model", str(trained), "--out", str(tmp_path))
+    assert code == 2
+    assert "val_bad.png could not be read" in stderr
+
+
+def test_a_run_begins_from_a_detector_of_other_classes_or_from_a_classifier(trained, scenes, tmp_path, capsys):
+    """A step at a rate of almost nothing leaves in place what was loaded."""
+    still = [*SMALL, "--epochs", "1", "--optim.lr", "1e-12", "--ema", "0"]
+    fewer = json.loads((scenes / "instances_train.json").read_text())
+    other = write_scenes(tmp_path / "other")
+    for split in ("train", "val"):
+        content = json.loads((scenes / f"instances_{split}.json").read_text())
+        content["categories"] = fewer["categories"][:2]
+        content["annotations"] = [each for each in content["annotations"] if each["category_id"] != 30]
+        (other / f"instances_{split}.json").write_text(json.dumps(content))
+    arguments = ["train", "instance", "--data", str(other), *still]
+    code, _, stderr = call(capsys, *arguments, "--out", str(tmp_path / "a"), "--weights", str(trained))
+    assert code == 0, stderr
+    before, after = (load_detector(out).model.state_dict() for out in (trained, tmp_path / "a"))
+    same = {name for name in after if before[name].shape == after[name].shape}
+    assert {name.rsplit(".", 1)[0] for name in set(after) - same} == {
+        "roi_heads.box_predictor.cls_score",
+        "roi_heads.box_predictor.bbox_pred",
+        "roi_heads.mask_predictor.mask_fcn_logits",
+    }
+    for name in same:
+        torch.testing.assert_close(before[name], after[name], rtol=0, atol=1e-6)
+
+    tiny = {"dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "memory_width": 16, "num_classes": 3}
+    classifier = convneur.create_model("convneur_m1", **tiny)
+    save_model(classifier, tmp_path / "classifier", tiny)
+    arguments = ["train", "detection", "--detector", "retinanet", "--data", str(scenes), *still]
+    weights = ["--weights", str(tmp_path / "classifier")]
+    code, _, stderr = call(capsys, *arguments, "--out", str(tmp_path / "b"), *weights)
+    assert code == 0, stderr
+    body = load_detector(tmp_path / "b").model.backbone.body.model.state_dict()
+    for name, value in body.items():
+        torch.testing.assert_close(value, classifier.state_dict()[name], rtol=0, atol=1e-6)
+
+    code, _, stderr = call(
+        capsys, *arguments, "--backbone.dims", "8", "16", "24", "40", "--out", str(tmp_path / "c"), *weights
+    )
+    assert code == 2
+    assert "do not fit the backbone" in stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["detection", "--detector", "mask_rcnn"], "is not for convneur train detection; give one of faster_rcnn"),
+        (["detection", "--model", "resnet1"], "--model resnet1 is unknown"),
+        (["detection", "--weights", "nowhere"], "nowhere"),
+        (["detection", "--epochs", "0"], "--epochs 0 is out of range"),
+        (["detection", "--fit.evaluate-every", "0"], "--fit.evaluate-every 0 is out of range"),
+        (["detection", "--heads.proposals", "0"], "--heads.proposals 0 is out of range"),
+        (["detection", "--heads.frozen-stages", "9"], "frozen_stages=9 is out of range"),
+        (["detection", "--max-size", "64"], "--max-size 64 is below --min-size 96"),
+        (["detection", "--augment.jitter", "2", "1"], "--augment.jitter 2.0 1.0 is no range"),
+        (["detection", "--fit.strategy", "fsdp2"], "fsdp2"),
+        (["detection", "--batch-size", "50"], "batch"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_in_one_line(scenes, tmp_path, capsys, arguments, told):
+    code, _, stderr = call(
+        capsys, "train", arguments[0], "--data", str(scenes), "--out", str(tmp_path / "out"), *SMALL, *arguments[1:]
+    )
+    lines = [line for line in stderr.splitlines() if line.startswith("convneur:")]
+    assert code == 2
+    assert len(lines) == 1
+    assert told in lines[0]
+    assert "Traceback" not in stderr
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_boxes_without_masks_are_no_task_for_instance(scenes, tmp_path, capsys):
+    data = write_scenes(tmp_path / "data")
+    for split in ("train", "val"):
+        content = json.loads((data / f"instances_{split}.json").read_text())
+        content["annotations"] = [
+            {key: value for key, value in each.items() if key != "segmentation"} for each in content["annotations"]
+        ]
+        (data / f"instances_{split}.json").write_text(json.dumps(content))
+    assert not open_objects(data).train.has_masks
+    code, _, stderr = call(capsys, "train", "instance", "--data", str(data), "--out", str(tmp_path / "out"), *SMALL)
+    assert code == 2
+    assert "some objects have a box and no mask" in stderr
+
+
+def test_a_backbone_of_timm_is_trained_and_comes_back(scenes, tmp_path, capsys):
+
+    arguments = ["train", "detection", "--model", "resnet18", "--data", str(scenes)]
+    code, stdout, stderr = call(capsys, *arguments, "--out", str(tmp_path), *SMALL, "--epochs", "1")
+    assert code == 0, stderr
+    assert "Faster R-CNN with resnet18" in stdout
+    saved = load_detector(tmp_path)
+    assert saved.classes == ["kind 1", "kind 2", "kind 3"]
+    assert saved.category_ids == [10, 20, 30]
+    assert saved.arguments["backbone"] == "resnet18"
+
+
+def test_what_is_no_detector_is_named(tmp_path, trained):
+    with pytest.raises(FileNotFoundError, match="holds no detector"):
+        load_detector(tmp_path)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text((trained / "model" / "config.json").read_text())
+    (broken / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        load_detector(broken)
