@@ -3,12 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
+
+import tyro
 
 TaskName = Literal["classification", "detection", "instance"]
 
 R = TypeVar("R")
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of every training run.
+
+    Attributes:
+        out: Folder of the run.
+        resume: Go on where the newest whole checkpoint in --out was written.
+        seed: Of everything that is drawn.
+        workers: Processes that load images; as many as suit the machine if not given.
+        max_unreadable: Largest share of images that may be unreadable.
+        max_megapixels: Larger images count as unreadable.
+        cache_gb: GB of memory for decoded images, which saves decoding them again; 0 for none.
+    """
+
+    out: Path = Path("runs/train")
+    resume: tyro.conf.FlagCreatePairsOff[bool] = False
+    seed: int = 0
+    workers: int | None = None
+    max_unreadable: float = 0.01
+    max_megapixels: float = 100.0
+    cache_gb: float = 1.0
+
+    def config(self) -> dict[str, Any]:
+        """Arguments of `convneur.recipes.runs.RunConfig`."""
+        return {
+            "seed": self.seed,
+            "workers": self.workers,
+            "max_unreadable": self.max_unreadable,
+            "max_pixels": round(self.max_megapixels * 1e6),
+            "cache_gb": self.cache_gb,
+        }
 
 
 def recipe_named(arguments: Sequence[str], default: str, recipes: Mapping[str, R]) -> tuple[Any, R]:
@@ -21,7 +58,7 @@ def recipe_named(arguments: Sequence[str], default: str, recipes: Mapping[str, R
     return name, recipes[name]
 
 
-def run(train: Callable[[], T | None], epochs: int) -> T | None:
+def go(train: Callable[[], T | None], epochs: int) -> T | None:
     """Train; a run that is stopped says how to go on, once.
 
     Returns:

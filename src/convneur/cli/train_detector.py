@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from convneur.cli.running import TaskName, recipe_named, run
+from convneur.cli.running import RunOptions, TaskName, go, recipe_named
 from convneur.recipes.detection import DETECTION_RECIPES, DetectionRecipe
 
 if TYPE_CHECKING:
     from convneur.recipes.train_detector import TrainDetectorConfig, TrainedDetector
 
+DEFAULTS = RunOptions()
 DetectionRecipeName = Literal["quick-detection", "finetune-detection", "coco-1x"]
 # Without masks, with masks; the first is the default.
 KINDS: dict[str, tuple[str, ...]] = {
@@ -35,14 +36,8 @@ def train_detector_verb(task_name: Any, arguments: Sequence[str]) -> Callable[..
         recipe: DetectionRecipeName = name,
         detector: KindName = usual,
         model: str = "convneur_m1",
-        out: Path = Path("runs/train"),
-        resume: tyro.conf.FlagCreatePairsOff[bool] = False,
         weights: str | None = None,
-        seed: int = 0,
-        workers: int | None = None,
-        max_unreadable: float = 0.01,
-        max_megapixels: float = 100.0,
-        cache_gb: float = 1.0,
+        options: Annotated[RunOptions, tyro.conf.arg(name="")] = DEFAULTS,
         settings: Annotated[DetectionRecipe, tyro.conf.arg(name="")] = chosen,
     ) -> None:
         """Train a detector on images, judge it, and write model, numbers and a report.
@@ -54,50 +49,31 @@ def train_detector_verb(task_name: Any, arguments: Sequence[str]) -> Callable[..
                 published one.
             detector: faster_rcnn, cascade_rcnn, retinanet or fcos for boxes; mask_rcnn or cascade_mask_rcnn for masks.
             model: Backbone: convneur_m1 to convneur_m4, or any of timm, such as resnet18.
-            out: Folder of the run.
-            resume: Go on where the newest whole checkpoint in --out was written.
             weights: To start from: folder of a detector or classifier of ours; ConvNeXt checkpoint file or timm name;
                 `pretrained` for a backbone of timm.
-            seed: Of everything that is drawn.
-            workers: Processes that load images; as many as suit the machine if not given.
-            max_unreadable: Largest share of images that may be unreadable.
-            max_megapixels: Larger images count as unreadable.
-            cache_gb: GB of memory for decoded images, which saves decoding them again; 0 for none.
+            options: Of every run.
             settings: The recipe's own.
         """
         if detector not in KINDS[task]:
             raise ValueError(
                 f"--detector {detector} is not for convneur train {task}; give one of {', '.join(KINDS[task])}"
             )
-        _train(
-            Path(out),
-            resume,
-            data=data,
-            detector=detector,
-            model=model,
-            weights=weights,
-            recipe=settings,
-            seed=seed,
-            workers=workers,
-            max_unreadable=max_unreadable,
-            max_pixels=round(max_megapixels * 1e6),
-            cache_gb=cache_gb,
-        )
+        _train(options, data=data, detector=detector, model=model, weights=weights, recipe=settings)
 
     return train
 
 
-def _train(out: Path, resume: bool, **settings: Any) -> None:
+def _train(options: RunOptions, **settings: Any) -> None:
     from rich.console import Console
 
     console = Console(stderr=True)
     with console.status("Loading PyTorch and Lightning"):
         from convneur.recipes.train_detector import TrainDetectorConfig, train_detector
 
-    config = TrainDetectorConfig(**settings)
-    trained = run(lambda: train_detector(config, out, resume, console), config.recipe.epochs)
+    config = TrainDetectorConfig(**settings, **options.config())
+    trained = go(lambda: train_detector(config, options.out, options.resume, console), config.recipe.epochs)
     if trained is not None:
-        _finish(trained, config, out, console)
+        _finish(trained, config, options.out, console)
 
 
 def _finish(trained: TrainedDetector, config: TrainDetectorConfig, out: Path, console: Any) -> None:

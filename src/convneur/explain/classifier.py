@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from convneur.explain import figures
 from convneur.explain.gates import gate_maps
-from convneur.explain.report import Section, write_report
+from convneur.explain.report import Section, unreadable_files, write_report
 from convneur.models import ConvNeur
 from convneur.tasks.evaluation import Evaluation
 
@@ -86,12 +86,7 @@ def report_classifier(
         )
     )
     sections += _pictures(judged)
-    lost = dict(unreadable or {}) | told.unreadable
-    if lost:
-        rows = [["file", "why"], *([name, why] for name, why in sorted(lost.items())[:100])]
-        sections.append(
-            Section("Unreadable files", f"{len(lost)} files could not be read and were left out.", table=rows)
-        )
+    sections += unreadable_files(dict(unreadable or {}) | told.unreadable)
     write_report(path, title, lead, sections, note)
 
 

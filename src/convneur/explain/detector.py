@@ -17,7 +17,7 @@ from convneur.data.decode import decode_image
 from convneur.data.objects.masks import decode_masks
 from convneur.explain import figures
 from convneur.explain.objects import colour, draw_objects, precision_recall
-from convneur.explain.report import Section, write_report
+from convneur.explain.report import Section, unreadable_files, write_report
 from convneur.tasks.detection.evaluation import SURE, DetectorEvaluation, Mistakes
 
 SHOWN = 6  # worst images
@@ -84,12 +84,7 @@ def report_detector(
             f"score of at least {SURE}, in yellow what is wrong."
         )
         sections.append(Section("Worst misses", text, worst_misses(judged, worst)))
-    lost = dict(unreadable or {}) | told.unreadable
-    if lost:
-        rows = [["file", "why"], *([name, why] for name, why in sorted(lost.items())[:100])]
-        sections.append(
-            Section("Unreadable files", f"{len(lost)} files could not be read and were left out.", table=rows)
-        )
+    sections += unreadable_files(dict(unreadable or {}) | told.unreadable)
     write_report(path, title, lead, sections, note)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,6 +68,14 @@ def write_report(path: Path, title: str, lead: str, sections: Sequence[Section],
         f"<title>{html.escape(title)}</title><style>{STYLE}</style><body>{''.join(parts)}</body></html>"
     )
     write_atomic(path, page)
+
+
+def unreadable_files(found: Mapping[str, str]) -> list[Section]:
+    """The part on files that could not be read, and why; none if all could."""
+    if not found:
+        return []
+    rows = [["file", "why"], *([name, why] for name, why in sorted(found.items())[:100])]
+    return [Section("Unreadable files", f"{len(found)} files could not be read and were left out.", table=rows)]
 
 
 def versions() -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,86 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from torch import Tensor
 
-from convneur.engine.fit import resume_from
+from convneur.data.decode import MAX_PIXELS
+from convneur.engine.config import FitConfig
+from convneur.engine.fit import processes, resume_from
 from convneur.files import write_atomic
 
 # Settings that a resumed run may have otherwise: they do not decide what comes out.
 FREE = ("workers", "cache_gb", "max_unreadable", "recipe.fit.checkpoint_minutes", "recipe.fit.wandb", "recipe.compile")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What decides a training run, whatever the task.
+
+    Attributes:
+        data: Where the images are.
+        model: Backbone.
+        weights: To start from; None for none.
+        seed: Of weights, order, augmentation and everything drawn.
+        workers: Processes that load images; None for as many as suit the machine.
+        max_unreadable: Largest share of images that may be unreadable.
+        max_pixels: Larger images count as unreadable.
+        cache_gb: Memory of each training process and its loaders for decoded images, in GB; 0 for none.
+    """
+
+    data: str
+    model: str = "convneur_m1"
+    weights: str | None = None
+    seed: int = 0
+    workers: int | None = None
+    max_unreadable: float = 0.01
+    max_pixels: int = MAX_PIXELS
+    cache_gb: float = 1.0
+
+    def loading(self, config: FitConfig) -> dict[str, Any]:
+        """Arguments of `convneur.data.module.PictureData`."""
+        return {
+            "seed": self.seed,
+            "workers": self.workers,
+            "max_pixels": self.max_pixels,
+            "pin_memory": config.accelerator in ("auto", "gpu") and torch.cuda.is_available(),
+            "keep_bytes": round(self.cache_gb * 1e9),
+        }
+
+    def check(self, config: FitConfig, at_least_one: Mapping[str, float], at_least_zero: Mapping[str, float]) -> None:
+        """Refuse numbers, by the name of their flag, of which no run can be made.
+
+        Raises:
+            ValueError: For the first that is out of range.
+        """
+        ones = {"fit.accumulate": config.accumulate, "fit.nodes": config.nodes}
+        ones |= {"fit.evaluate-every": config.evaluate_every}
+        zeros: dict[str, float] = {"workers": self.workers or 0, "fit.devices": config.devices, "seed": self.seed}
+        zeros |= {"cache-gb": self.cache_gb}
+        for least, numbers in ((1, {**at_least_one, **ones}), (0, {**at_least_zero, **zeros})):
+            for flag, number in numbers.items():
+                if not least <= number < float("inf"):
+                    raise ValueError(f"--{flag} {number} is out of range; give at least {least}")
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a run is, and over how many processes.
+
+    Attributes:
+        world: Processes.
+        images_per_step: Over all processes and accumulated batches.
+        steps: Of the optimizer.
+    """
+
+    world: int
+    images_per_step: int
+    steps: int
+
+    @classmethod
+    def of(cls, recipe: Any, data: Any) -> Length:
+        """That of a recipe (``epochs``, ``batch_size``, ``fit``) on a `convneur.data.module.PictureData`."""
+        devices, nodes = processes(recipe.fit)
+        world = devices * nodes
+        steps = recipe.epochs * -(-data.steps_per_epoch(world) // recipe.fit.accumulate)
+        return cls(world, recipe.batch_size * recipe.fit.accumulate * world, steps)
 
 
 def is_first() -> bool:
@@ -40,18 +115,6 @@ def check_free(out: Path, resume: bool) -> None:
         raise FileNotFoundError(f"--out {out} holds no run to go on with; leave --resume out to begin one")
     if not resume and any((out / "checkpoints").glob("*.ckpt")):
         raise FileExistsError(f"--out {out} holds a run already; add --resume to go on with it, or give another --out")
-
-
-def check_numbers(at_least_one: Mapping[str, float], at_least_zero: Mapping[str, float]) -> None:
-    """Refuse numbers, by the name of their flag, of which no run can be made.
-
-    Raises:
-        ValueError: For the first that is out of range.
-    """
-    for least, numbers in ((1, at_least_one), (0, at_least_zero)):
-        for flag, number in numbers.items():
-            if not least <= number < float("inf"):
-                raise ValueError(f"--{flag} {number} is out of range; give at least {least}")
 
 
 def claim(config: Any, facts: Mapping[str, Any], out: Path, resume: bool) -> None:

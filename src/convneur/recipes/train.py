@@ -11,19 +11,18 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from convneur.data.decode import MAX_PIXELS
 from convneur.data.module import ImageData
 from convneur.data.parts import fewer, hold_out
 from convneur.data.shards import Shards
 from convneur.data.sources import Source, open_source
 from convneur.data.transforms import Preprocessing
 from convneur.data.unreadable import Unreadable
-from convneur.engine.fit import Curve, fit, processes, resume_from
+from convneur.engine.fit import Curve, fit, resume_from
 from convneur.files import write_atomic
 from convneur.models import VARIANTS, ConvNeur, create_model, from_convnext, load_model
 from convneur.models.names import choose
 from convneur.recipes.classification import ClassificationRecipe
-from convneur.recipes.runs import check_free, check_numbers, claim, final_weights, is_first
+from convneur.recipes.runs import Length, RunConfig, check_free, claim, final_weights, is_first
 from convneur.tasks.classification import Classification
 
 # ImageNet's, which every checkpoint of timm's ConvNeXts expects
@@ -31,36 +30,22 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """One training run: everything that decides what comes out of it.
+class TrainConfig(RunConfig):
+    """One training run of a classifier: ``data`` as in `convneur.data.sources`, ``model`` a variant of ours.
+
+    ``weights`` are a run or model folder of ours, or what `convneur.from_convnext` takes.
 
     Attributes:
-        data: See `convneur.data.sources`.
-        model: Variant.
-        weights: To start from: a run or model folder of ours, or what `convneur.from_convnext` takes; None for none.
         recipe: How to train.
-        seed: Of weights, split, order, augmentation and everything drawn.
         val_share: Share held out where the data has no validation images.
         hold_out: Take ``val_share`` of the training images to judge by even where the data has validation images.
         train_images: To train on at most, in proportion to the classes; 0 for all.
-        workers: Processes that load images; None for as many as suit the machine.
-        max_unreadable: Largest share of images that may be unreadable.
-        max_pixels: Larger images count as unreadable.
-        cache_gb: Memory of each training process and its loaders for decoded images, in GB; 0 for none.
     """
 
-    data: str
-    model: str = "convneur_m1"
-    weights: str | None = None
     recipe: ClassificationRecipe = field(default_factory=ClassificationRecipe)
-    seed: int = 0
     val_share: float = 0.2
     hold_out: bool = False
     train_images: int = 0
-    workers: int | None = None
-    max_unreadable: float = 0.01
-    max_pixels: int = MAX_PIXELS
-    cache_gb: float = 1.0
 
 
 @dataclass
@@ -122,18 +107,12 @@ def train_classifier(config: TrainConfig, out: Path, resume: bool, console: Cons
         train_input,
         recipe.augment,
         recipe.batch_size,
-        config.seed,
-        config.workers,
-        eval_input,
-        config.max_pixels,
-        pin_memory=recipe.fit.accelerator in ("auto", "gpu") and torch.cuda.is_available(),
-        keep_bytes=round(config.cache_gb * 1e9),
+        eval_preprocessing=eval_input,
+        **config.loading(recipe.fit),
     )
-    devices, nodes = processes(recipe.fit)
-    world = devices * nodes
-    steps = recipe.epochs * -(-data.steps_per_epoch(world) // recipe.fit.accumulate)
+    length = Length.of(recipe, data)
     if first:
-        _claim(config, data, world, out, resume)
+        _claim(config, data, length.world, out, resume)
     checkpoint = resume_from(out, console, first) if resume else None
     task = Classification(
         model,
@@ -144,8 +123,8 @@ def train_classifier(config: TrainConfig, out: Path, resume: bool, console: Cons
         channels_last=channels_last,
         ema=recipe.ema,
         seed=config.seed,
-        images_per_step=recipe.batch_size * recipe.fit.accumulate * world,
-        steps=steps,
+        images_per_step=length.images_per_step,
+        steps=length.steps,
     )
     if recipe.compile:
         model.compile()
@@ -173,21 +152,10 @@ def train_classifier(config: TrainConfig, out: Path, resume: bool, console: Cons
 def _check_numbers(config: TrainConfig) -> None:
     """Refuse what no run can be made of."""
     recipe = config.recipe
-    check_numbers(
-        {
-            "epochs": recipe.epochs,
-            "batch-size": recipe.batch_size,
-            "image-size": recipe.image_size,
-            "fit.accumulate": recipe.fit.accumulate,
-            "fit.nodes": recipe.fit.nodes,
-        },
-        {
-            "workers": config.workers or 0,
-            "fit.devices": recipe.fit.devices,
-            "seed": config.seed,
-            "train-images": config.train_images,
-            "cache-gb": config.cache_gb,
-        },
+    config.check(
+        recipe.fit,
+        {"epochs": recipe.epochs, "batch-size": recipe.batch_size, "image-size": recipe.image_size},
+        {"train-images": config.train_images},
     )
     if recipe.batch_size % 2 and (recipe.augment.mixup or recipe.augment.cutmix):
         raise ValueError(f"--batch-size {recipe.batch_size} is odd, and Mixup takes images in pairs; make it even")

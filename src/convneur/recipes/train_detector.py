@@ -12,14 +12,13 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from convneur.data.decode import MAX_PIXELS
 from convneur.data.objects import ObjectSource, open_objects
 from convneur.data.objects.loading import Jitter, ObjectData, train_transform
 from convneur.data.unreadable import Unreadable
-from convneur.engine.fit import Curve, fit, processes, resume_from
+from convneur.engine.fit import Curve, fit, resume_from
 from convneur.models import VARIANTS, from_convnext, load_model
 from convneur.recipes.detection import DetectionRecipe
-from convneur.recipes.runs import check_free, check_numbers, claim, final_weights, is_first
+from convneur.recipes.runs import Length, RunConfig, check_free, claim, final_weights, is_first
 from convneur.tasks.detection import DetectorKind, create_detector
 from convneur.tasks.detection.models import WITH_MASKS
 from convneur.tasks.detection.saved import detector_folder, load_detector
@@ -29,33 +28,20 @@ PRETRAINED = "pretrained"
 
 
 @dataclass(frozen=True)
-class TrainDetectorConfig:
-    """One training run: everything that decides what comes out of it.
+class TrainDetectorConfig(RunConfig):
+    """One training run of a detector: ``data`` as in `convneur.data.objects.open_objects`.
+
+    ``model`` is a variant of ours, or any of timm that has maps of strides 4 to 32. ``weights`` are a run or folder of
+    a detector or classifier of ours; for our variants, what `convneur.from_convnext` takes, too; for others of timm,
+    ``pretrained``.
 
     Attributes:
-        data: See `convneur.data.objects.open_objects`.
         detector: Kind.
-        model: Backbone: a variant of ours, or any of timm that has maps of strides 4 to 32.
-        weights: To start from: a run or folder of a detector or classifier of ours; for ours, what
-            `convneur.from_convnext` takes, too; for others of timm, ``pretrained``. None for none.
         recipe: How to train.
-        seed: Of weights, order, augmentation and everything drawn.
-        workers: Processes that load images; None for as many as suit the machine.
-        max_unreadable: Largest share of images that may be unreadable.
-        max_pixels: Larger images count as unreadable.
-        cache_gb: Memory of each training process and its loaders for decoded images, in GB; 0 for none.
     """
 
-    data: str
     detector: DetectorKind = "faster_rcnn"
-    model: str = "convneur_m1"
-    weights: str | None = None
     recipe: DetectionRecipe = field(default_factory=DetectionRecipe)
-    seed: int = 0
-    workers: int | None = None
-    max_unreadable: float = 0.01
-    max_pixels: int = MAX_PIXELS
-    cache_gb: float = 1.0
 
 
 @dataclass
@@ -109,20 +95,14 @@ def train_detector(config: TrainDetectorConfig, out: Path, resume: bool, console
         train_transform(augment.hflip, augment.vflip, augment.color_jitter, jitter),
         recipe.batch_size,
         with_masks,
-        seed=config.seed,
-        workers=config.workers,
-        max_pixels=config.max_pixels,
-        pin_memory=recipe.fit.accelerator in ("auto", "gpu") and torch.cuda.is_available(),
-        keep_bytes=round(config.cache_gb * 1e9),
+        **config.loading(recipe.fit),
     )
     torch.manual_seed(config.seed)
     model, arguments = _detector(config, len(source.classes))
-    devices, nodes = processes(recipe.fit)
-    world = devices * nodes
-    steps = recipe.epochs * -(-data.steps_per_epoch(world) // recipe.fit.accumulate)
+    length = Length.of(recipe, data)
     if first:
         facts = {"train": len(source.train), "val": len(source.val), "classes": source.classes}
-        claim(config, {"images": facts, "processes": world}, out, resume)
+        claim(config, {"images": facts, "processes": length.world}, out, resume)
     checkpoint = resume_from(out, console, first) if resume else None
     task = Detection(
         model,
@@ -133,8 +113,8 @@ def train_detector(config: TrainDetectorConfig, out: Path, resume: bool, console
         with_masks,
         ema=recipe.ema,
         seed=config.seed,
-        images_per_step=recipe.batch_size * recipe.fit.accumulate * world,
-        steps=steps,
+        images_per_step=length.images_per_step,
+        steps=length.steps,
     )
     unreadable = Unreadable(len(source.train) + len(source.val), config.max_unreadable)
     curve = fit(
@@ -161,27 +141,17 @@ def train_detector(config: TrainDetectorConfig, out: Path, resume: bool, console
 
 def _check_numbers(config: TrainDetectorConfig) -> None:
     recipe = config.recipe
-    check_numbers(
+    heads = {name.replace("_", "-"): value for name, value in vars(recipe.heads).items()}
+    config.check(
+        recipe.fit,
         {
             "epochs": recipe.epochs,
             "batch-size": recipe.batch_size,
             "min-size": recipe.min_size,
             "max-size": recipe.max_size,
-            "fit.accumulate": recipe.fit.accumulate,
-            "fit.nodes": recipe.fit.nodes,
-            "fit.evaluate-every": recipe.fit.evaluate_every,
-            **{
-                f"heads.{name.replace('_', '-')}": value
-                for name, value in vars(recipe.heads).items()
-                if "fro" not in name
-            },
+            **{f"heads.{name}": value for name, value in heads.items() if name != "frozen-stages"},
         },
-        {
-            "workers": config.workers or 0,
-            "fit.devices": recipe.fit.devices,
-            "seed": config.seed,
-            "cache-gb": config.cache_gb,
-        },
+        {},
     )
     if recipe.max_size < recipe.min_size:
         raise ValueError(

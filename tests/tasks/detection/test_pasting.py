@@ -27,6 +27,15 @@ def test_pasted_masks_are_torchvisions(count):
     assert torch.equal(paste_masks(masks, boxes, (120, 170)), paste_masks_in_image(masks, boxes, (120, 170)))
 
 
+def test_gradients_go_through_as_they_do_in_torchvision():
+    boxes, masks = boxes_and_masks(5, 60, 80)
+    masks.requires_grad_()
+    weight = torch.rand(5, 1, 60, 80)
+    (ours,) = torch.autograd.grad((paste_masks(masks, boxes, (60, 80)) * weight).sum(), masks)
+    (theirs,) = torch.autograd.grad((paste_masks_in_image(masks, boxes, (60, 80)) * weight).sum(), masks)
+    torch.testing.assert_close(ours, theirs)
+
+
 def test_codes_are_cocos():
     boxes, masks = boxes_and_masks(50, 120, 170)
     pixels = (paste_masks(masks, boxes, (120, 170))[:, 0] > 0.5).numpy()

@@ -61,10 +61,10 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: Size) -> Tensor:
     masks, scale = expand_masks(masks, padding=1)
     corners = expand_boxes(boxes, scale).to(torch.int64).tolist()
     pasted = masks.new_zeros((len(masks), 1, height, width))
-    for mask, (x0, y0, x1, y1), image in zip(masks, corners, pasted, strict=True):
+    for number, (mask, (x0, y0, x1, y1)) in enumerate(zip(masks, corners, strict=True)):
         fitted = F.interpolate(
             mask[None], (max(y1 - y0 + 1, 1), max(x1 - x0 + 1, 1)), mode="bilinear", align_corners=False
         )[0]
         left, right, top, bottom = max(x0, 0), min(x1 + 1, width), max(y0, 0), min(y1 + 1, height)
-        image[:, top:bottom, left:right] = fitted[:, top - y0 : bottom - y0, left - x0 : right - x0]
+        pasted[number, :, top:bottom, left:right] = fitted[:, top - y0 : bottom - y0, left - x0 : right - x0]
     return pasted
