@@ -16,7 +16,7 @@ from torch import Tensor
 from convneur.data.decode import decode_image
 from convneur.data.objects.masks import decode_masks
 from convneur.explain import figures
-from convneur.explain.objects import colour, draw_objects, precision_recall
+from convneur.explain.objects import colours, draw_objects, precision_recall
 from convneur.explain.report import Section, unreadable_files, write_report
 from convneur.tasks.detection.evaluation import SURE, DetectorEvaluation, Mistakes
 
@@ -185,7 +185,7 @@ def draw_found(picture: Image.Image, found: Mapping[str, Tensor], classes: Seque
         picture,
         found["boxes"][sure],
         [f"{figures.drawable(classes[label - 1])} {value:.0%}" for label, value in zip(labels, scores, strict=True)],
-        [colour(label) for label in labels],
+        colours(labels, len(classes)),
         found["masks"][sure, 0] > 0.5 if "masks" in found else None,
     )
 

@@ -12,15 +12,16 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageColor
 from torch import Tensor
-from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
+from torchvision.utils import draw_bounding_boxes
 
 from convneur.tasks.detection.metrics import AveragePrecision
 
 # Told apart by most people, on dark and on light pictures; classes beyond go round again.
 PALETTE = ("#ff4b4b", "#2f9bff", "#3ddc84", "#ffb000", "#c77dff", "#00d5d5", "#ff7ac6", "#a0d911", "#ff8c42", "#8ea6ff")
-NAMED = 40  # on pictures with more objects names would cover them
+NAMED = 25  # on pictures with more objects names would cover them
+OPACITY = 0.4  # of masks
 
 
 def draw_objects(
@@ -49,7 +50,9 @@ def draw_objects(
         return shown
     if masks is not None:
         fitted = torch.nn.functional.interpolate(masks[:, None].float(), (size[1], size[0]), mode="nearest")[:, 0] > 0.5
-        pixels = draw_segmentation_masks(pixels, fitted, alpha=0.35, colors=list(colours))
+        for mask, name in zip(fitted, colours, strict=True):  # torchvision's function blackens where masks overlap
+            paint = torch.tensor(ImageColor.getrgb(name), dtype=torch.float32)[:, None]
+            pixels[:, mask] = torch.lerp(pixels[:, mask].float(), paint, OPACITY).round().to(torch.uint8)
     reach = max(size)
     named = len(boxes) <= NAMED
     pixels = draw_bounding_boxes(
@@ -78,9 +81,10 @@ def _font() -> str:
     return str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
 
 
-def colour(label: int) -> str:
-    """That of a class, numbered from 1."""
-    return PALETTE[(label - 1) % len(PALETTE)]
+def colours(labels: Sequence[int], classes: int) -> list[str]:
+    """One for each class (labels count from 1), or, where there is but one class, for each object."""
+    numbers = labels if classes > 1 else range(1, len(labels) + 1)
+    return [PALETTE[(number - 1) % len(PALETTE)] for number in numbers]
 
 
 def precision_recall(worths: dict[str, AveragePrecision]) -> Figure:

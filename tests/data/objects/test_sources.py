@@ -61,6 +61,18 @@ def test_coco_with_gaps_crowds_and_images_without_objects(tmp_path):
     assert source.train.ids == [7, 8]
 
 
+def test_coco_files_beside_their_images(tmp_path):
+    """As Roboflow writes them."""
+    for split in ("train", "valid"):
+        for name in ("a.jpg", "b.jpg"):
+            picture(tmp_path / split / name)
+        (tmp_path / split / "_annotations.coco.json").write_text(json.dumps(content()))
+    source = open_objects(tmp_path)
+    assert source.train.name(0) == str(tmp_path / "train" / "a.jpg")
+    assert source.val.name(1) == str(tmp_path / "valid" / "b.jpg")
+    assert len(source.val.objects[0]) == 3
+
+
 def test_what_is_written_is_what_was_read(tmp_path):
     source = open_objects(coco(tmp_path))
     again = source.train.as_coco(source.classes, source.category_ids)

@@ -3,6 +3,7 @@
 | ``--data`` | what |
 |---|---|
 | a folder with ``instances_train*.json`` and ``instances_val*.json``, or with ``annotations/`` that has them | COCO |
+| a folder with ``train`` and ``valid``, with ``_annotations.coco.json`` beside the images | COCO, as Roboflow has it |
 | a folder with ``Annotations``, ``JPEGImages`` and ``ImageSets`` | Pascal VOC |
 | a folder with ``images`` and ``labels``, and ``data.yaml`` | YOLO |
 """
@@ -31,6 +32,9 @@ def open_objects(data: str | Path) -> ObjectSource:
         train, val = (sorted(folder.glob(f"instances_{split}*.json")) for split in ("train", "val"))
         if train and val:
             return _coco(root, train[0], val[0])
+    beside = [root / split / "_annotations.coco.json" for split in ("train", "valid")]
+    if all(file.is_file() for file in beside):
+        return _coco(root, *beside)
     if (root / "Annotations").is_dir() and (root / "ImageSets").is_dir():
         images, classes, notes = read_voc(root, "train")
         held_out, _, more = read_voc(root, "val", classes)
@@ -57,4 +61,4 @@ def _coco(root: Path, train: Path, val: Path) -> ObjectSource:
 def _folders(root: Path, file: Path) -> list[Path]:
     """Where people keep the images of a file."""
     split = file.stem.removeprefix("instances_")
-    return [root / "images", root / split, root / "images" / split, root]
+    return [root / "images", root / split, root / "images" / split, root, file.parent]

@@ -1,0 +1,107 @@
+"""A table, curves and pictures of finished detection runs, side by side.
+
+    convneur train instance --data nuclei --epochs 8 --fit.evaluate-every 2 --out runs/m1
+    convneur train instance --data nuclei --epochs 8 --fit.evaluate-every 2 --out runs/local \\
+        --backbone.global-placement none
+    python benchmarks/detection_runs.py --data nuclei --out docs/results/detection/nuclei \\
+        "M1=runs/m1" "without memory=runs/local"
+
+writes OUT.json (what the runs say of themselves), OUT.png (curves) and OUT_pictures.jpg: the
+held-out images whose numbers are given, with what is there and what each run finds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from convneur.data.decode import decode_image
+from convneur.data.objects import ObjectSource, open_objects
+from convneur.data.objects.masks import decode_masks
+from convneur.explain import figures
+from convneur.explain.detector import draw_found
+from convneur.explain.objects import colours, draw_objects
+from convneur.tasks.detection import load_detector
+
+SIDE, SCORE = 480, 0.5
+
+
+def facts(name: str, run: Path) -> dict[str, Any]:
+    """What a run says of itself, and how many parameters its detector has."""
+    told = json.loads((run / "metrics.json").read_text())
+    model = load_detector(run).model
+    return {
+        "name": name,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "recipe": json.loads((run / "run.json").read_text())["recipe"],
+        **{key: told[key] for key in ("boxes", "masks", "images", "curve", "versions")},
+        # How it was called, without where the data and the run lie
+        "command": " ".join(word for word in told["command"].split() if "/" not in word or word.startswith("--")),
+    }
+
+
+def curves(rows: list[dict[str, Any]]) -> Figure:
+    words = {"loss": "training loss", "ap50": "AP50 of boxes", "ap75": "AP75 of boxes", "mask_ap50": "AP50 of masks"}
+    words = {key: label for key, label in words.items() if any(key in each for row in rows for each in row["curve"])}
+    return figures.curves({row["name"]: row["curve"] for row in rows}, words)
+
+
+def truth(source: ObjectSource, index: int, picture: Image.Image) -> Image.Image:
+    objects = source.val.objects[index]
+    masks = None
+    if source.val.has_masks:
+        masks = torch.from_numpy(decode_masks(objects.shapes, picture.height, picture.width)).bool()
+    names = [source.classes[label] for label in objects.labels]
+    shown = colours((objects.labels + 1).tolist(), len(source.classes))
+    return draw_objects(picture, torch.from_numpy(objects.boxes), names, shown, masks)
+
+
+@torch.inference_mode()
+def pictures(runs: dict[str, Path], source: ObjectSource, numbers: list[int]) -> Image.Image:
+    """A row for each image: what is there, and what each detector finds with a score of at least `SCORE`."""
+    shown = [decode_image(source.val.read(number)) for number in numbers]
+    columns = [[truth(source, number, picture) for number, picture in zip(numbers, shown, strict=True)]]
+    for run in runs.values():
+        saved = load_detector(run)
+        column = []
+        for picture in shown:
+            pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+            image = pixels.view(picture.height, picture.width, 3).permute(2, 0, 1).float() / 255
+            column.append(draw_found(picture, saved.model([image])[0], saved.classes, SCORE))
+        columns.append(column)
+    heights = [round(SIDE * picture.height / picture.width) for picture in shown]
+    sheet = Image.new("RGB", (SIDE * len(columns), sum(heights)), "white")
+    for column, each in enumerate(columns):
+        for row, picture in enumerate(each):
+            sheet.paste(picture.resize((SIDE, heights[row])), (SIDE * column, sum(heights[:row])))
+    return sheet
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", help="NAME=FOLDER")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", type=Path, required=True, help="path without ending")
+    parser.add_argument("--pictures", type=int, nargs="*", default=[0, 1, 2], help="numbers of held-out images")
+    given = parser.parse_args()
+    runs = {name: Path(folder) for name, folder in (each.split("=", 1) for each in given.runs)}
+    rows = [facts(name, run) for name, run in runs.items()]
+    for row in rows:
+        kinds = [(kind, row[kind]) for kind in ("boxes", "masks") if row[kind]]
+        told = ", ".join(f"{kind} AP {w['ap']:.3f} AP50 {w['ap50']:.3f} AP75 {w['ap75']:.3f}" for kind, w in kinds)
+        print(f"{row['name']}: {row['parameters'] / 1e6:.1f} M parameters, {told}")
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.with_suffix(".json").write_text(json.dumps(rows, indent=2) + "\n")
+    curves(rows).savefig(given.out.with_suffix(".png"), dpi=90)
+    sheet = pictures(runs, open_objects(given.data), given.pictures)
+    sheet.save(given.out.with_name(f"{given.out.name}_pictures.jpg"), quality=85)
+
+
+if __name__ == "__main__":
+    main()
