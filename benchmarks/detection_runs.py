@@ -23,11 +23,11 @@ from PIL import Image
 
 from convneur.data.decode import decode_image
 from convneur.data.objects import ObjectSource, open_objects
-from convneur.data.objects.masks import decode_masks
 from convneur.explain import figures
 from convneur.explain.detector import draw_found
-from convneur.explain.objects import colours, draw_objects
+from convneur.explain.objects import colours, draw_objects, masks_one_by_one
 from convneur.tasks.detection import load_detector
+from convneur.tasks.detection.metrics import coco_results
 
 SIDE, SCORE = 480, 0.5
 
@@ -56,7 +56,7 @@ def truth(source: ObjectSource, index: int, picture: Image.Image) -> Image.Image
     objects = source.val.objects[index]
     masks = None
     if source.val.has_masks:
-        masks = torch.from_numpy(decode_masks(objects.shapes, picture.height, picture.width)).bool()
+        masks = masks_one_by_one(objects.shapes, picture.height, picture.width)
     names = [source.classes[label] for label in objects.labels]
     shown = colours((objects.labels + 1).tolist(), len(source.classes))
     return draw_objects(picture, torch.from_numpy(objects.boxes), names, shown, masks)
@@ -73,7 +73,9 @@ def pictures(runs: dict[str, Path], source: ObjectSource, numbers: list[int]) ->
         for picture in shown:
             pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
             image = pixels.view(picture.height, picture.width, 3).permute(2, 0, 1).float() / 255
-            column.append(draw_found(picture, saved.model([image])[0], saved.classes, SCORE))
+            results = coco_results(0, saved.model([image])[0], saved.category_ids)
+            sure = [each for each in results if each["score"] >= SCORE]
+            column.append(draw_found(picture, sure, saved.classes, saved.category_ids))
         columns.append(column)
     heights = [round(SIDE * picture.height / picture.width) for picture in shown]
     sheet = Image.new("RGB", (SIDE * len(columns), sum(heights)), "white")

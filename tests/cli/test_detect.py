@@ -212,3 +212,43 @@ def test_what_is_no_detector_is_named(tmp_path, trained):
     (broken / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="cannot be loaded"):
         load_detector(broken)
+
+
+def test_pictures_are_never_written_over(trained, scenes, tmp_path, capsys):
+    """--out is where the images are."""
+    image = tmp_path / "slide.png"
+    image.write_bytes((scenes / "images" / "val0.png").read_bytes())
+    before = image.read_bytes()
+    code, _, stderr = call(capsys, "predict", str(image), "--model", str(trained), "--out", str(tmp_path))
+    assert code == 0, stderr
+    assert image.read_bytes() == before
+    assert (tmp_path / "slide-2.png").is_file()
+
+
+def test_what_no_detector_can_do_is_said(trained, scenes, tmp_path, capsys):
+    code, _, stderr = call(capsys, "export", str(trained), "--out", str(tmp_path / "x.onnx"))
+    assert code == 2
+    assert "holds no classifier" in stderr
+    code, _, stderr = call(capsys, "eval", "--model", str(trained), "--data", str(scenes), "--image-size", "0")
+    assert code == 2
+    assert "--image-size 0 is out of range" in stderr
+    config = json.loads((trained / "model" / "config.json").read_text())
+    for change, told in (
+        ({"label_names": ["one"]}, "names 1 classes for a detector of 3"),
+        ({"detector": config["detector"] | {"backbone": "hf-hub:some/body"}}, "no model of timm"),
+    ):
+        folder = tmp_path / "changed"
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(config | change))
+        (folder / "model.safetensors").write_bytes((trained / "model" / "model.safetensors").read_bytes())
+        with pytest.raises(ValueError, match=told):
+            load_detector(folder)
+
+
+def test_backbones_of_one_size_are_refused(scenes, tmp_path, capsys):
+    swin = ["--model", "swin_tiny_patch4_window7_224"]
+    code, _, stderr = call(
+        capsys, "train", "detection", *swin, "--data", str(scenes), "--out", str(tmp_path), *SMALL_DETECTOR
+    )
+    assert code == 2
+    assert "takes images of one size only" in stderr

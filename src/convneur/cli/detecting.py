@@ -15,6 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import nn
 
+from convneur.cli.running import free_name, last_words, names_in, other_classes
 from convneur.data.decode import MAX_PIXELS, decode_image
 from convneur.data.loading import Pictures, default_workers
 from convneur.data.module import in_order
@@ -27,6 +28,7 @@ from convneur.files import write_atomic
 from convneur.tasks.detection.evaluation import evaluate_detector
 from convneur.tasks.detection.metrics import AveragePrecision, coco_results
 from convneur.tasks.detection.models import WITH_MASKS
+from convneur.tasks.detection.pasting import masks_of_boxes
 from convneur.tasks.detection.saved import SavedDetector, load_detector
 from convneur.tasks.evaluation import device_for
 
@@ -106,9 +108,8 @@ def write_judged_detector(
     }
     write_atomic(out / "metrics.json", json.dumps(numbers, indent=2) + "\n")
     write_atomic(out / "detections.json", json.dumps(told.results) + "\n")
-    note = f"{command}   ({', '.join(f'{k} {v}' for k, v in versions().items())})"
     title = f"{judged.name} on {len(judged.classes)} classes"
-    report_detector(out / "report.html", title, judged, note, curve, unreadable)
+    report_detector(out / "report.html", title, judged, last_words(command, versions()), curve, unreadable)
 
 
 def _plain(worth: AveragePrecision) -> dict[str, Any]:
@@ -182,16 +183,14 @@ def evaluate_saved(
     image_size: int | None = None,
     workers: int | None = None,
     max_pixels: int = MAX_PIXELS,
+    part: str = "val",
 ) -> None:
     """Judge a detector on the held-out images of a folder; what ``convneur eval`` does with one."""
     with console.status(f"Loading {model}"):
         saved = open_detector(model, image_size)
-    source = open_objects(data)
+    source = open_objects(data, part, saved.classes)
     if saved.classes != source.classes:
-        raise ValueError(
-            f"the detector knows the classes {', '.join(saved.classes[:5])} and the data has "
-            f"{', '.join(source.classes[:5])}; give data of the same classes"
-        )
+        raise ValueError(other_classes(saved.classes, source.classes))
     out.mkdir(parents=True, exist_ok=True)
     name = full_name(saved.kind, saved.arguments["backbone"])
     judged = judge_detector(saved.model, saved.kind, name, source, console, workers, max_pixels)
@@ -235,38 +234,32 @@ def find_objects(
     results: list[dict[str, Any]] = []
     unreadable: list[tuple[str, str]] = []
     out.mkdir(parents=True, exist_ok=True)
-    taken: set[str] = set()
+    taken = names_in(out, files)
     with Progress(console=console, transient=True) as progress, torch.inference_mode():
         for batch in progress.track(loader, len(loader), description="predicting"):
             unreadable += batch.unreadable
             if batch.unreadable:
                 continue
             index = int(batch.indices[0])
-            found = {key: value.cpu() for key, value in saved.model([batch.images[0].to(device)])[0].items()}
-            name = images.name(index)
-            picture = out / _free_name(Path(name).stem, taken)
-            drawn = draw_found(decode_image(images.read(index), max_pixels), found, saved.classes, score)
-            drawn.save(picture)
-            results += [each | {"file_name": name} for each in coco_results(index + 1, found, saved.category_ids)]
-            rows.append({"file": name, "picture": str(picture), "objects": _objects(found, saved.classes, score)})
+            image, name = batch.images[0], images.name(index)
+            with masks_of_boxes(saved.model):
+                found = {key: value.cpu() for key, value in saved.model([image.to(device)])[0].items()}
+            own = coco_results(index + 1, found, saved.category_ids, (image.shape[1], image.shape[2]))
+            results += [each | {"file_name": name} for each in own]
+            sure = [each for each in own if each["score"] >= score]
+            picture = out / f"{free_name(Path(name).stem, taken)}.png"
+            shown = decode_image(images.read(index), max_pixels)
+            draw_found(shown, sure, saved.classes, saved.category_ids).save(picture)
+            rows.append({"file": name, "picture": str(picture), "objects": _objects(sure, saved)})
     write_atomic(out / "detections.json", json.dumps(results) + "\n")
     return rows, unreadable
 
 
-def _objects(found: Mapping[str, Any], classes: Sequence[str], score: float) -> list[dict[str, Any]]:
-    every = zip(found["labels"].tolist(), found["scores"].tolist(), found["boxes"].tolist(), strict=True)
-    return [
-        {"label": classes[label - 1], "score": round(value, 6), "box": [round(side, 2) for side in box]}
-        for label, value, box in every
-        if value >= score
-    ]
-
-
-def _free_name(stem: str, taken: set[str]) -> str:
-    """A name for a picture that no other of the run has."""
-    name, number = f"{stem}.png", 1
-    while name in taken:
-        number += 1
-        name = f"{stem}-{number}.png"
-    taken.add(name)
-    return name
+def _objects(results: Sequence[Mapping[str, Any]], saved: SavedDetector) -> list[dict[str, Any]]:
+    names = dict(zip(saved.category_ids, saved.classes, strict=True))
+    found = []
+    for each in results:
+        x, y, width, height = each["bbox"]
+        box = [round(side, 2) for side in (x, y, x + width, y + height)]
+        found.append({"label": names[each["category_id"]], "score": round(each["score"], 6), "box": box})
+    return found

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import tyro
+
+from convneur.cli.running import other_classes
 
 
 def eval_(
@@ -18,11 +22,16 @@ def eval_(
     val_share: float | None = None,
     seed: int | None = None,
     max_megapixels: float = 100.0,
+    window: int | None = None,
+    scales: tuple[float, ...] | None = None,
+    flip: tyro.conf.FlagCreatePairsOff[bool] = False,
+    part: Literal["val", "test"] = "val",
 ) -> None:
     """Judge a model on held-out images.
 
     A classifier: top-1, top-5, per class, calibration, other image sizes. A detector: average precision of boxes and
-    masks, per class, the worst misses as pictures, and all detections in COCO's form.
+    masks, per class, the worst misses as pictures, and all detections in COCO's form. A segmentation model: mIoU, per
+    class, boundaries, confusion matrix, the worst images.
 
     Args:
         model: Folder of a run or model, hf-hub:USER/NAME, a timm name with pretrained weights, or a
@@ -36,6 +45,10 @@ def eval_(
         val_share: Share that is held out where the data has no validation images; that of training if not given.
         seed: Of that split; that of training if not given.
         max_megapixels: Larger images count as unreadable.
+        window: Of a segmentation model: pixels a side of tiles that are looked at one by one; 0 for whole images.
+        scales: Of a segmentation model: factors over which answers are averaged.
+        flip: Of a segmentation model: average over the mirrored image, too.
+        part: Of a detector's data: the images to judge by.
     """
     from rich.console import Console
 
@@ -46,24 +59,30 @@ def eval_(
         from convneur.data.transforms import Preprocessing
         from convneur.export import open_model
         from convneur.tasks.detection.saved import detector_folder
+        from convneur.tasks.segmentation.saved import segmenter_folder
 
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"--image-size {image_size} is out of range; give at least 1")
     command = " ".join(["convneur", *sys.argv[1:]])
     max_pixels = round(max_megapixels * 1e6)
     if detector_folder(model) is not None:
         from convneur.cli.detecting import evaluate_saved
 
-        return evaluate_saved(model, data, out, console, command, image_size, workers, max_pixels)
+        return evaluate_saved(model, data, out, console, command, image_size, workers, max_pixels, part)
+    run = run_settings(Path(model), data)
+    share, chosen = run.get("val_share", 0.2) if val_share is None else val_share, run.get("seed", 0)
+    if segmenter_folder(model) is not None:
+        from convneur.cli import segmenting
+
+        changes = segmenting.changes_of(image_size, window, scales, flip)
+        return segmenting.evaluate_saved(
+            model, data, out, console, command, changes, workers, max_pixels, share, chosen if seed is None else seed
+        )
     with console.status(f"Loading {model}"):
         loaded, config, labels = open_model(model)
-    run = run_settings(Path(model), data)
-    source = open_source(
-        data,
-        run.get("val_share", 0.2) if val_share is None else val_share,
-        run.get("seed", 0) if seed is None else seed,
-    )
+    source = open_source(data, share, chosen if seed is None else seed)
     if labels is not None and labels != source.classes:
-        knows, has = _few(labels), _few(source.classes)
-        raise ValueError(f"the model knows the classes {knows} and the data has {has}; give data of the same classes")
+        raise ValueError(other_classes(labels, source.classes))
     if config["num_classes"] != len(source.classes):
         raise ValueError(
             f"the model has {config['num_classes']} classes and the data {len(source.classes)}; give data that fits"
@@ -91,7 +110,3 @@ def run_settings(model: Path, data: str) -> dict[str, Any]:
             settings: dict[str, Any] = json.loads((folder / "run.json").read_text())
             return settings if settings.get("data") == data else {}
     return {}
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "")

@@ -14,6 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import nn
 
+from convneur.cli.running import last_words
 from convneur.data.decode import MAX_PIXELS, decode_image
 from convneur.data.module import eval_loader
 from convneur.data.sources import Source
@@ -124,9 +125,8 @@ def write_judged(
         "versions": versions(),
     }
     write_atomic(out / "metrics.json", json.dumps(numbers, indent=2) + "\n")
-    note = f"{command}   ({', '.join(f'{k} {v}' for k, v in versions().items())})"
     title = f"{judged.name} on {len(judged.classes)} classes"
-    report_classifier(out / "report.html", title, judged, note, curve, unreadable)
+    report_classifier(out / "report.html", title, judged, last_words(command, versions()), curve, unreadable)
 
 
 def tell(judged: Judged, last_line: str) -> None:

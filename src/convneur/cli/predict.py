@@ -1,4 +1,4 @@
-"""``convneur predict``: name images, or find objects on them."""
+"""``convneur predict``: name images, find objects on them, or mark their pixels."""
 
 from __future__ import annotations
 
@@ -31,8 +31,12 @@ def predict(
     max_megapixels: float = 100.0,
     score: float = 0.5,
     out: Path = Path("runs/predict"),
+    window: int | None = None,
+    flip: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> int:
-    """Name images, or draw what a detector finds on them. Exit code 0 if any could be read, 2 if none.
+    """Name images, draw what a detector finds, or mark the class of every pixel, as the model can.
+
+    Exit code 0 if any image could be read, 2 if none.
 
     Args:
         paths: Image files, folders (searched to the bottom) and globs such as 'photos/*.jpg'.
@@ -45,13 +49,17 @@ def predict(
         image_size: Pixels a side, of a detector's images the shorter one; what the model was made for if not given.
         max_megapixels: Larger images are not read.
         score: Of a detector: from which a detection is drawn and told.
-        out: Of a detector: folder for the pictures, and for detections.json with all detections in COCO's form.
+        out: Folder for the pictures of a detector or a segmentation model; for detections.json with all detections in
+            COCO's form; for masks, PNG files whose numbers are the classes.
+        window: Of a segmentation model: pixels a side of tiles that are looked at one by one, so that images may be
+            huge; 0 for whole images.
+        flip: Of a segmentation model: average over the mirrored image, too.
     """
     from rich.console import Console
 
     console = Console(stderr=True)
-    for flag, value in (("top-k", top_k), ("batch-size", batch_size)):
-        if value < 1:
+    for flag, value in (("top-k", top_k), ("batch-size", batch_size), ("image-size", image_size)):
+        if value is not None and value < 1:
             raise ValueError(f"--{flag} {value} is out of range; give at least 1")
     if not 0 <= score <= 1:
         raise ValueError(f"--score {score} is out of range; give 0 to 1")
@@ -67,6 +75,7 @@ def predict(
         from convneur.export import open_model
         from convneur.tasks.detection.saved import detector_folder
         from convneur.tasks.evaluation import device_for
+        from convneur.tasks.segmentation.saved import segmenter_folder
 
     if detector_folder(model) is not None:
         from convneur.cli.detecting import find_objects
@@ -74,6 +83,13 @@ def predict(
         workers = min(len(files) // 4, 8) if workers is None else workers
         rows, unreadable = find_objects(files, model, out, score, console, image_size, workers, max_pixels)
         _print_objects(rows, format)
+        return _told(rows, unreadable, console)
+    if segmenter_folder(model) is not None:
+        from convneur.cli import segmenting
+
+        changes = segmenting.changes_of(image_size, window, None, flip)
+        rows, unreadable = segmenting.mark_images(files, model, out, console, changes, max_pixels)
+        _print_pixels(rows, format)
         return _told(rows, unreadable, console)
     with console.status(f"Loading {model}"):
         loaded, config, labels = open_model(model)
@@ -183,26 +199,46 @@ def _print(rows: list[dict[str, Any]], format: str) -> None:
 
 def _print_objects(rows: list[dict[str, Any]], format: str) -> None:
     """What was found, on standard output."""
+    flat = [[row["file"], each["label"], each["score"], *each["box"]] for row in rows for each in row["objects"]]
+    if _for_programs(rows, format, ["file", "label", "score", "x0", "y0", "x1", "y1"], flat):
+        return
+    counts = [Counter(each["label"] for each in row["objects"]).most_common() for row in rows]
+    found = [", ".join(f"{number} {label}" for label, number in each) or "nothing" for each in counts]
+    _table(["file", "found", "picture"], [[r["file"], what, r["picture"]] for r, what in zip(rows, found, strict=True)])
+
+
+def _print_pixels(rows: list[dict[str, Any]], format: str) -> None:
+    """Which classes cover how much, on standard output."""
+    flat = [[row["file"], name, share] for row in rows for name, share in row["shares"].items()]
+    if _for_programs(rows, format, ["file", "class", "share"], flat):
+        return
+    most = [sorted(row["shares"].items(), key=lambda each: -each[1])[:4] for row in rows]
+    told = [", ".join(f"{name} {share:.0%}" for name, share in each) for each in most]
+    _table(
+        ["file", "most of it", "overlay"], [[r["file"], what, r["overlay"]] for r, what in zip(rows, told, strict=True)]
+    )
+
+
+def _for_programs(rows: Sequence[dict[str, Any]], format: str, head: list[str], flat: Sequence[list[Any]]) -> bool:
+    """Print JSON lines of the rows, or CSV of ``flat``; whether that was asked for."""
     if format == "jsonl":
         for row in rows:
             print(json.dumps(row, ensure_ascii=False))  # noqa: T201  for other programs
     elif format == "csv":
         import csv
 
-        writer = csv.writer(sys.stdout)
-        writer.writerow(["file", "label", "score", "x0", "y0", "x1", "y1"])
-        writer.writerows(
-            [row["file"], each["label"], each["score"], *each["box"]] for row in rows for each in row["objects"]
-        )
-    elif rows:
-        from rich.console import Console
-        from rich.table import Table
+        csv.writer(sys.stdout).writerows([head, *flat])
+    return format != "table"
 
-        table = Table(box=None, header_style="bold")
-        for name in ("file", "found", "picture"):
-            table.add_column(name, overflow="fold")
-        for row in rows:
-            counts = Counter(each["label"] for each in row["objects"])
-            found = ", ".join(f"{number} {label}" for label, number in counts.most_common()) or "nothing"
-            table.add_row(row["file"], found, row["picture"])
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    for name in head:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    if rows:
         Console().print(table)

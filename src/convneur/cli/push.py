@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -43,4 +44,7 @@ def push(
         raise OSError(
             f"could not upload to {repository} ({reason}); check the name, the network and `hf auth login`"
         ) from error
-    Console().print(f"Uploaded to {url}; load it with timm.create_model('hf-hub:{url.repo_id}', pretrained=True)")
+    how = f"load it with timm.create_model('hf-hub:{url.repo_id}', pretrained=True)"
+    if "architecture" not in json.loads((folder / "config.json").read_text(encoding="utf-8")):
+        how = "download it, then give its folder to convneur eval and predict"  # no model of timm
+    Console().print(f"Uploaded to {url}; {how}")

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import tyro
 
-TaskName = Literal["classification", "detection", "instance"]
+TaskName = Literal["classification", "detection", "instance", "segmentation"]
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -46,6 +46,40 @@ class RunOptions:
             "max_pixels": round(self.max_megapixels * 1e6),
             "cache_gb": self.cache_gb,
         }
+
+    def written(self) -> str:
+        """Where a run has put what it made."""
+        out = self.out
+        return f"Report: {out / 'report.html'}   model: {out / 'model'}   numbers: {out / 'metrics.json'}"
+
+
+DEFAULTS = RunOptions()
+
+
+def names_in(out: Path, files: Sequence[str]) -> set[str]:
+    """Stems of those files that lie in the folder ``out``, which nothing may be written over."""
+    return {Path(file).stem for file in files if Path(file).resolve().parent == out.resolve()}
+
+
+def free_name(stem: str, taken: set[str]) -> str:
+    """A name for what is made from a file that nothing else of the run has; it is taken then."""
+    name, number = stem, 1
+    while name in taken:
+        number += 1
+        name = f"{stem}-{number}"
+    taken.add(name)
+    return name
+
+
+def other_classes(known: Sequence[str], found: Sequence[str]) -> str:
+    """What to say where a model and data do not have the same classes."""
+    few = [", ".join(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "") for names in (known, found)]
+    return f"the model knows the classes {few[0]} and the data has {few[1]}; give data of the same classes"
+
+
+def last_words(command: str, versions: Mapping[str, str]) -> str:
+    """Last line of a report: the command and versions that made it."""
+    return f"{command}   ({', '.join(f'{name} {version}' for name, version in versions.items())})"
 
 
 def recipe_named(arguments: Sequence[str], default: str, recipes: Mapping[str, R]) -> tuple[Any, R]:

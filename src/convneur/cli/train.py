@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from convneur.cli.running import RunOptions, TaskName, go, recipe_named
+from convneur.cli.running import DEFAULTS, RunOptions, TaskName, go, recipe_named
 from convneur.cli.train_detector import KINDS, train_detector_verb
+from convneur.cli.train_segmenter import train_segmenter_verb
 from convneur.recipes.classification import RECIPES, ClassificationRecipe
 
 if TYPE_CHECKING:
     from convneur.recipes.train import TrainConfig, Trained
 
-DEFAULTS = RunOptions()
 RecipeName = Literal["quick", "finetune", "cifar", "imagenet"]
 
 
@@ -25,6 +24,8 @@ def train_verb(arguments: Sequence[str]) -> Callable[..., None]:
     task_name = next((word for word in arguments[1:2] if word in KINDS), None)
     if task_name is not None:
         return train_detector_verb(task_name, arguments)
+    if list(arguments[1:2]) == ["segmentation"]:
+        return train_segmenter_verb(arguments)
     name, chosen = recipe_named(arguments, "quick", RECIPES)
 
     def train(
@@ -44,8 +45,8 @@ def train_verb(arguments: Sequence[str]) -> Callable[..., None]:
         Args:
             data: Folder of class folders (with or without train/ and val/), parquet file or folder of them, hf:NAME,
                 wds:FOLDER, or digits for handwritten digits that come with the installation.
-            task: classification names images; detection finds boxes and instance masks, too, with options of their own:
-                convneur train detection --help.
+            task: classification names images, detection finds boxes, instance boxes and masks, segmentation gives every
+                pixel a class; the last three have options of their own, see convneur train detection --help.
             recipe: quick: minutes on a CPU. finetune: from --weights. cifar: 32 px. imagenet: the published one.
             model: convneur_m1 to convneur_m4.
             weights: To start from: folder of a run or model of ours, ConvNeXt checkpoint file, or a timm name.
@@ -81,15 +82,15 @@ def _train(options: RunOptions, **settings: Any) -> None:
     config = TrainConfig(**settings, **options.config())
     trained = go(lambda: train_classifier(config, options.out, options.resume, console), config.recipe.epochs)
     if trained is not None:
-        _finish(trained, config, options.out, console)
+        _finish(trained, config, options, console)
 
 
-def _finish(trained: Trained, config: TrainConfig, out: Path, console: Any) -> None:
+def _finish(trained: Trained, config: TrainConfig, options: RunOptions, console: Any) -> None:
     """Judge the model once more on its own, and write everything people take away from the run."""
     from convneur.cli.judging import card, judge, tell, write_judged
     from convneur.models import save_model
 
-    command = " ".join(["convneur", *sys.argv[1:]])
+    command, out = " ".join(["convneur", *sys.argv[1:]]), options.out
     judged = judge(
         trained.model,
         config.model,
@@ -103,4 +104,4 @@ def _finish(trained: Trained, config: TrainConfig, out: Path, console: Any) -> N
     written = card(config.model, judged, command)
     save_model(trained.model, out / "model", trained.model_args, trained.source.classes, written)
     write_judged(out, judged, command, trained.curve, trained.unreadable)
-    tell(judged, f"Report: {out / 'report.html'}   model: {out / 'model'}   numbers: {out / 'metrics.json'}")
+    tell(judged, options.written())

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from convneur.cli.running import RunOptions, TaskName, go, recipe_named
+from convneur.cli.running import DEFAULTS, RunOptions, TaskName, go, recipe_named
 from convneur.recipes.detection import DETECTION_RECIPES, DetectionRecipe
 
 if TYPE_CHECKING:
     from convneur.recipes.train_detector import TrainDetectorConfig, TrainedDetector
 
-DEFAULTS = RunOptions()
 DetectionRecipeName = Literal["quick-detection", "finetune-detection", "coco-1x"]
 # Without masks, with masks; the first is the default.
 KINDS: dict[str, tuple[str, ...]] = {
@@ -44,7 +42,7 @@ def train_detector_verb(task_name: Any, arguments: Sequence[str]) -> Callable[..
 
         Args:
             data: Folder with COCO files (instances_train*.json, instances_val*.json), Pascal VOC's folders, or YOLO's.
-            task: detection finds boxes, instance boxes and masks; classification names images.
+            task: detection finds boxes, instance boxes and masks; see convneur train --help for others.
             recipe: quick-detection: minutes to an hour on a CPU. finetune-detection: from --weights. coco-1x: the
                 published one.
             detector: faster_rcnn, cascade_rcnn, retinanet or fcos for boxes; mask_rcnn or cascade_mask_rcnn for masks.
@@ -73,29 +71,29 @@ def _train(options: RunOptions, **settings: Any) -> None:
     config = TrainDetectorConfig(**settings, **options.config())
     trained = go(lambda: train_detector(config, options.out, options.resume, console), config.recipe.epochs)
     if trained is not None:
-        _finish(trained, config, options.out, console)
+        _finish(trained, config, options, console)
 
 
-def _finish(trained: TrainedDetector, config: TrainDetectorConfig, out: Path, console: Any) -> None:
+def _finish(trained: TrainedDetector, config: TrainDetectorConfig, options: RunOptions, console: Any) -> None:
     """Judge the model once more on its own, and write everything people take away from the run."""
     from convneur.cli import detecting
+    from convneur.files import write_atomic
     from convneur.tasks.detection.saved import save_detector
 
-    command = " ".join(["convneur", *sys.argv[1:]])
-    source = trained.source
+    command, out = " ".join(["convneur", *sys.argv[1:]]), options.out
+    source, name = trained.source, detecting.full_name(config.detector, config.model)
+    # Judging may fail, on a held-out file or for want of memory; the model is safe before.
+    save_detector(trained.model, out / "model", trained.arguments, source.classes, source.category_ids, f"# {name}\n")
     judged = detecting.judge_detector(
         trained.model,
         config.detector,
-        detecting.full_name(config.detector, config.model),
+        name,
         source,
         console,
         config.workers,
         config.max_pixels,
         config.recipe.fit.accelerator,
     )
-    card = detecting.detector_card(judged, command)
-    save_detector(trained.model, out / "model", trained.arguments, source.classes, source.category_ids, card)
+    write_atomic(out / "model" / "README.md", detecting.detector_card(judged, command))
     detecting.write_judged_detector(out, judged, command, trained.curve, trained.unreadable)
-    detecting.tell_detector(
-        judged, f"Report: {out / 'report.html'}   model: {out / 'model'}   numbers: {out / 'metrics.json'}"
-    )
+    detecting.tell_detector(judged, options.written())

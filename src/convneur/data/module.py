@@ -41,6 +41,7 @@ class PictureData(pl.LightningDataModule, ABC):
     """
 
     collate: Callable[[Any], Any]  # of what the sets give, to a batch
+    collate_evaluation: Callable[[Any], Any] | None = None  # the same for evaluation, if it is another
 
     def __init__(
         self,
@@ -112,7 +113,8 @@ class PictureData(pl.LightningDataModule, ABC):
         workers = default_workers() if self.workers is None else self.workers
         kept = self._keep_bytes(self.source.val) // max(1, workers)
         images = self.evaluation_set(Pictures(self.source.val, self.max_pixels, kept))
-        return in_order(images, self.collate, 2 * self.batch_size, workers, rank, world, self.pin_memory)
+        collate = self.collate_evaluation or self.collate
+        return in_order(images, collate, 2 * self.batch_size, workers, rank, world, self.pin_memory)
 
     def _keep_bytes(self, images: Any) -> int:
         """What one set of images gets of the memory: its share of all images."""

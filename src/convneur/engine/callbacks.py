@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from convneur.engine.checkpoints import save_checkpoint
 
 Curve = list[dict[str, float]]
-SHOWN = ("accuracy", "iou", "ap50", "mask_ap50")  # beside the bar
+SHOWN = ("accuracy", "iou", "ap50", "mask_ap50", "miou")  # beside the bar
 
 
 class Interrupted(Exception):  # noqa: N818  it is no error

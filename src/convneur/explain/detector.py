@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from convneur.data.decode import decode_image
-from convneur.data.objects.masks import decode_masks
 from convneur.explain import figures
-from convneur.explain.objects import colours, draw_objects, precision_recall
+from convneur.explain.objects import colours, draw_objects, masks_one_by_one, precision_recall
 from convneur.explain.report import Section, unreadable_files, write_report
 from convneur.tasks.detection.evaluation import SURE, DetectorEvaluation, Mistakes
 
@@ -141,7 +141,7 @@ def _pair(judged: JudgedDetector, mistakes: Mistakes, side: int) -> tuple[Image.
     missed, wrong = set(mistakes.missed), set(mistakes.wrong)
     masks = None
     if judged.told.masks is not None and all(shape is not None for shape in objects.shapes):
-        masks = torch.from_numpy(decode_masks(objects.shapes, picture.height, picture.width)).bool()
+        masks = masks_one_by_one(objects.shapes, picture.height, picture.width)
     truth = draw_objects(
         picture,
         torch.from_numpy(objects.boxes),
@@ -156,7 +156,7 @@ def _pair(judged: JudgedDetector, mistakes: Mistakes, side: int) -> tuple[Image.
     masks = None
     if judged.told.masks is not None and sure:
         shapes = [each["segmentation"] for _, each in sure]
-        masks = torch.from_numpy(decode_masks(shapes, picture.height, picture.width)).bool()
+        masks = masks_one_by_one(shapes, picture.height, picture.width)
     corners = torch.tensor([each["bbox"] for _, each in sure]).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
     found = draw_objects(
@@ -170,23 +170,29 @@ def _pair(judged: JudgedDetector, mistakes: Mistakes, side: int) -> tuple[Image.
     return truth, found
 
 
-def draw_found(picture: Image.Image, found: Mapping[str, Tensor], classes: Sequence[str], score: float) -> Image.Image:
-    """A picture with the detections of at least a score.
+def draw_found(
+    picture: Image.Image, results: Sequence[Mapping[str, Any]], classes: Sequence[str], category_ids: Sequence[int]
+) -> Image.Image:
+    """A picture with detections.
 
     Args:
         picture: RGB.
-        found: ``boxes``, ``labels`` from 1 on, ``scores``, and ``masks`` (n, 1, H, W) in 0 to 1 if there are any.
+        results: Of `convneur.tasks.detection.metrics.coco_results`.
         classes: Names.
-        score: Least.
+        category_ids: Their numbers.
     """
-    sure = (found["scores"] >= score).nonzero().flatten()
-    labels, scores = found["labels"][sure].tolist(), found["scores"][sure].tolist()
+    labels = [category_ids.index(each["category_id"]) for each in results]
+    corners = torch.tensor([each["bbox"] for each in results]).reshape(-1, 4)
+    corners[:, 2:] += corners[:, :2]
+    masks = None
+    if results and "segmentation" in results[0]:
+        masks = masks_one_by_one([each["segmentation"] for each in results], picture.height, picture.width)
     return draw_objects(
         picture,
-        found["boxes"][sure],
-        [f"{figures.drawable(classes[label - 1])} {value:.0%}" for label, value in zip(labels, scores, strict=True)],
-        colours(labels, len(classes)),
-        found["masks"][sure, 0] > 0.5 if "masks" in found else None,
+        corners,
+        [f"{figures.drawable(classes[n])} {each['score']:.0%}" for n, each in zip(labels, results, strict=True)],
+        colours([label + 1 for label in labels], len(classes)),
+        masks,
     )
 
 

@@ -5,17 +5,20 @@ Shape letters: n objects, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from PIL import Image, ImageColor
 from torch import Tensor
 from torchvision.utils import draw_bounding_boxes
 
+from convneur.data.objects.masks import decode_masks
 from convneur.tasks.detection.metrics import AveragePrecision
 
 # Told apart by most people, on dark and on light pictures; classes beyond go round again.
@@ -29,7 +32,7 @@ def draw_objects(
     boxes: Tensor,
     captions: Sequence[str],
     colours: Sequence[str],
-    masks: Tensor | None = None,
+    masks: Iterable[Tensor] | None = None,
     side: int | None = None,
 ) -> Image.Image:
     """Draw boxes, masks and what they are.
@@ -39,7 +42,7 @@ def draw_objects(
         boxes: (n, 4) corners in pixels.
         captions: n, drawn where there are few enough objects.
         colours: n, as ``#rrggbb``.
-        masks: (n, H, W) bool.
+        masks: n of (H, W) bool; taken one at a time, so that they may be made as they are needed.
         side: Pixels that the longer side is to have; None to leave the picture as large as it is.
     """
     scale = 1.0 if side is None else side / max(picture.size)
@@ -49,10 +52,12 @@ def draw_objects(
     if not len(boxes):
         return shown
     if masks is not None:
-        fitted = torch.nn.functional.interpolate(masks[:, None].float(), (size[1], size[0]), mode="nearest")[:, 0] > 0.5
-        for mask, name in zip(fitted, colours, strict=True):  # torchvision's function blackens where masks overlap
+        for mask, name in zip(masks, colours, strict=True):  # torchvision's function blackens where masks overlap
+            on = mask
+            if side is not None:
+                on = F.interpolate(mask[None, None].float(), (size[1], size[0]), mode="nearest")[0, 0] > 0.5
             paint = torch.tensor(ImageColor.getrgb(name), dtype=torch.float32)[:, None]
-            pixels[:, mask] = torch.lerp(pixels[:, mask].float(), paint, OPACITY).round().to(torch.uint8)
+            pixels[:, on] = torch.lerp(pixels[:, on].float(), paint, OPACITY).round().to(torch.uint8)
     reach = max(size)
     named = len(boxes) <= NAMED
     pixels = draw_bounding_boxes(
@@ -65,6 +70,12 @@ def draw_objects(
         font_size=max(10, round(reach / 45)) if named else None,
     )
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+
+def masks_one_by_one(shapes: Sequence[Any], height: int, width: int) -> Iterator[Tensor]:
+    """Polygons or run-length encodings as (H, W) bool, each made when it is asked for."""
+    for shape in shapes:
+        yield torch.from_numpy(decode_masks([shape], height, width)[0]).bool()
 
 
 def _visible(boxes: Tensor, size: tuple[int, int]) -> Tensor:

@@ -45,6 +45,15 @@ def save_model(
             (fresh / "README.md").write_text(card, encoding="utf-8")
 
 
+def _refuse_others(folder: Path) -> None:
+    """Detectors and segmentation models are no models of timm."""
+    file = folder / "config.json"
+    if file.is_file() and '"architecture"' not in file.read_text(encoding="utf-8", errors="replace"):
+        raise ValueError(
+            f"{folder} holds no classifier; detectors and segmentation models go with convneur eval, predict and train"
+        )
+
+
 class Loaded(NamedTuple):
     """A model in eval mode, timm's description of it (``pretrained_cfg``), and the names of its classes, if kept."""
 
@@ -75,6 +84,7 @@ def load_model(source: str | Path, **kwargs: Any) -> Loaded:
         raise FileNotFoundError(f"{source} holds no model; give a folder with config.json, or a run that has finished")
     elif not (timm.is_model(name) or name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))):
         raise FileNotFoundError(f"{source} is neither a folder nor a model of timm; give the folder of a trained model")
+    _refuse_others(folder)
     try:
         model = timm.create_model(name, pretrained=True, **kwargs)
     except Exception as error:  # no network, another layout, damaged or hostile weights: whatever the readers raise

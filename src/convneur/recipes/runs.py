@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -20,7 +21,15 @@ from convneur.engine.fit import processes, resume_from
 from convneur.files import write_atomic
 
 # Settings that a resumed run may have otherwise: they do not decide what comes out.
-FREE = ("workers", "cache_gb", "max_unreadable", "recipe.fit.checkpoint_minutes", "recipe.fit.wandb", "recipe.compile")
+FREE = (
+    "workers",
+    "cache_gb",
+    "max_unreadable",
+    "recipe.compile",
+    "recipe.fit.checkpoint_minutes",
+    "recipe.fit.evaluate_every",
+    "recipe.fit.wandb",
+)
 
 
 @dataclass(frozen=True)
@@ -117,6 +126,12 @@ def check_free(out: Path, resume: bool) -> None:
         raise FileExistsError(f"--out {out} holds a run already; add --resume to go on with it, or give another --out")
 
 
+def names_hash(images: Any) -> str:
+    """A number for which images there are, by their names."""
+    names = "\n".join(images.name(index) for index in range(len(images)))
+    return hashlib.sha1(names.encode(), usedforsecurity=False).hexdigest()
+
+
 def claim(config: Any, facts: Mapping[str, Any], out: Path, resume: bool) -> None:
     """Keep the settings of a run, and facts about its data, in ``run.json``; a resumed run must have the same.
 
@@ -148,7 +163,7 @@ def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") 
         old, new, name = before.get(key), now.get(key), prefix + key
         if isinstance(old, dict) and isinstance(new, dict):
             found += _differences(old, new, f"{name}.")
-        elif old != new and name not in FREE:
+        elif old != new and name not in FREE and key in before:  # a setting that is newer than the run is its default
             what = (
                 name
                 if name.startswith(("images.", "processes"))

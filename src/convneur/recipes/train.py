@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from convneur.files import write_atomic
 from convneur.models import VARIANTS, ConvNeur, create_model, from_convnext, load_model
 from convneur.models.names import choose
 from convneur.recipes.classification import ClassificationRecipe
-from convneur.recipes.runs import Length, RunConfig, check_free, claim, final_weights, is_first
+from convneur.recipes.runs import Length, RunConfig, check_free, claim, final_weights, is_first, names_hash
 from convneur.tasks.classification import Classification
 
 # ImageNet's, which every checkpoint of timm's ConvNeXts expects
@@ -170,8 +169,7 @@ def _claim(config: TrainConfig, data: ImageData, world: int, out: Path, resume: 
     if isinstance(source.val, Shards):
         facts["workers"] = data.train_workers(world)  # they decide the order of what is read in a row
     else:
-        names = "\n".join(source.val.name(i) for i in range(len(source.val)))
-        facts["val_names"] = hashlib.sha1(names.encode(), usedforsecurity=False).hexdigest()
+        facts["val_names"] = names_hash(source.val)
     claim(config, {"images": facts, "processes": world}, out, resume)
     if source.split is not None:
         write_atomic(out / "split.json", json.dumps(asdict(source.split)) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,21 +9,19 @@ from typing import Any
 import timm
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
 from convneur.data.objects import ObjectSource, open_objects
 from convneur.data.objects.loading import Jitter, ObjectData, train_transform
 from convneur.data.unreadable import Unreadable
 from convneur.engine.fit import Curve, fit, resume_from
-from convneur.models import VARIANTS, from_convnext, load_model
+from convneur.models import VARIANTS
 from convneur.recipes.detection import DetectionRecipe
-from convneur.recipes.runs import Length, RunConfig, check_free, claim, final_weights, is_first
+from convneur.recipes.given_weights import PRETRAINED, start_from
+from convneur.recipes.runs import Length, RunConfig, check_free, claim, final_weights, is_first, names_hash
 from convneur.tasks.detection import DetectorKind, create_detector
 from convneur.tasks.detection.models import WITH_MASKS
-from convneur.tasks.detection.saved import detector_folder, load_detector
 from convneur.tasks.detection.task import Detection
-
-PRETRAINED = "pretrained"
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,13 @@ def train_detector(config: TrainDetectorConfig, out: Path, resume: bool, console
     model, arguments = _detector(config, len(source.classes))
     length = Length.of(recipe, data)
     if first:
-        facts = {"train": len(source.train), "val": len(source.val), "classes": source.classes}
+        facts = {
+            "train": len(source.train),
+            "val": len(source.val),
+            "val_names": names_hash(source.val),
+            "classes": source.classes,
+            "category_ids": source.category_ids,
+        }
         claim(config, {"images": facts, "processes": length.world}, out, resume)
     checkpoint = resume_from(out, console, first) if resume else None
     task = Detection(
@@ -129,8 +132,7 @@ def train_detector(config: TrainDetectorConfig, out: Path, resume: bool, console
         checkpoint,
         [unreadable],
         recipe.optim.clip_grad,
-        # The mask heads of a batch without objects get no gradient, nor what makes the writes of a causal memory.
-        find_unused_parameters=True,
+        find_unused_parameters=True,  # such as what makes the writes of a causal memory
     )
     if not first:
         return None
@@ -181,47 +183,11 @@ def _detector(config: TrainDetectorConfig, classes: int) -> tuple[nn.Module, dic
         "backbone_args": recipe.backbone.arguments() if ours else {},
         **recipe.heads.arguments(config.detector),
     }
-    if config.weights == PRETRAINED and not ours:
-        fetched = {"backbone_args": {"pretrained": True}}
-        try:
-            return create_detector(**arguments | fetched), arguments
-        except (OSError, RuntimeError) as error:  # no network, or no weights of that name
-            raise ValueError(f"--weights pretrained: timm could not load {config.model} ({error})") from error
-    model = create_detector(**arguments)
-    if config.weights is not None:
-        _start_from(model, config)
-    return model, arguments
+    if config.weights == PRETRAINED:  # they expect images as they were trained on
+        described = timm.get_pretrained_cfg(config.model)
+        arguments |= {"image_mean": list(described.mean), "image_std": list(described.std)} if described else {}
 
+    def create(**backbone: Any) -> nn.Module:
+        return create_detector(**arguments | ({"backbone_args": backbone} if backbone else {}))
 
-def _start_from(model: nn.Module, config: TrainDetectorConfig) -> None:
-    """Load what fits: a whole detector but for what depends on its classes, or a backbone."""
-    assert config.weights is not None
-    wanted = model.state_dict()
-    body = {name for name in wanted if name.startswith("backbone.body.")}
-    given = _given_weights(config)
-    fits = {name: value for name, value in given.items() if name in wanted and wanted[name].shape == value.shape}
-    misfits = sorted(body - set(fits))
-    if misfits:
-        raise ValueError(
-            f"--weights {config.weights} do not fit the backbone of --model {config.model} ({len(misfits)} of its "
-            f"{len(body)} tensors, the first is {misfits[0]}); give the model and options they were trained with"
-        )
-    model.load_state_dict(wanted | fits)
-
-
-def _given_weights(config: TrainDetectorConfig) -> Mapping[str, Tensor]:
-    """Weights, named as in a detector."""
-    assert config.weights is not None
-    if detector_folder(config.weights) is not None:
-        return load_detector(config.weights).model.state_dict()
-    folder = Path(config.weights).expanduser()
-    if folder.is_dir():
-        given: nn.Module = load_model(folder).model
-    elif config.model in VARIANTS:
-        given = from_convnext(config.weights, **config.recipe.backbone.arguments())
-    else:
-        raise FileNotFoundError(
-            f"--weights {config.weights} is no folder; give one of a run or a model, or `pretrained` for those of timm"
-        )
-    inside = "model." if config.model in VARIANTS else ""
-    return {f"backbone.body.{inside}{name}": value for name, value in given.state_dict().items()}
+    return start_from(create, "backbone.body.", config, recipe.backbone.arguments()), arguments

@@ -96,6 +96,14 @@ def test_what_is_written_is_what_was_read(tmp_path):
         (lambda c: c["images"].clear(), "lists no images"),
         (lambda c: c.pop("categories"), "is not in COCO's form"),
         (lambda c: c["categories"].pop(), "annotation 3 is of the category 2"),
+        (lambda c: c["categories"][0].update(name="dog"), "several categories named dog"),
+        (lambda c: c["annotations"][0].update(segmentation=[1, 2, 3, 4, 5, 6]), "annotation 3 has a segmentation"),
+        (lambda c: c["annotations"][0].update(area=None), "annotation 3 has a segmentation or an area"),
+        (lambda c: c["annotations"][1]["segmentation"].update(size=[3, 4]), r"annotation 4 .* has the size \[3, 4\]"),
+        (lambda c: c["images"][0].update(height=None), "is not in COCO's form"),
+        (lambda c: c["images"][0].update(id="7"), "is not in COCO's form"),
+        (lambda c: c.update(annotations=None), "is not in COCO's form"),
+        (lambda c: c["annotations"].append([1]), "is not in COCO's form"),
     ],
 )
 def test_what_makes_no_sense_is_named_with_file_and_number(tmp_path, change, message):
@@ -222,3 +230,50 @@ def test_masks_go_there_and_back_in_every_form():
     assert decode_masks([], 30, 40).shape == (0, 30, 40)
     with pytest.raises(ValueError, match="a mask of 30 x 40 px on an image of 10 x 10"):
         decode_masks([plain], 10, 10)
+
+
+def test_only_what_is_judged_by_is_needed_for_judging(tmp_path):
+    coco(tmp_path)
+    (tmp_path / "instances_train.json").unlink()
+    (tmp_path / "instances_val.json").rename(tmp_path / "instances_test.json")
+    source = open_objects(tmp_path, "test", ["dog", "cat"])
+    assert (len(source.train), len(source.val)) == (0, 2)
+    with pytest.raises(ValueError, match=r"is of no known kind; it needs .* instances_val\.json"):
+        open_objects(tmp_path)
+
+
+def test_two_files_for_one_part_are_no_guess(tmp_path):
+    coco(tmp_path)
+    (tmp_path / "instances_train2.json").write_text("{}")
+    with pytest.raises(ValueError, match="leave one of them there"):
+        open_objects(tmp_path)
+
+
+def yolo_with(root: Path, lines: str) -> Path:
+    for split in ("train", "val"):
+        picture(root / "images" / split / "a.jpg")
+        (root / "labels" / split).mkdir(parents=True)
+        (root / "labels" / split / "a.txt").write_text(lines)
+    (root / "data.yaml").write_text("names: [cell]")
+    return root
+
+
+def test_yolo_pictures_count_as_they_are_seen(tmp_path):
+    """One was taken with the camera on its side, one is no image."""
+    root = yolo_with(tmp_path, "0 0.5 0.5 0.5 0.2\n0 0 0 1 0 0.5 1\n0 0.5 0.5 0 0.1\n")
+    turned = Image.new("RGB", (40, 30))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(root / "images" / "train" / "b.jpg", exif=exif)
+    (root / "images" / "train" / "c.jpg").write_bytes(b"nothing")
+    source = open_objects(root)
+    assert source.train.sizes == [(30, 40), (40, 30), (0, 0)]
+    (first, *_) = source.train.objects
+    assert first.boxes.tolist() == [[10, 12, 30, 18], [0, 0, 40, 30]]  # a box of no width is left out
+    assert first.areas.tolist() == [120, 600]
+
+
+@pytest.mark.parametrize("line", ["0 0.5 0.5 -0.1 0.2", "0 nan 0.5 0.1 0.2"])
+def test_yolo_boxes_that_make_no_sense_are_named(tmp_path, line):
+    with pytest.raises(ValueError, match=r"a\.txt, line 1: a box with numbers that are none"):
+        open_objects(yolo_with(tmp_path, line))

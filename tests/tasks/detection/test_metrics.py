@@ -47,6 +47,8 @@ def by_pycocotools(truth: dict[str, Any], results: list[dict[str, Any]], kind: s
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
+    # As COCO's files of masks are: beside a box, its area would be taken for that of the mask.
+    results = [{key: each[key] for key in each if kind == "bbox" or key != "bbox"} for each in results]
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = json.loads(json.dumps(truth))
@@ -84,7 +86,16 @@ def test_equals_pycocotools_on_real_photographs(data_dir, of, kind, seed):
 def test_the_truth_itself_is_worth_one(data_dir, of):
     source = open_objects(data_dir / "coco_mini")
     truth = source.val.as_coco(source.classes, source.category_ids)
-    results = [each | {"score": 1.0} for each in truth["annotations"] if not each["iscrowd"]]
+    sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+    results = [
+        each
+        | {
+            "score": 1.0,
+            "segmentation": encode_masks(decode_masks([each["segmentation"]], *sizes[each["image_id"]]))[0],
+        }
+        for each in truth["annotations"]
+        if not each["iscrowd"]
+    ]
     got = average_precision(truth, results, of)
     assert [got.ap, got.ap50, got.ap75, got.small, got.medium, got.large] == pytest.approx([1.0] * 6)
 
@@ -95,9 +106,27 @@ def test_nothing_found_is_worth_nothing():
         "annotations": [{"id": 1, "image_id": 1, "category_id": 4, "bbox": [1, 1, 5, 5], "area": 25, "iscrowd": 0}],
         "categories": [{"id": 4, "name": "dog"}],
     }
-    assert average_precision(truth, []).ap == 0
+    truth["categories"] += [{"id": 5, "name": "cat"}]
+    none = average_precision(truth, [])
+    assert (none.ap, none.small, none.per_class["dog"]) == (0, 0, 0)
+    assert np.isnan([none.medium, none.large, none.per_class["cat"]]).all()
     nothing = average_precision(truth | {"annotations": []}, [])
     assert np.isnan(nothing.ap)
+
+
+def test_hundreds_of_objects_can_all_be_found():
+    boxes = [[20 * (n % 20), 20 * (n // 20), 15, 15] for n in range(300)]
+    truth = {
+        "images": [{"id": 1, "height": 400, "width": 400}],
+        "annotations": [
+            {"id": n + 1, "image_id": 1, "category_id": 1, "bbox": box, "area": 225, "iscrowd": 0}
+            for n, box in enumerate(boxes)
+        ],
+        "categories": [{"id": 1, "name": "cell"}],
+    }
+    results = [{"image_id": 1, "category_id": 1, "bbox": box, "score": 0.9} for box in boxes]
+    assert average_precision(truth, results).ap == 1
+    assert 0.3 < average_precision(truth, results[:100]).ap < 0.4
 
 
 def test_detections_in_coco_s_form():

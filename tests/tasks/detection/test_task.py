@@ -10,13 +10,14 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from convneur.data.objects import ObjectSource, open_objects
+from convneur.data.objects import ObjectImages, ObjectSource, open_objects
 from convneur.data.objects.loading import Jitter, ObjectData, train_transform
 from convneur.engine.callbacks import Curve
 from convneur.engine.fit import fit
 from convneur.engine.optim import OptimConfig
+from convneur.tasks.detection.pyramid import boxes_in_full_precision
 from convneur.tasks.detection.task import Detection
-from tests.tasks.detection.builders import detector, write_scenes
+from tests.tasks.detection.builders import detector, scenes, write_scenes
 
 
 def source(folder: Path) -> ObjectSource:
@@ -91,5 +92,47 @@ def test_a_picture_of_another_size_than_its_annotations_is_named(tmp_path):
     found = source(tmp_path)
     Image.new("RGB", (50, 60)).save(tmp_path / "images" / "train0.png")
     data = ObjectData(found, train_transform(), 2, workers=0)
-    with pytest.raises(ValueError, match=r"train0\.png has 50 x 60 px, and its annotations are for 128 x 96"):
+    with pytest.raises(ValueError, match=r"train0\.png has 50 x 60 px, .* annotations are for 128 x 96"):
         list(data.train_dataloader())
+
+
+def test_held_out_pictures_are_checked_as_well(tmp_path):
+    found = source(tmp_path)
+    Image.new("RGB", (50, 60)).save(tmp_path / "images" / "val0.png")
+    with pytest.raises(ValueError, match=r"val0\.png has 50 x 60 px"):
+        list(ObjectData(found, train_transform(), 2, workers=0).val_dataloader())
+
+
+def test_held_out_objects_without_masks_are_refused_before_training(tmp_path):
+    found = source(tmp_path)
+    bare = [replace(each, shapes=[None] * len(each)) for each in found.val.objects]
+    val = ObjectImages([found.val.name(n) for n in range(len(bare))], found.val.sizes, bare, found.val.ids)
+    with pytest.raises(ValueError, match="a box and no mask"):
+        ObjectData(replace(found, val=val), train_transform(), 2, with_masks=True)
+
+
+def test_objects_that_stick_out_are_kept(tmp_path):
+    found = source(tmp_path)
+    first = found.train.objects[0]
+    boxes = first.boxes.copy()
+    boxes[0] = [-1, 5, 30, 40]
+    boxes[1] = [90, 50, 128.4, 90]
+    found.train.objects[0] = replace(first, boxes=boxes)
+    data = ObjectData(found, train_transform(hflip=0.0), 1, workers=0)
+    batch = next(b for b in data.train_dataloader() if b.indices.tolist() == [0])
+    assert batch.targets[0]["boxes"][:2].tolist() == [[0, 5, 30, 40], [90, 50, 128, 90]]
+
+
+def test_mixed_precision_leaves_coordinates_alone():
+    model, (images, targets) = detector("faster_rcnn").train(), scenes(2)
+    seen = []
+    rpn = model.rpn
+    rpn.anchor_generator.register_forward_hook(lambda _m, _i, anchors: seen.append(anchors[0].dtype))
+    rpn.head.register_forward_hook(lambda _m, _i, said: seen.append(said[1][0].dtype))
+    inside = []
+    model.backbone.body.register_forward_hook(lambda _m, _i, maps: inside.append(maps[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16), boxes_in_full_precision(model, torch.device("cpu")):
+        sum(model(images, targets).values()).backward()
+    assert set(seen) == {torch.float32}
+    assert inside == [torch.bfloat16]
+    assert model.backbone.mixed is None

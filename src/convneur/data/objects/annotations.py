@@ -25,7 +25,7 @@ class Objects:
         boxes: (n, 4) float32, corners x0 y0 x1 y1 in pixels.
         labels: (n,) int64, classes counted from 0.
         crowd: (n,) bool, whether it stands for many; such are not learned from, and finding them is no mistake.
-        areas: (n,) float32, of the mask if there is one; COCO sorts objects into small, medium and large by it.
+        areas: (n,) float32; COCO sorts objects into small, medium and large by it, and says its own.
         shapes: n masks; None where only the box is known.
     """
 
@@ -87,6 +87,8 @@ class ObjectImages(FileImages):
                     "area": area,
                     "iscrowd": int(crowd),
                 }
+                if shape is None and crowd:  # those who count masks ask for one
+                    shape = [[x0, y0, x1, y0, x1, y1, x0, y1]]
                 annotations.append(annotation if shape is None else annotation | {"segmentation": shape})
         categories = [{"id": number, "name": name} for number, name in zip(category_ids, classes, strict=True)]
         return {"images": images, "annotations": annotations, "categories": categories}

@@ -36,13 +36,20 @@ def read_coco(file: Path, folders: Sequence[Path]) -> tuple[ObjectImages, list[s
         content = json.loads(file.read_text())
         records, images = content["annotations"], content["images"]
         categories = sorted(content["categories"], key=lambda category: category["id"])
-        known = {image["id"]: (image["file_name"], image["height"], image["width"]) for image in images}
+        known = {
+            _whole(image["id"]): (str(image["file_name"]), _whole(image["height"]), _whole(image["width"]))
+            for image in images
+        }
         names, numbers = [str(c["name"]) for c in categories], [int(c["id"]) for c in categories]
+        if not isinstance(records, list) or not all(isinstance(each, dict) for each in records):
+            raise TypeError("annotations are not a list of objects")
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{file} is not in COCO's form ({type(error).__name__}: {error}); it needs images (id, file_name, height, "
             "width), annotations and categories (id, name)"
         ) from error
+    if twice_named := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"{file} has several categories named {twice_named[0]}; give each a name of its own")
     if not known:
         raise ValueError(f"{file} lists no images; give a file with some")
     if len(known) < len(images):
@@ -76,6 +83,12 @@ def read_coco(file: Path, folders: Sequence[Path]) -> tuple[ObjectImages, list[s
     return ObjectImages(paths, sizes, objects, list(known)), names, numbers, notes
 
 
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{value!r} is not a whole number")
+    return value
+
+
 def _checked(
     file: Path, record: Mapping[str, Any], known: Mapping[int, Any], labels: Mapping[int, int]
 ) -> tuple[list[float], int, bool, float, Shape | None] | None:
@@ -103,13 +116,21 @@ def _checked(
             f"{file}: annotation {number} has the box {record['bbox']}; width and height must be 0 or more"
         )
     shape = record.get("segmentation") or None
-    if isinstance(shape, list):
-        shape = [polygon for polygon in shape if len(polygon) >= 6 and len(polygon) % 2 == 0] or None
-        if shape is None:
-            return None
+    try:
+        if isinstance(shape, list):
+            shape = [polygon for polygon in shape if len(polygon) >= 6 and len(polygon) % 2 == 0] or None
+            if shape is None:
+                return None
+        elif shape is not None and tuple(shape["size"]) != known[image][1:]:
+            raise ValueError(f"its mask has the size {shape['size']} and the image {list(known[image][1:])}")
+        area = float(record.get("area", width * height))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{file}: annotation {number} has a segmentation or an area that cannot be read ({error}); give lists of "
+            "x, y, x, y, ... or a run-length encoding of the image's size"
+        ) from error
     if width * height == 0:
         return None
-    area = float(record.get("area", width * height))
     return [x, y, x + width, y + height], labels[category], bool(record.get("iscrowd", 0)), area, shape
 
 

@@ -92,11 +92,22 @@ class EvalObjects(Dataset[Seen]):
             picture = self.pictures[index]
         except (UnreadableImageError, OSError) as error:
             return Seen(torch.zeros(3, 32, 32), {}, PADDING, [(self.images.name(index), str(error))])
+        if isinstance(self.images, ObjectImages):
+            _check_size(picture, self.images, index)
         return Seen(_pixels(picture).float().div_(255), {}, index, [])
 
 
 def _pixels(picture: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+
+
+def _check_size(picture: Image.Image, images: ObjectImages, index: int) -> None:
+    height, width = images.sizes[index]
+    if (picture.height, picture.width) != (height, width):
+        raise ValueError(
+            f"{images.name(index)} has {picture.width} x {picture.height} px, turned as the camera was held, and its "
+            f"annotations are for {width} x {height}; correct either"
+        )
 
 
 def to_tensors(
@@ -110,12 +121,8 @@ def to_tensors(
     Raises:
         ValueError: If the picture is not of the size that the annotations are for.
     """
+    _check_size(picture, images, index)
     height, width = images.sizes[index]
-    if (picture.height, picture.width) != (height, width):
-        raise ValueError(
-            f"{images.name(index)} has {picture.width} x {picture.height} px, and its annotations are for {width} x "
-            f"{height}; correct either"
-        )
     objects = images.objects[index]
     sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
     kept = np.flatnonzero(~objects.crowd & (sides >= SMALLEST).all(1))
@@ -168,7 +175,13 @@ def train_transform(
         color_jitter: Strength of changes to brightness, contrast and saturation.
         jitter: Changes of scale; None for whole images as they are.
     """
-    steps: list[Any] = [v2.RandomHorizontalFlip(hflip), v2.RandomVerticalFlip(vflip), *([jitter] if jitter else [])]
+    # Boxes that stick out would be taken for mistakes and left out with their objects.
+    steps: list[Any] = [
+        v2.ClampBoundingBoxes(),
+        v2.RandomHorizontalFlip(hflip),
+        v2.RandomVerticalFlip(vflip),
+        *([jitter] if jitter else []),
+    ]
     if color_jitter:
         steps.append(v2.ColorJitter(color_jitter, color_jitter, color_jitter))
     steps += [
@@ -198,7 +211,7 @@ class ObjectData(PictureData):
     def __init__(
         self, source: ObjectSource, transform: v2.Compose, batch_size: int, with_masks: bool = False, **options: Any
     ) -> None:
-        if with_masks and not source.train.has_masks:
+        if with_masks and not (source.train.has_masks and source.val.has_masks):
             raise ValueError("some objects have a box and no mask; choose a detector without masks")
         super().__init__(source, batch_size, **options)
         self.transform, self.with_masks = transform, with_masks

@@ -10,52 +10,82 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from convneur.data.objects.annotations import ObjectSource
+from convneur.data.objects.annotations import ObjectImages, ObjectSource
 from convneur.data.objects.coco import read_coco
 from convneur.data.objects.voc import read_voc
 from convneur.data.objects.yolo import read_names, read_yolo
 
+TRAIN = ("train",)
+HELD_OUT = {"val": ("val", "valid"), "test": ("test",)}  # names that a part goes by
+EMPTY = ObjectImages([], [], [], [])
 
-def open_objects(data: str | Path) -> ObjectSource:
+
+def open_objects(data: str | Path, held_out: str = "val", known: Sequence[str] | None = None) -> ObjectSource:
     """Read the annotations of a folder; images are read as they are needed.
+
+    Args:
+        data: The folder.
+        held_out: Part to judge by: ``val`` or ``test``.
+        known: Names of the classes, where only the images to judge by are wanted; there are none to train on then.
 
     Raises:
         FileNotFoundError: If there is no such folder, or a file that it should have is missing.
         ValueError: If it is of no known kind, or an annotation makes no sense; one line with file and number.
     """
-    root = Path(data).expanduser()
+    root, names = Path(data).expanduser(), HELD_OUT[held_out]
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}; give one with images and annotations")
+    train = known is None
+    wanted = [*([TRAIN] if train else []), names]
     for folder in (root, root / "annotations"):
-        train, val = (sorted(folder.glob(f"instances_{split}*.json")) for split in ("train", "val"))
-        if train and val:
-            return _coco(root, train[0], val[0])
-    beside = [root / split / "_annotations.coco.json" for split in ("train", "valid")]
-    if all(file.is_file() for file in beside):
-        return _coco(root, *beside)
+        files = [_one(folder, part) for part in wanted]
+        if all(files):
+            return _coco(root, [file for file in files if file])
+    beside = [next(iter(_existing(root / n / "_annotations.coco.json" for n in part)), None) for part in wanted]
+    if all(beside):
+        return _coco(root, [file for file in beside if file])
     if (root / "Annotations").is_dir() and (root / "ImageSets").is_dir():
-        images, classes, notes = read_voc(root, "train")
-        held_out, _, more = read_voc(root, "val", classes)
-        return ObjectSource(images, held_out, classes, list(range(1, len(classes) + 1)), notes + more)
+        images, classes = (EMPTY, list(known)) if known is not None else read_voc(root, "train")
+        judged, _ = read_voc(root, held_out, classes)
+        return ObjectSource(images, judged, classes, list(range(1, len(classes) + 1)))
     if (root / "images").is_dir() and (root / "labels").is_dir():
-        names = read_names(root)
-        held_out_name = next((name for name in ("val", "valid", "test") if (root / "images" / name).is_dir()), "val")
-        parts = [read_yolo(root, split, names) for split in ("train", held_out_name)]
-        return ObjectSource(parts[0], parts[1], names, list(range(1, len(names) + 1)))
+        classes = read_names(root)
+        part = next((name for name in names if (root / "images" / name).is_dir()), names[0])
+        judged = read_yolo(root, part, classes)
+        learned = read_yolo(root, "train", classes) if train else EMPTY
+        return ObjectSource(learned, judged, classes, list(range(1, len(classes) + 1)))
     raise ValueError(
-        f"{root} is of no known kind; it needs instances_train.json and instances_val.json (COCO), Annotations, "
+        f"{root} is of no known kind; it needs instances_train.json and instances_{held_out}.json (COCO), Annotations, "
         "JPEGImages and ImageSets (VOC), or images, labels and data.yaml (YOLO)"
     )
 
 
-def _coco(root: Path, train: Path, val: Path) -> ObjectSource:
-    images, classes, numbers, notes = read_coco(train, _folders(root, train))
-    held_out, val_classes, val_numbers, more = read_coco(val, _folders(root, val))
-    if (classes, numbers) != (val_classes, val_numbers):
-        raise ValueError(f"{train.name} and {val.name} have different categories; give both the same list")
-    return ObjectSource(images, held_out, classes, numbers, notes + more)
+def _one(folder: Path, part: Sequence[str]) -> Path | None:
+    """The file of a part; None if there is none."""
+    files = [file for name in part for file in sorted(folder.glob(f"instances_{name}*.json"))]
+    if len(files) > 1:
+        raise ValueError(
+            f"{folder} has {files[0].name} and {files[1].name}; leave one of them there, to say which is meant"
+        )
+    return files[0] if files else None
+
+
+def _existing(files: Iterable[Path]) -> list[Path]:
+    return [file for file in files if file.is_file()]
+
+
+def _coco(root: Path, files: Sequence[Path]) -> ObjectSource:
+    """The last is to judge by; the first, if there are two, to train on."""
+    held_out, classes, numbers, notes = read_coco(files[-1], _folders(root, files[-1]))
+    if len(files) == 1:
+        return ObjectSource(EMPTY, held_out, classes, numbers, notes)
+    images, train_classes, train_numbers, more = read_coco(files[0], _folders(root, files[0]))
+    if (classes, numbers) != (train_classes, train_numbers):
+        raise ValueError(f"{files[0].name} and {files[-1].name} have different categories; give both the same list")
+    return ObjectSource(images, held_out, classes, numbers, more + notes)
 
 
 def _folders(root: Path, file: Path) -> list[Path]:

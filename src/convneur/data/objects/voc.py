@@ -10,7 +10,7 @@ import numpy as np
 from convneur.data.objects.annotations import ObjectImages, Objects
 
 
-def read_voc(root: Path, split: str, classes: list[str] | None = None) -> tuple[ObjectImages, list[str], list[str]]:
+def read_voc(root: Path, split: str, classes: list[str] | None = None) -> tuple[ObjectImages, list[str]]:
     """Read one split of a folder with ``Annotations``, ``JPEGImages`` and ``ImageSets/Main``.
 
     Args:
@@ -19,7 +19,7 @@ def read_voc(root: Path, split: str, classes: list[str] | None = None) -> tuple[
         classes: Names in the order of the labels; those that are found, sorted, if None.
 
     Returns:
-        Images, names of the classes, and notes on what was left out.
+        Images and names of the classes.
 
     Raises:
         ValueError: If a file is no annotation, or has a class that is not in ``classes``; one line with the file.
@@ -35,7 +35,9 @@ def read_voc(root: Path, split: str, classes: list[str] | None = None) -> tuple[
     found = sorted({label for each in read for label in each[2]})
     classes = found if classes is None else classes
     if unknown := [label for label in found if label not in classes]:
-        raise ValueError(f"{listed} has images of {unknown[0]!r}, which is no class of the training images")
+        raise ValueError(
+            f"{listed} has images of {unknown[0]!r}, which is no class of the training images, or of the model"
+        )
     number_of = {name: number for number, name in enumerate(classes)}
     objects = []
     for _, _, labels, boxes, difficult in read:
@@ -51,7 +53,7 @@ def read_voc(root: Path, split: str, classes: list[str] | None = None) -> tuple[
             )
         )
     paths, sizes = [str(each[0]) for each in read], [each[1] for each in read]
-    return ObjectImages(paths, sizes, objects, list(range(1, len(read) + 1))), classes, []
+    return ObjectImages(paths, sizes, objects, list(range(1, len(read) + 1))), classes
 
 
 def _read(root: Path, name: str) -> tuple[Path, tuple[int, int], list[str], list[list[float]], list[bool]]:

@@ -6,6 +6,7 @@ polygon.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from PIL import Image
 
 from convneur.data.decode import SUFFIXES
 from convneur.data.objects.annotations import ObjectImages, Objects, Shape
+
+ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: how the camera was held; on its side
 
 
 def read_names(root: Path) -> list[str]:
@@ -52,12 +55,25 @@ def read_yolo(root: Path, split: str, names: list[str]) -> ObjectImages:
         raise ValueError(f"{folder} has no images; add some (.jpg, .png, .webp, ...)")
     sizes, objects = [], []
     for path in paths:
-        with Image.open(path) as image:
-            width, height = image.size
+        height, width = _seen_size(path)
         sizes.append((height, width))
         file = root / "labels" / split / path.relative_to(folder).with_suffix(".txt")
         objects.append(_read(file, height, width, len(names)))
     return ObjectImages([str(path) for path in paths], sizes, objects, list(range(1, len(paths) + 1)))
+
+
+def _seen_size(path: Path) -> tuple[int, int]:
+    """Height and width as the image is decoded later: turned as the camera was held. 0 and 0 if it cannot be read; then
+    it is left out where it is decoded, and named."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # its size is all that is read here
+            with Image.open(path) as image:
+                width, height = image.size
+                turned = image.getexif().get(ORIENTATION, 1) in TURNED
+    except Exception:  # damaged files raise anything
+        return 0, 0
+    return (width, height) if turned else (height, width)
 
 
 def _read(file: Path, height: int, width: int, classes: int) -> Objects:
@@ -71,6 +87,8 @@ def _read(file: Path, height: int, width: int, classes: int) -> Objects:
             if not 0 <= int(label) < classes:
                 raise ValueError(f"class {label} of {classes}")
             points = np.array([float(value) for value in values])
+            if not np.isfinite(points).all() or (len(points) == 4 and (points[2:] < 0).any()):
+                raise ValueError("a box with numbers that are none, or of negative size")
             if len(points) != 4 and (len(points) < 6 or len(points) % 2):
                 raise ValueError(f"{len(points)} numbers after the class, which are neither a box nor a polygon")
         except ValueError as error:
@@ -79,12 +97,17 @@ def _read(file: Path, height: int, width: int, classes: int) -> Objects:
         if len(points) == 4:
             centre, size = points[:2] * (width, height), points[2:] * (width, height)
             box = [*(centre - size / 2), *(centre + size / 2)]
+            area = float(size.prod())
         else:
             corners = points.reshape(-1, 2) * (width, height)
             box, shape = [*corners.min(0), *corners.max(0)], [corners.flatten().tolist()]
+            x, y = corners.T
+            area = float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+        if box[2] <= box[0] or box[3] <= box[1]:
+            continue  # nothing to it
         boxes.append(box)
         labels.append(int(label))
-        areas.append((box[2] - box[0]) * (box[3] - box[1]))
+        areas.append(area)
         shapes.append(shape)
     return Objects(
         np.array(boxes, np.float32).reshape(-1, 4),

@@ -26,7 +26,7 @@ except ImportError as error:
 from convneur.models import load_model
 from convneur.models.names import choose
 from convneur.models.variants import VARIANTS
-from convneur.tasks.detection.pyramid import freeze_stages
+from convneur.tasks.bodies import freeze_stages
 
 CONFIGS = Path(__file__).parent / "configs"
 

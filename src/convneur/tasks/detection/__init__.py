@@ -1,8 +1,9 @@
 """Boxes and masks: detectors, how they learn, and what they are worth."""
 
+from convneur.tasks.bodies import freeze_stages
 from convneur.tasks.detection.cascade import CascadeRoIHeads
 from convneur.tasks.detection.models import DetectorKind, create_detector
-from convneur.tasks.detection.pyramid import FeaturePyramid, freeze_stages, parameter_groups
+from convneur.tasks.detection.pyramid import FeaturePyramid, parameter_groups
 from convneur.tasks.detection.saved import load_detector, save_detector
 
 __all__ = [

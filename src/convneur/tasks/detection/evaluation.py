@@ -14,7 +14,8 @@ from torchvision.ops import box_iou
 
 from convneur.data.loading import PADDING
 from convneur.data.objects import ObjectImages, Objects
-from convneur.tasks.detection.metrics import AveragePrecision, average_precision, coco_results
+from convneur.tasks.detection.metrics import AveragePrecision, average_precision, coco_results, require_counter
+from convneur.tasks.detection.pasting import masks_of_boxes
 
 SURE = 0.5  # score from which a detection counts as an answer, and overlap from which it counts as right
 
@@ -48,7 +49,7 @@ class DetectorEvaluation:
         boxes: Average precision of the boxes.
         masks: Of the masks, if there are any.
         mistakes: Per image, the worst first.
-        seconds: Per image, one after the other, with all that the model does from pixels to boxes.
+        seconds: Per image, one after the other, with all that the model does from pixels to boxes and their masks.
         unreadable: Files that could not be read, and why.
     """
 
@@ -103,6 +104,7 @@ def evaluate_detector(
         device: To compute on.
         with_masks: Whether masks are judged, too.
     """
+    require_counter()
     model.to(device).eval()
     indices: list[int] = []
     results: list[dict[str, Any]] = []
@@ -115,10 +117,11 @@ def evaluate_detector(
             if index == PADDING:
                 continue
             start = time.perf_counter()
-            found = {name: value.cpu() for name, value in model([image.to(device)])[0].items()}
+            with masks_of_boxes(model):
+                found = {name: value.cpu() for name, value in model([image.to(device)])[0].items()}
             seconds.append(time.perf_counter() - start)
             indices.append(index)
-            results += coco_results(images.ids[index], found, category_ids)
+            results += coco_results(images.ids[index], found, category_ids, (image.shape[1], image.shape[2]))
             mistakes.append(find_mistakes(index, found, images.objects[index]))
     if not indices:
         raise ValueError("none of the images to judge by could be read; mend or replace them")

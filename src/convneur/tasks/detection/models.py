@@ -13,9 +13,10 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from convneur.memory import Linear
+from convneur.tasks.bodies import freeze_stages
 from convneur.tasks.detection.cascade import IOUS, CascadeRoIHeads, cascade_stage
 from convneur.tasks.detection.pasting import PastingTransform
-from convneur.tasks.detection.pyramid import STRIDES, FeaturePyramid, freeze_stages
+from convneur.tasks.detection.pyramid import STRIDES, FeaturePyramid
 
 DetectorKind = Literal["faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet", "fcos"]
 WITH_MASKS = ("mask_rcnn", "cascade_mask_rcnn")

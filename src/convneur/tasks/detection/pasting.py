@@ -1,14 +1,17 @@
-"""Masks onto images, as torchvision does it, in a fraction of the time where there are many.
+"""Masks onto images, as torchvision does it, in less time where there are many, or left as they are.
 
-torchvision fills an image of zeros for each mask and stacks them; here one tensor of zeros, of which the system makes
-real only what is written to, takes the masks.
+torchvision fills an image of zeros for each mask and stacks them; here all are written into one tensor.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import expand_boxes, expand_masks
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
@@ -31,6 +34,7 @@ class PastingTransform(GeneralizedRCNNTransform):
             transform.size_divisible,
             transform.fixed_size,
         )
+        self.pasting = True  # see `masks_of_boxes`
 
     def postprocess(
         self, result: list[dict[str, Tensor]], image_shapes: list[Size], original_image_sizes: list[Size]
@@ -42,8 +46,20 @@ class PastingTransform(GeneralizedRCNNTransform):
         result = super().postprocess(result, image_shapes, original_image_sizes)
         for each, small, size in zip(result, masks, original_image_sizes, strict=True):
             if small is not None:
-                each["masks"] = paste_masks(small, each["boxes"], size)
+                each["masks"] = paste_masks(small, each["boxes"], size) if self.pasting else small
         return result
+
+
+@contextmanager
+def masks_of_boxes(detector: nn.Module) -> Iterator[None]:
+    """Let a detector leave its masks as they are, (n, 1, side, side) over their boxes: a few hundred on a large image
+    would take gigabytes."""
+    transform: Any = detector.get_submodule("transform")
+    transform.pasting = False
+    try:
+        yield
+    finally:
+        transform.pasting = True
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: Size) -> Tensor:

@@ -1,21 +1,17 @@
-"""Detectors on disk: config.json, model.safetensors, README.md."""
+"""Detectors on disk."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from convneur.files import replace_folder
 from convneur.tasks.detection.models import create_detector
+from convneur.tasks.saved import bring_back, find_model, read_config, write_model
 
-# Of a backbone's arguments, those that would have timm fetch weights: they are in the file beside.
-FETCHING = ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+KEY = "detector"
 
 
 class SavedDetector(NamedTuple):
@@ -34,11 +30,7 @@ class SavedDetector(NamedTuple):
 
 def detector_folder(source: str | Path) -> Path | None:
     """The folder of a detector that ``source``, a run or a folder of a model, holds; None if it holds none."""
-    folder = Path(source).expanduser()
-    for place in (folder / "model", folder):
-        if (place / "config.json").is_file():
-            return place if "detector" in _config(place) else None
-    return None
+    return find_model(source, KEY)
 
 
 def save_detector(
@@ -62,15 +54,8 @@ def save_detector(
     Raises:
         OSError: If it cannot be written.
     """
-    config = {"detector": dict(arguments), "label_names": list(classes), "category_ids": list(category_ids)}
-    with replace_folder(folder) as fresh:
-        (fresh / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (fresh / "README.md").write_text(card, encoding="utf-8")
-        try:
-            weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-            save_file(weights, fresh / "model.safetensors", metadata={"format": "pt"})
-        except SafetensorError as error:  # how safetensors reports a full or failing disk
-            raise OSError(f"could not write the weights to {folder}: {error}") from error
+    config = {KEY: dict(arguments), "label_names": list(classes), "category_ids": list(category_ids)}
+    write_model(model, folder, config, card)
 
 
 def load_detector(source: str | Path) -> SavedDetector:
@@ -86,22 +71,12 @@ def load_detector(source: str | Path) -> SavedDetector:
     folder = detector_folder(source)
     if folder is None:
         raise FileNotFoundError(f"{source} holds no detector; give the folder of a run that has finished")
-    config = _config(folder)
-    try:
-        arguments = dict(config["detector"])
-        given = dict(arguments.get("backbone_args") or {})
-        kept = {name: value for name, value in given.items() if name not in FETCHING}
-        model = create_detector(**arguments | {"backbone_args": kept})
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-        classes, numbers = [str(name) for name in config["label_names"]], [int(n) for n in config["category_ids"]]
-    except Exception as error:  # another version, damaged or hostile files: whatever the readers raise
-        raise ValueError(f"{source} cannot be loaded ({' '.join(str(error).split())[:300]})") from error
-    return SavedDetector(model.eval(), arguments, classes, numbers)
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{folder / 'config.json'} is damaged ({error}); train or copy the model again") from error
-    return config if isinstance(config, dict) else {}
+    config = read_config(folder)
+    model, arguments = bring_back(folder, create_detector, config[KEY])
+    classes, numbers = list(config.get("label_names", [])), list(config.get("category_ids", []))
+    if not len(classes) == len(numbers) == arguments.get("num_classes"):
+        raise ValueError(
+            f"{folder / 'config.json'} names {len(classes)} classes for a detector of {arguments.get('num_classes')}; "
+            "train or copy the model again"
+        )
+    return SavedDetector(model, arguments, [str(name) for name in classes], [int(number) for number in numbers])

@@ -13,8 +13,9 @@ from convneur.data.objects import ObjectImages
 from convneur.engine.optim import OptimConfig
 from convneur.tasks.base import Task
 from convneur.tasks.detection.evaluation import judge
-from convneur.tasks.detection.metrics import coco_results
-from convneur.tasks.detection.pyramid import parameter_groups
+from convneur.tasks.detection.metrics import coco_results, require_counter
+from convneur.tasks.detection.pasting import masks_of_boxes
+from convneur.tasks.detection.pyramid import boxes_in_full_precision, parameter_groups
 
 
 class Detection(Task):
@@ -43,6 +44,7 @@ class Detection(Task):
         super().__init__(model, optim, **task)
         self.held_out, self.classes, self.category_ids = held_out, list(classes), list(category_ids)
         self.with_masks = with_masks
+        require_counter()
         self.found: list[dict[str, Any]] = []
         self.judged: list[int] = []
 
@@ -53,7 +55,8 @@ class Detection(Task):
 
     def training_step(self, batch: Any) -> Tensor:
         """Sum of the losses of a batch."""
-        losses = self.model(batch.images, batch.targets)
+        with boxes_in_full_precision(self.model, self.device):
+            losses = self.model(batch.images, batch.targets)
         loss = torch.stack(list(losses.values())).sum()
         self.log_loss(loss, len(batch.images))
         parts = {f"{name}_step": value.detach() for name, value in losses.items()}
@@ -69,10 +72,13 @@ class Detection(Task):
         known = [place for place, index in enumerate(batch.indices.tolist()) if index != PADDING]
         if not known:
             return
+        images = [batch.images[place] for place in known]
         numbers = [self.held_out.ids[batch.indices[place]] for place in known]
-        for number, found in zip(numbers, self.best_model([batch.images[place] for place in known]), strict=True):
+        with boxes_in_full_precision(self.best_model, self.device), masks_of_boxes(self.best_model):
+            said = self.best_model(images)
+        for number, image, found in zip(numbers, images, said, strict=True):
             self.judged.append(number)
-            self.found += coco_results(number, found, self.category_ids)
+            self.found += coco_results(number, found, self.category_ids, (image.shape[1], image.shape[2]))
 
     def on_validation_epoch_end(self) -> None:
         """Judge what all processes found."""

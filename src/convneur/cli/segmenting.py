@@ -1,0 +1,243 @@
+"""What the verbs do with segmentation models: judge one with a progress bar, tell what came out, and mark images."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from convneur.cli.running import free_name, last_words, names_in, other_classes
+from convneur.data.decode import MAX_PIXELS, UnreadableImageError, decode_image
+from convneur.data.loading import Pictures, default_workers
+from convneur.data.module import in_order
+from convneur.data.semantic import IGNORED, PixelSource, open_pixels
+from convneur.data.semantic.loading import EvalPixels, listed
+from convneur.data.semantic.masks import Labels
+from convneur.explain.report import versions
+from convneur.explain.segmenter import JudgedSegmenter, number_rows, overlay, report_segmenter
+from convneur.files import write_atomic
+from convneur.tasks.evaluation import device_for
+from convneur.tasks.segmentation.evaluation import evaluate_segmenter
+from convneur.tasks.segmentation.inference import Inference, segment
+from convneur.tasks.segmentation.models import Segmenter
+from convneur.tasks.segmentation.saved import load_segmenter
+
+CARD = """---
+library_name: convneur
+pipeline_tag: image-segmentation
+tags: [image-segmentation, timm, convneur]
+---
+# {name}
+
+A class of {count} for every pixel: {classes}. Mean intersection over union on its held-out images: {miou:.3f}.
+
+```python
+from convneur.tasks.segmentation import load_segmenter
+saved = load_segmenter("FOLDER")
+logits = saved.model(images)  # normalised (B, 3, H, W) -> (B, {count}, H, W)
+```
+
+`convneur predict IMAGES --model FOLDER` marks images. Made with `{command}`.
+"""
+NAMES = {"semantic_fpn": "Semantic FPN", "upernet": "UPerNet", "unet": "U-Net", "deeplabv3plus": "DeepLabV3+"}
+
+
+def full_name(decoder: str, backbone: str) -> str:
+    """``upernet`` and a backbone as people say it."""
+    return f"{NAMES.get(decoder, decoder.title())} with {backbone}"
+
+
+def judge_segmenter(
+    model: Segmenter,
+    name: str,
+    source: PixelSource,
+    how: Inference,
+    console: Console,
+    workers: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    accelerator: str = "auto",
+    strict: bool = False,
+) -> JudgedSegmenter:
+    """Evaluate on the held-out images.
+
+    Args:
+        model: In eval mode.
+        name: For tables.
+        source: Whose held-out images are used.
+        how: How to ask the model.
+        console: For the progress bar.
+        workers: Processes that load.
+        max_pixels: Larger images are unreadable.
+        accelerator: As for training.
+        strict: Whether a mask that cannot be used, or has pixels of no class, is an error.
+    """
+    code, device = source.code, device_for(accelerator)
+    images = EvalPixels(Pictures(source.val, max_pixels), code, strict)
+    loader = in_order(images, listed, 2, default_workers() if workers is None else workers)
+    with Progress(console=console, transient=True) as progress:
+        batches = progress.track(loader, len(loader), description="evaluating")
+        told = evaluate_segmenter(model, len(code.classes), batches, how, device)
+    model.cpu()
+
+    def look(index: int) -> tuple[Any, Labels, Labels]:
+        picture, truth, _ = images.pair(index)
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        return picture, truth.numpy(), segment(model, pixels, how, torch.device("cpu")).numpy()
+
+    return JudgedSegmenter(name, told, code, look, source.val.name)
+
+
+def write_judged_segmenter(
+    out: Path,
+    judged: JudgedSegmenter,
+    command: str,
+    curve: Sequence[Mapping[str, float]] = (),
+    unreadable: Mapping[str, str] | None = None,
+) -> None:
+    """Write ``metrics.json`` and ``report.html`` to the folder ``out``."""
+    told, classes = judged.told, judged.code.classes
+    numbers = {
+        "model": judged.name,
+        "images": len(told.indices),
+        "miou": told.scores.miou,
+        "pixel_accuracy": told.scores.pixel_accuracy,
+        "mean_accuracy": told.scores.mean_accuracy,
+        "iou": _by_class(classes, told.scores.iou.tolist()),
+        "boundary_f": _by_class(classes, told.boundary.tolist()),
+        "confusion": told.confusion.tolist(),
+        "ms_per_image": {str(q): float(np.quantile(told.seconds, q)) * 1e3 for q in (0.1, 0.5, 0.9)},
+        "unreadable": dict(unreadable or {}) | told.unreadable,
+        "odd": told.odd,
+        "curve": list(curve),
+        "command": command,
+        "versions": versions(),
+    }
+    write_atomic(out / "metrics.json", json.dumps(numbers, indent=2) + "\n")
+    title = f"{judged.name} on {len(classes)} classes"
+    report_segmenter(out / "report.html", title, judged, last_words(command, versions()), curve, unreadable)
+
+
+def _by_class(classes: Sequence[str], values: Sequence[float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in zip(classes, values, strict=True)}
+
+
+def tell_segmenter(judged: JudgedSegmenter, last_line: str) -> None:
+    """Print the numbers, what could not be used, and where to look."""
+    console, told = Console(), judged.told
+    table = Table(title=f"{judged.name}, {len(told.indices):,} held-out images", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for row in number_rows(judged)[1:]:
+        table.add_row(*row)
+    console.print(table)
+    for found, what in ((told.unreadable, "files could not be used"), (told.odd, "masks have pixels of no class")):
+        if found:
+            name, reason = next(iter(found.items()))
+            console.print(f"{len(found)} {what}; the first: {name} ({reason})", soft_wrap=True)
+    console.print(last_line, soft_wrap=True)
+
+
+def segmenter_card(judged: JudgedSegmenter, command: str) -> str:
+    """Model card."""
+    classes = judged.code.classes
+    few = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
+    return CARD.format(name=judged.name, count=len(classes), classes=few, miou=judged.told.scores.miou, command=command)
+
+
+def evaluate_saved(
+    model: str,
+    data: str,
+    out: Path,
+    console: Console,
+    command: str,
+    changes: Mapping[str, Any],
+    workers: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    val_share: float = 0.2,
+    seed: int = 0,
+) -> None:
+    """Judge a model on the held-out images of a folder; what ``convneur eval`` does with one.
+
+    ``changes`` are those of its `Inference`.
+    """
+    with console.status(f"Loading {model}"):
+        saved = load_segmenter(model)
+    source = open_pixels(data, val_share, seed)
+    if list(saved.code.classes) != list(source.code.classes):
+        raise ValueError(other_classes(saved.code.classes, source.code.classes))
+    out.mkdir(parents=True, exist_ok=True)
+    name = full_name(saved.arguments["decoder"], saved.arguments["backbone"])
+    how = replace(saved.inference, **changes)
+    judged = judge_segmenter(saved.model, name, source, how, console, workers, max_pixels)
+    write_judged_segmenter(out, judged, command)
+    tell_segmenter(judged, f"Report: {out / 'report.html'}   numbers: {out / 'metrics.json'}")
+
+
+def changes_of(
+    image_size: int | None, window: int | None, scales: Sequence[float] | None, flip: bool
+) -> dict[str, Any]:
+    """What flags change of a model's `Inference`: those that are given."""
+    given = {"size": image_size, "window": window, "scales": tuple(scales) if scales else None, "flip": flip or None}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def mark_images(
+    files: Sequence[str],
+    model: str,
+    out: Path,
+    console: Console,
+    changes: Mapping[str, Any],
+    max_pixels: int = MAX_PIXELS,
+) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    """Mark the classes of images.
+
+    Args:
+        files: Images.
+        model: Folder of a segmentation model.
+        out: Folder: ``NAME.png`` has classes as numbers, with a palette of their colours, ``NAME-overlay.jpg`` shows
+            them over the picture; ``classes.txt`` has their names.
+        console: For the progress bar.
+        changes: Of the model's `Inference`.
+        max_pixels: Larger images are not read.
+
+    Returns:
+        Per image ``file``, ``mask``, ``overlay`` and ``shares``, of each class that occurs; and the files that could
+        not be read, and why.
+    """
+    with console.status(f"Loading {model}"):
+        saved = load_segmenter(model)
+    how, device = replace(saved.inference, **changes), device_for()
+    saved.model.to(device)
+    rows: list[dict[str, Any]] = []
+    unreadable: list[tuple[str, str]] = []
+    taken = names_in(out, files)
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / "classes.txt", "\n".join(saved.code.classes) + "\n")
+    with Progress(console=console, transient=True) as progress:
+        for file in progress.track(files, len(files), description="predicting"):
+            try:
+                picture = decode_image(file, max_pixels)
+            except (UnreadableImageError, OSError) as error:
+                unreadable.append((file, str(error)))
+                continue
+            pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+            labels = segment(saved.model, pixels, how, device).numpy()
+            name = free_name(Path(file).stem, taken)
+            mask, shown = out / f"{name}.png", out / f"{name}-overlay.jpg"
+            saved.code.picture(labels).save(mask)
+            overlay(picture, labels, saved.code).save(shown, quality=90)
+            counts = np.bincount(labels.ravel(), minlength=IGNORED + 1)[: len(saved.code.classes)]
+            shares = {
+                saved.code.classes[n]: round(float(counts[n] / labels.size), 6) for n in np.flatnonzero(counts).tolist()
+            }
+            rows.append({"file": file, "mask": str(mask), "overlay": str(shown), "shares": shares})
+    return rows, unreadable

@@ -1,0 +1,268 @@
+"""Batches of images with a class for every pixel; see `convneur.data.loading` for what decides which.
+
+Shape letters: B batch, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from convneur.data.decode import UnreadableImageError
+from convneur.data.loading import PADDING, Pictures, seeded
+from convneur.data.module import PictureData
+from convneur.data.semantic.masks import IGNORED, MaskCode, MaskError
+from convneur.data.semantic.sources import PixelSource
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which timm's checkpoints expect
+TRIES = 10
+
+
+class PixelExample(NamedTuple):
+    """One image (3, H, W) and its classes (H, W); ``number`` is its index in the source."""
+
+    image: Tensor
+    labels: Tensor
+    number: int
+    unreadable: list[tuple[str, str]]
+    odd: list[tuple[str, int]]
+
+
+class PixelBatch(NamedTuple):
+    """Images and classes: stacked in training, lists of any sizes in evaluation.
+
+    Attributes:
+        images: (B, 3, H, W), normalised, or B of (3, H, W), bytes.
+        labels: (B, H, W), or B of (H, W); `IGNORED` counts nowhere.
+        indices: (B,) in the source.
+        unreadable: Files that could not be used, and why.
+        odd: Masks with numbers or colours that are no class, and how many pixels have them.
+    """
+
+    images: Any
+    labels: Any
+    indices: Tensor
+    unreadable: list[tuple[str, str]]
+    odd: list[tuple[str, int]]
+
+
+class Masks:
+    """The masks of a `PixelImages` by number, checked against their pictures."""
+
+    def __init__(self, images: Any, code: MaskCode, strict: bool, max_pixels: int) -> None:
+        self.images, self.code, self.strict, self.max_pixels = images, code, strict, max_pixels
+
+    def read(self, index: int, picture: Image.Image) -> tuple[Tensor, list[tuple[str, int]]]:
+        """Classes (H, W), and what is odd about the file.
+
+        Raises:
+            MaskError: If it cannot be used; with the name of the file.
+            OSError: If it is gone.
+        """
+        name = self.images.masks.name(index)
+        try:
+            labels, unknown = self.code.decode(
+                self.images.masks.read(index), (picture.height, picture.width), self.strict, self.max_pixels
+            )
+        except MaskError as error:
+            raise MaskError(f"{name}: {error}") from error
+        return torch.from_numpy(labels), [(name, unknown)] if unknown else []
+
+
+class PixelSet(Dataset[PixelExample]):
+    """What training and evaluation share.
+
+    Args:
+        pictures: Decoded images of a `PixelImages`.
+        code: How its masks tell classes.
+        strict: Whether a mask that cannot be used, or has pixels of no class, is an error.
+    """
+
+    def __init__(self, pictures: Pictures, code: MaskCode, strict: bool) -> None:
+        self.pictures, self.strict = pictures, strict
+        self.images: Any = pictures.images
+        self.masks = Masks(self.images, code, strict, pictures.max_pixels)
+
+    def pair(self, index: int) -> tuple[Image.Image, Tensor, list[tuple[str, int]]]:
+        """A picture, its classes, and what is odd about the mask; `MaskError`, `UnreadableImageError` or `OSError`."""
+        picture = self.pictures[index]
+        return picture, *self.masks.read(index, picture)
+
+    def give_up(self, index: int, error: Exception) -> list[tuple[str, str]]:
+        """Note a pair that cannot be used; raise what is wrong if that is asked for."""
+        if self.strict and isinstance(error, MaskError):
+            raise error
+        return [(self.images.name(index), str(error))]
+
+
+class TrainPixels(PixelSet):
+    """Varied images by (epoch, index). A pair that cannot be used is replaced by the next that can, and reported."""
+
+    def __init__(self, pictures: Pictures, code: MaskCode, strict: bool, transform: v2.Compose, seed: int) -> None:
+        super().__init__(pictures, code, strict)
+        self.transform, self.seed = transform, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> PixelExample:
+        epoch, wanted = key
+        unreadable: list[tuple[str, str]] = []
+        for step in range(len(self.images)):
+            index = (wanted + step) % len(self.images)
+            try:
+                picture, labels, odd = self.pair(index)
+            except (MaskError, UnreadableImageError, OSError) as error:
+                unreadable += self.give_up(index, error)
+                continue
+            with seeded(self.seed, epoch, index):
+                image, mask = self.transform(tv_tensors.Image(_pixels(picture)), tv_tensors.Mask(labels))
+            return PixelExample(image, mask.long(), index, unreadable, odd)
+        raise ValueError(f"none of {len(self.images)} images can be used; the first: {': '.join(unreadable[0])}")
+
+
+class EvalPixels(PixelSet):
+    """Images in order, as they are, in bytes. A pair that cannot be used has the index `PADDING`, and is reported."""
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> PixelExample:
+        if index == PADDING:
+            return self._nothing([])
+        try:
+            picture, labels, odd = self.pair(index)
+        except (MaskError, UnreadableImageError, OSError) as error:
+            return self._nothing(self.give_up(index, error))
+        return PixelExample(_pixels(picture), labels, index, [], odd)
+
+    def _nothing(self, unreadable: list[tuple[str, str]]) -> PixelExample:
+        nothing = torch.zeros(3, 32, 32, dtype=torch.uint8), torch.full((32, 32), IGNORED, dtype=torch.uint8)
+        return PixelExample(*nothing, PADDING, unreadable, [])
+
+
+def stack(examples: Sequence[PixelExample]) -> PixelBatch:
+    """A batch of crops of one size."""
+    return _batch(examples, torch.stack([e.image for e in examples]), torch.stack([e.labels for e in examples]))
+
+
+def listed(examples: Sequence[PixelExample]) -> PixelBatch:
+    """A batch of images of any sizes."""
+    return _batch(examples, [e.image for e in examples], [e.labels for e in examples])
+
+
+def _batch(examples: Sequence[PixelExample], images: Any, labels: Any) -> PixelBatch:
+    return PixelBatch(
+        images,
+        labels,
+        torch.tensor([e.number for e in examples]),
+        [note for e in examples for note in e.unreadable],
+        [note for e in examples for note in e.odd],
+    )
+
+
+def _pixels(picture: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+
+
+def normalised(pixels: Tensor) -> Tensor:
+    """Bytes (..., 3, H, W) as a model takes them."""
+    mean, std = (torch.tensor(each, device=pixels.device)[:, None, None] for each in (MEAN, STD))
+    return (pixels.float() / 255 - mean) / std
+
+
+class ScaleAndCrop(nn.Module):
+    """Resize by a drawn factor, then crop; what the crop lacks is grey and counts nowhere.
+
+    Args:
+        scales: Least and largest factor.
+        size: Height and width of the crop.
+        most: Largest share of the crop's pixels that a single class may have; it is drawn anew until then, ten times at
+            most (published for ADE20K with 0.75).
+    """
+
+    def __init__(self, scales: tuple[float, float], size: tuple[int, int], most: float = 1.0) -> None:
+        super().__init__()
+        self.scales, self.most = scales, most
+        fill: Any = {tv_tensors.Image: 114, tv_tensors.Mask: IGNORED}
+        self.crop = v2.RandomCrop(size, pad_if_needed=True, fill=fill)
+
+    def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Any:
+        """Image (3, H, W) and classes (H, W) -> both, of the size of the crop."""
+        scale = float(torch.empty(()).uniform_(*self.scales))
+        height, width = image.shape[-2:]
+        resized = v2.Resize([max(1, round(height * scale)), max(1, round(width * scale))], antialias=True)(image, mask)
+        for _ in range(TRIES):
+            cropped = self.crop(*resized)
+            if self.most >= 1 or _largest_share(cropped[1]) <= self.most:
+                break
+        return cropped
+
+
+def _largest_share(labels: Tensor) -> float:
+    """Of one class among the pixels that count."""
+    counts = torch.bincount(labels.flatten().long(), minlength=IGNORED + 1)[:IGNORED]
+    return float(counts.max() / counts.sum().clamp(min=1))
+
+
+def pixel_transform(
+    size: tuple[int, int],
+    scales: tuple[float, float] = (0.5, 2.0),
+    hflip: float = 0.5,
+    color_jitter: float = 0.0,
+    most: float = 1.0,
+) -> v2.Compose:
+    """Changes of scale, crops, flips and colours, masks in step with the pixels.
+
+    Args:
+        size: Height and width of the crop.
+        scales: Least and largest factor.
+        hflip: Probability of left for right.
+        color_jitter: Strength of changes to brightness, contrast and saturation.
+        most: As for `ScaleAndCrop`.
+    """
+    colours = [v2.ColorJitter(color_jitter, color_jitter, color_jitter)] if color_jitter else []
+    return v2.Compose(
+        [
+            ScaleAndCrop(scales, size, most),
+            v2.RandomHorizontalFlip(hflip),
+            *colours,
+            v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
+            v2.Normalize(MEAN, STD),
+            v2.ToPureTensor(),
+        ]
+    )
+
+
+class PixelData(PictureData):
+    """Images with a class for every pixel.
+
+    Args:
+        source: The images and their masks.
+        transform: Of training images; see `pixel_transform`.
+        batch_size: Images per batch of one process.
+        strict: Whether a mask that cannot be used, or has pixels of no class, is an error.
+        **options: Other arguments of `PictureData`.
+    """
+
+    collate = staticmethod(stack)
+    collate_evaluation = staticmethod(listed)
+
+    def __init__(
+        self, source: PixelSource, transform: v2.Compose, batch_size: int, strict: bool = False, **options: Any
+    ) -> None:
+        super().__init__(source, batch_size, **options)
+        self.transform, self.strict = transform, strict
+
+    def training_set(self, pictures: Pictures) -> TrainPixels:
+        """Varied crops by (epoch, index)."""
+        return TrainPixels(pictures, self.source.code, self.strict, self.transform, self.seed)
+
+    def evaluation_set(self, pictures: Pictures) -> EvalPixels:
+        """Images in order."""
+        return EvalPixels(pictures, self.source.code, self.strict)

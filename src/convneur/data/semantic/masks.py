@@ -1,0 +1,136 @@
+"""Mask files as a class for every pixel, and back as pictures.
+
+Shape letters: H W pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from convneur.data.decode import MAX_PIXELS
+
+IGNORED = 255  # class of a pixel that counts nowhere
+MOST = 255  # classes, so that a byte holds them and `IGNORED`
+
+Labels = npt.NDArray[np.uint8]
+
+
+class MaskError(ValueError):
+    """A mask that cannot be used; one line that says why."""
+
+
+@dataclass(frozen=True)
+class MaskCode:
+    """How the files of a data set tell the class of a pixel.
+
+    Attributes:
+        classes: Names, in the order of their numbers.
+        colours: (classes, 3), to draw with; and what stands in the files, if they are ``coloured``.
+        coloured: Whether files have the colours rather than numbers.
+        table: Class by number in the file, where it is not the number itself. What it sends to `IGNORED`, and 255,
+            counts nowhere.
+    """
+
+    classes: Sequence[str]
+    colours: npt.NDArray[np.uint8]
+    coloured: bool = False
+    table: Mapping[int, int] | None = None
+
+    def decode(
+        self, content: bytes, size: tuple[int, int], strict: bool = False, max_pixels: int = MAX_PIXELS
+    ) -> tuple[Labels, int]:
+        """Read a mask.
+
+        Args:
+            content: Of the file.
+            size: Height and width that it must have.
+            strict: Refuse numbers or colours that are no class; otherwise their pixels count nowhere.
+            max_pixels: Larger masks are refused.
+
+        Returns:
+            (H, W) classes, and how many pixels have a number or colour that is no class.
+
+        Raises:
+            MaskError: If it is no mask, of another size, or of another kind.
+        """
+        values = _values(content, self.coloured, max_pixels)
+        if values.shape[:2] != size:
+            raise MaskError(
+                f"the mask has {values.shape[1]} x {values.shape[0]} px and its image {size[1]} x {size[0]}; "
+                "make them the same"
+            )
+        labels, unknown = self._of_colours(values) if self.coloured else self._of_numbers(values)
+        if strict and unknown.any():
+            first = values[tuple(np.argwhere(unknown)[0])]
+            what = f"colour {', '.join(map(str, first))}" if self.coloured else f"number {first}"
+            raise MaskError(
+                f"the {what} is no class ({int(unknown.sum())} pixels); add it to the classes, or leave --strict out"
+            )
+        return labels, int(unknown.sum())
+
+    def _of_numbers(self, values: npt.NDArray[np.int64]) -> tuple[Labels, npt.NDArray[np.bool_]]:
+        known = self.table if self.table is not None else {number: number for number in range(len(self.classes))}
+        lookup = np.full(65536, -1, np.int64)
+        lookup[IGNORED] = IGNORED
+        lookup[list(known)] = list(known.values())
+        found = lookup[values]
+        return np.where(found < 0, IGNORED, found).astype(np.uint8), found < 0
+
+    def _of_colours(self, values: npt.NDArray[np.int64]) -> tuple[Labels, npt.NDArray[np.bool_]]:
+        packed = _packed(values)
+        order = np.argsort(_packed(self.colours.astype(np.int64)))
+        known = _packed(self.colours.astype(np.int64))[order]
+        place = np.searchsorted(known, packed).clip(max=len(known) - 1)
+        unknown = known[place] != packed
+        return np.where(unknown, IGNORED, order[place]).astype(np.uint8), unknown
+
+    def picture(self, labels: Labels) -> Image.Image:
+        """Classes (H, W) as a picture with a palette: its numbers are the classes, and it looks like the colours."""
+        image = Image.fromarray(labels, "P")
+        palette = np.zeros((256, 3), np.uint8)
+        palette[: len(self.colours)] = self.colours
+        image.putpalette(palette.tobytes())
+        return image
+
+
+def some_colours(count: int) -> npt.NDArray[np.uint8]:
+    """Colours (count, 3) that differ, for classes that come without: VOC's, whose bits are shuffled numbers."""
+    colours = np.zeros((count, 3), np.uint8)
+    for number in range(1, count + 1):  # 0 would be black
+        for bit in range(8):
+            for channel in range(3):
+                colours[number - 1, channel] |= ((number >> (3 * bit + channel)) & 1) << (7 - bit)
+    return colours
+
+
+def _packed(colours: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return (colours[..., 0] << 16) | (colours[..., 1] << 8) | colours[..., 2]
+
+
+def _values(content: bytes, coloured: bool, max_pixels: int) -> npt.NDArray[np.int64]:
+    """Numbers (H, W) or colours (H, W, 3) of a file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is our own
+            with Image.open(io.BytesIO(content)) as image:
+                if image.width * image.height > max_pixels:
+                    raise MaskError(f"more than the limit of {max_pixels / 1e6:g} megapixels")
+                if coloured:
+                    return np.asarray(image.convert("RGB")).astype(np.int64)
+                if image.mode in ("RGB", "RGBA", "CMYK", "YCbCr", "LA"):
+                    raise MaskError(
+                        f"the mask has {len(image.getbands())} channels and the data no table of colours; save numbers "
+                        "in one channel, or give classes.csv with name,r,g,b"
+                    )
+                return np.asarray(image).astype(np.int64) & 0xFFFF
+    except MaskError:
+        raise
+    except Exception as error:  # damaged files raise anything from SyntaxError to struct.error
+        raise MaskError(f"the mask cannot be read ({' '.join(str(error).split()) or type(error).__name__})") from error

@@ -1,0 +1,86 @@
+"""Weights to start from, for what stands on a backbone: detectors and segmentation models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from convneur.models import VARIANTS, from_convnext, load_model
+from convneur.recipes.runs import RunConfig
+from convneur.tasks.detection.saved import detector_folder, load_detector
+from convneur.tasks.segmentation.saved import load_segmenter, segmenter_folder
+
+PRETRAINED = "pretrained"
+M = TypeVar("M", bound=nn.Module)
+
+
+def start_from(create: Callable[..., M], body: str, config: RunConfig, backbone: Mapping[str, Any]) -> M:
+    """Create a model with the weights that ``config`` names: those of its backbone at least, and whatever else fits.
+
+    Args:
+        create: Makes the model; takes arguments of a backbone in the place of its own.
+        body: Prefix of the backbone's tensors in the model.
+        config: ``model`` and ``weights``: a run or folder of a classifier, detector or segmentation model of ours; for
+            our variants, what `convneur.from_convnext` takes; for others of timm, ``pretrained``; None for none.
+        backbone: Arguments of a ConvNeur.
+
+    Raises:
+        ValueError: If they do not fit the backbone, or cannot be loaded.
+        FileNotFoundError: If there are none.
+    """
+    ours = config.model in VARIANTS
+    if config.weights == PRETRAINED and not ours:
+        try:
+            return create(pretrained=True)
+        except (OSError, RuntimeError) as error:  # no network, or no weights of that name
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(
+                f"--weights pretrained: timm could not load {config.model} ({reason}); give the folder of a run, or "
+                "leave --weights out"
+            ) from error
+    model = create()
+    if config.weights is None:
+        return model
+    wanted = model.state_dict()
+    # Batch norms that are frozen in one of the two have no count of batches, which nothing follows from.
+    own = {name for name in wanted if name.startswith(body) and not name.endswith("num_batches_tracked")}
+    given = _given(config, body, backbone)
+    fits = {name: value for name, value in given.items() if name in wanted and wanted[name].shape == value.shape}
+    misfits = sorted(own - set(fits))
+    if misfits:
+        raise ValueError(
+            f"--weights {config.weights} do not fit the backbone of --model {config.model} ({len(misfits)} of its "
+            f"{len(own)} tensors, the first is {misfits[0]}); give the model and options they were trained with"
+        )
+    model.load_state_dict(wanted | fits)
+    return model
+
+
+def _given(config: RunConfig, body: str, backbone: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """Weights, named as in the model."""
+    assert config.weights is not None
+    whole: nn.Module | None = None
+    theirs = ""
+    if detector_folder(config.weights) is not None:
+        whole, theirs = load_detector(config.weights).model, "backbone.body."
+    elif segmenter_folder(config.weights) is not None:
+        whole, theirs = load_segmenter(config.weights).model, "net.encoder.model."
+    if whole is not None:
+        return {
+            body + name.removeprefix(theirs) if name.startswith(theirs) else name: value
+            for name, value in whole.state_dict().items()
+        }
+    folder = Path(config.weights).expanduser()
+    if folder.is_dir():
+        given: nn.Module = load_model(folder).model
+    elif config.model in VARIANTS:
+        given = from_convnext(config.weights, **backbone)
+    else:
+        raise FileNotFoundError(
+            f"--weights {config.weights} is no folder; give that of a run or a model, or `{PRETRAINED}` for timm's"
+        )
+    inside = "model." if config.model in VARIANTS else ""  # timm wraps ours; others it takes apart
+    return {f"{body}{inside}{name}": value for name, value in given.state_dict().items()}

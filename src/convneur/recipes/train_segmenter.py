@@ -1,0 +1,211 @@
+"""Train a segmentation model on people's images and masks: data, model, task and engine meet here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from convneur.data.decode import decode_image
+from convneur.data.semantic import IGNORED, MaskError, PixelSource, open_pixels
+from convneur.data.semantic.loading import PixelData, pixel_transform
+from convneur.data.unreadable import Unreadable
+from convneur.engine.fit import Curve, fit, resume_from
+from convneur.models import VARIANTS
+from convneur.recipes.given_weights import start_from
+from convneur.recipes.runs import Length, RunConfig, check_free, claim, final_weights, is_first, names_hash
+from convneur.recipes.segmentation import SegmentationRecipe
+from convneur.tasks.segmentation import DecoderName, Segmenter, create_segmenter
+from convneur.tasks.segmentation.inference import Inference
+from convneur.tasks.segmentation.losses import SegmentationLoss, balanced_weights
+from convneur.tasks.segmentation.task import Segmentation
+
+# What segmentation-models-pytorch calls the width of each decoder
+WIDTHS: dict[str, tuple[str, ...]] = {
+    "semantic_fpn": ("decoder_pyramid_channels", "decoder_segmentation_channels"),
+    "upernet": ("decoder_channels",),
+    "segformer": ("decoder_segmentation_channels",),
+    "deeplabv3plus": ("decoder_channels",),
+    "unet": (),
+}
+PLAIN_WIDTH = 256  # of most of them
+
+
+@dataclass(frozen=True)
+class TrainSegmenterConfig(RunConfig):
+    """One training run of a segmentation model: ``data`` as in `convneur.data.semantic.open_pixels`.
+
+    ``model`` is a variant of ours, or any of timm that segmentation-models-pytorch takes. ``weights`` are as for
+    detectors.
+
+    Attributes:
+        decoder: What stands on the backbone.
+        recipe: How to train.
+        val_share: Share held out where the data has no validation images.
+        strict: Whether a mask that cannot be used, or has pixels of no class, is an error.
+    """
+
+    decoder: DecoderName = "semantic_fpn"
+    recipe: SegmentationRecipe = field(default_factory=SegmentationRecipe)
+    val_share: float = 0.2
+    strict: bool = False
+
+
+@dataclass
+class TrainedSegmenter:
+    """What came out of a run.
+
+    Attributes:
+        model: In eval mode, on the CPU: the average of the weights if there is one.
+        arguments: Of `create_segmenter`, that create it.
+        curve: Metrics after each epoch.
+        source: The images.
+        inference: How the model is asked.
+        unreadable: Files that could not be used, and why.
+    """
+
+    model: Segmenter
+    arguments: dict[str, Any]
+    curve: Curve
+    source: PixelSource
+    inference: Inference
+    unreadable: dict[str, str]
+
+
+def train_segmenter(config: TrainSegmenterConfig, out: Path, resume: bool, console: Console) -> TrainedSegmenter | None:
+    """Train, or go on where the newest whole checkpoint in ``out`` was written.
+
+    Args:
+        config: Of the run.
+        out: Folder of the run: settings, checkpoints and logs go there.
+        resume: Go on with the run in ``out``.
+        console: For progress.
+
+    Returns:
+        The model and its curve; None in all processes but the first.
+
+    Raises:
+        Interrupted: On Ctrl-C or SIGTERM, after a last checkpoint.
+        FileExistsError: If ``out`` holds a run and ``resume`` is not set.
+        ValueError: For settings that do not fit the data, each other, or the run to be resumed.
+    """
+    first, recipe = is_first(), config.recipe
+    _check_numbers(config)
+    inference = Inference(**vars(recipe.inference))
+    if first:
+        check_free(out, resume)
+    source = open_pixels(config.data, config.val_share, config.seed, config.strict)
+    for note in source.notes if first else ():
+        console.print(note, style="yellow", soft_wrap=True)
+    augment = recipe.augment
+    transform = pixel_transform(augment.crop, augment.scales, augment.hflip, augment.color_jitter, augment.most)
+    data = PixelData(source, transform, recipe.batch_size, config.strict, **config.loading(recipe.fit))
+    torch.manual_seed(config.seed)
+    model, arguments = _segmenter(config, len(source.code.classes))
+    length = Length.of(recipe, data)
+    if first:
+        facts = {
+            "train": len(source.train),
+            "val_names": names_hash(source.val),
+            "classes": list(source.code.classes),
+        }
+        claim(config, {"images": facts, "processes": length.world}, out, resume)
+    checkpoint = resume_from(out, console, first) if resume else None
+    weights = balanced_weights(_counts(source, config.max_pixels, console)) if recipe.loss.balance == "root" else None
+    task = Segmentation(
+        model,
+        recipe.optim,
+        len(source.code.classes),
+        SegmentationLoss(weights, recipe.loss.hard, recipe.loss.dice),
+        inference,
+        ema=recipe.ema,
+        seed=config.seed,
+        images_per_step=length.images_per_step,
+        steps=length.steps,
+    )
+    unreadable = Unreadable(len(source.train) + len(source.val), config.max_unreadable)
+    curve = fit(
+        task,
+        data,
+        recipe.epochs,
+        recipe.batch_size,
+        config.model,
+        console,
+        recipe.fit,
+        out,
+        checkpoint,
+        [unreadable],
+        recipe.optim.clip_grad,
+        find_unused_parameters=True,  # such as what makes the writes of a causal memory
+    )
+    if not first:
+        return None
+    final = create_segmenter(**arguments)
+    final.load_state_dict(final_weights(out, bool(recipe.ema), console))
+    final.eval()
+    return TrainedSegmenter(final, arguments, curve, source, inference, unreadable.found)
+
+
+def _check_numbers(config: TrainSegmenterConfig) -> None:
+    recipe = config.recipe
+    config.check(
+        recipe.fit,
+        {
+            "epochs": recipe.epochs,
+            "batch-size": recipe.batch_size,
+            "augment.crop": min(recipe.augment.crop),
+        },
+        {"decoder-channels": recipe.decoder_channels, "frozen-stages": recipe.frozen_stages},
+    )
+    low, high = recipe.augment.scales
+    if not 0 < low <= high:
+        raise ValueError(f"--augment.scales {low} {high} is no range; give the smaller scale first, above 0")
+    if not 0 < recipe.loss.hard <= 1:
+        raise ValueError(f"--loss.hard {recipe.loss.hard} is no share of the pixels; give more than 0, at most 1")
+    if recipe.fit.strategy == "fsdp2":
+        raise ValueError("--fit.strategy fsdp2 shards classifiers only; leave it out, or give ddp")
+
+
+def _segmenter(config: TrainSegmenterConfig, classes: int) -> tuple[Segmenter, dict[str, Any]]:
+    """The model, from given weights if there are any, and the arguments that create it again."""
+    recipe, ours = config.recipe, config.model in VARIANTS
+    if not ours and not timm.is_model(config.model):
+        raise ValueError(
+            f"--model {config.model} is unknown; give one of {', '.join(VARIANTS)}, or a backbone of timm, such as "
+            "resnet18"
+        )
+    widths = dict.fromkeys(WIDTHS[config.decoder], recipe.decoder_channels) if recipe.decoder_channels else {}
+    arguments: dict[str, Any] = {
+        "decoder": config.decoder,
+        "backbone": config.model,
+        "num_classes": classes,
+        "frozen_stages": recipe.frozen_stages,
+        "backbone_args": recipe.backbone.arguments() if ours else {},
+        **widths,
+    }
+
+    def create(**backbone: Any) -> Segmenter:
+        return create_segmenter(**arguments | ({"backbone_args": backbone} if backbone else {}))
+
+    return start_from(create, "net.encoder.model.", config, recipe.backbone.arguments()), arguments
+
+
+def _counts(source: PixelSource, max_pixels: int, console: Console) -> list[int]:
+    """Pixels of each class in the training masks; those that cannot be used are met, and told, in training."""
+    counts = np.zeros(IGNORED + 1, np.int64)
+    images = source.train
+    for index in track(range(len(images)), "counting the pixels of each class", console=console, transient=True):
+        try:
+            picture = decode_image(images.read(index), max_pixels)
+            labels, _ = source.code.decode(images.masks.read(index), (picture.height, picture.width))
+        except (MaskError, ValueError, OSError):
+            continue
+        counts += np.bincount(labels.ravel(), minlength=IGNORED + 1)
+    found: list[int] = counts[: len(source.code.classes)].tolist()
+    return found

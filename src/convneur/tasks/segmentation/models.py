@@ -1,0 +1,104 @@
+"""segmentation-models-pytorch's decoders on any timm backbone, for images of any size.
+
+Shape letters: B batch, K classes, H W pixels of the image.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import timm
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convneur.tasks.bodies import body_and_head_groups, check_any_size, freeze_stages
+
+DecoderName = Literal["semantic_fpn", "upernet", "unet", "segformer", "deeplabv3plus"]
+CLASSES = {
+    "semantic_fpn": "FPN",  # Kirillov et al., CVPR 2019
+    "upernet": "UPerNet",  # Xiao et al., ECCV 2018
+    "unet": "Unet",
+    "segformer": "Segformer",
+    "deeplabv3plus": "DeepLabV3Plus",
+}
+NEEDS = "segmentation needs the package segmentation-models-pytorch; pip install 'convneur[segmentation]'"
+
+
+class Segmenter(nn.Module):
+    """A model of segmentation-models-pytorch that takes images of any size.
+
+    Args:
+        net: The model; its ``encoder`` is of timm.
+        stride: Sides that it takes are multiples of this.
+    """
+
+    def __init__(self, net: nn.Module, stride: int = 32) -> None:
+        super().__init__()
+        self.net, self.stride = net, stride
+
+    @property
+    def body(self) -> nn.Module:
+        """The backbone, that gives maps."""
+        encoder: Any = self.net.encoder
+        model: nn.Module = encoder.model
+        return model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) -> logits (B, K, H, W); padded inside to multiples of the stride."""
+        height, width = images.shape[-2:]
+        padded = F.pad(images, (0, -width % self.stride, 0, -height % self.stride))
+        logits: Tensor = self.net(padded)
+        return logits[..., :height, :width]
+
+
+def create_segmenter(
+    decoder: DecoderName = "semantic_fpn",
+    backbone: str = "convneur_m1",
+    num_classes: int = 150,
+    *,
+    frozen_stages: int = 0,
+    backbone_args: dict[str, Any] | None = None,
+    **arguments: Any,
+) -> Segmenter:
+    """A decoder on a backbone.
+
+    Args:
+        decoder: ``semantic_fpn`` and ``upernet`` are the published ones.
+        backbone: Name of a timm model.
+        num_classes: K.
+        frozen_stages: As for `convneur.tasks.bodies.freeze_stages`.
+        backbone_args: Of the timm model.
+        **arguments: Of the class of segmentation-models-pytorch, such as ``decoder_channels`` of UPerNet.
+
+    Raises:
+        ValueError: For an unknown decoder or backbone, or a pair that does not go together: DeepLabV3+ needs maps of
+            stride 16 at the top, which ours do not have.
+        ImportError: If the package is missing.
+    """
+    if decoder not in get_args(DecoderName):
+        raise ValueError(f"decoder={decoder!r} is not known; use one of {', '.join(get_args(DecoderName))}")
+    if not timm.is_model(backbone):
+        raise ValueError(f"backbone={backbone!r} is no model of timm; see timm.list_models()")
+    try:
+        import segmentation_models_pytorch as smp
+    except ImportError as error:
+        raise ImportError(NEEDS) from error
+    given = dict(backbone_args or {})
+    check_any_size(backbone, given)
+    weights = True if given.pop("pretrained", False) else None
+    made = getattr(smp, CLASSES[decoder])(
+        encoder_name=f"tu-{backbone}", encoder_weights=weights, classes=num_classes, **given, **arguments
+    )
+    segmenter = Segmenter(made)
+    freeze_stages(segmenter.body, frozen_stages)
+    return segmenter
+
+
+def parameter_groups(
+    model: Segmenter, lr: float, weight_decay: float = 0.05, global_lr_scale: float = 0.1, layer_decay: float = 1.0
+) -> list[dict[str, Any]]:
+    """Groups for an optimizer: those of the backbone, and of the decoder.
+
+    The arguments and what comes back are those of `convneur.tasks.bodies.body_and_head_groups`.
+    """
+    return body_and_head_groups(model, model.body, lr, weight_decay, global_lr_scale, layer_decay)
