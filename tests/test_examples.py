@@ -14,10 +14,10 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @pytest.fixture(scope="module")
-def detectors():
-    """examples/transformers_detectors.py as a module."""
+def models():
+    """examples/transformers_models.py as a module."""
     pytest.importorskip("transformers", reason="the package transformers is not installed")
-    spec = importlib.util.spec_from_file_location("transformers_detectors", EXAMPLES / "transformers_detectors.py")
+    spec = importlib.util.spec_from_file_location("transformers_models", EXAMPLES / "transformers_models.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -26,12 +26,12 @@ def detectors():
     return module
 
 
-@pytest.mark.parametrize("name", ["detr", "rt_detr", "mask2former"])
-def test_transformers_take_a_convneur_as_backbone(detectors, name, tmp_path):
+@pytest.mark.parametrize("name", ["detr", "rt_detr", "mask2former", "upernet"])
+def test_transformers_take_a_convneur_as_backbone(models, name, tmp_path):
     """Forward and backward; weights of a classifier go in; what is saved comes back."""
     torch.manual_seed(0)
-    model = detectors.MODELS[name]()
-    assert torch.isfinite(detectors.one_step(model))
+    model = models.MODELS[name]()
+    assert torch.isfinite(models.one_step(model))
     stages = [p for key, p in model.named_parameters() if ".stages." in key]
     assert stages
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in stages)
@@ -40,7 +40,7 @@ def test_transformers_take_a_convneur_as_backbone(detectors, name, tmp_path):
     classifier = convneur.create_model("convneur_m1", num_classes=5)
     save_model(classifier, tmp_path / "classifier", {"num_classes": 5})
     wanted = {n: v for n, v in classifier.state_dict().items() if n.startswith(("stem.", "stages."))}
-    assert detectors.load_backbone(model, str(tmp_path / "classifier")) == len(wanted)
+    assert models.load_backbone(model, str(tmp_path / "classifier")) == len(wanted)
     own = {n: v for n, v in model.state_dict().items() if ".stem." in n or ".stages." in n}
     for key, value in own.items():
         part = next(p for p in ("stem.", "stages.") if f".{p}" in key)
@@ -55,6 +55,6 @@ def test_transformers_take_a_convneur_as_backbone(detectors, name, tmp_path):
     torch.testing.assert_close(before[scores], after[scores], rtol=0, atol=1e-6)
 
 
-def test_the_example_of_transformers_runs_as_it_is_written(detectors, capsys):
-    detectors.main(["detr"])
+def test_the_example_of_transformers_runs_as_it_is_written(models, capsys):
+    models.main(["detr"])
     assert "gradients reach 188 of 188 tensors of the stages" in capsys.readouterr().out

@@ -23,6 +23,12 @@ SMALL_DETECTOR = (
     "--augment.vflip 0.5 --fit.accelerator cpu"
 ).split()
 
+# The same of a segmentation model, on the scenes of tests.data.semantic.builders: 3 steps an epoch.
+SMALL_SEGMENTER = (
+    "--epochs 2 --batch-size 2 --decoder-channels 32 --backbone.dims 8 16 24 32 --backbone.depths 1 1 1 1 "
+    "--backbone.memory-width 16 --augment.crop 64 64 --max-unreadable 0.5 --fit.accelerator cpu"
+).split()
+
 
 class Forked:
     """``convneur train`` in a copy of this process, in a session of its own, so that its workers are killed with it.
@@ -32,7 +38,7 @@ class Forked:
 
     def __init__(self, out: Path, *arguments: str) -> None:
         from convneur.cli.main import main
-        from convneur.recipes import train, train_detector  # noqa: F401  so that every copy has them
+        from convneur.recipes import train, train_detector, train_segmenter  # noqa: F401  so that copies have them
 
         self.out = out
         self.log = out.with_suffix(".txt")

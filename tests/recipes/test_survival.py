@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import time
 
@@ -10,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.recipes.runs import SMALL, SMALL_DETECTOR, Forked
-from tests.tasks.detection.builders import write_scenes
+from tests.data.semantic.builders import write_scenes as write_pixels
+from tests.recipes.runs import SMALL, SMALL_DETECTOR, SMALL_SEGMENTER, Forked
+from tests.tasks.detection.builders import write_scenes as write_objects
 
 OFTEN = ["--fit.checkpoint-minutes", "0.0001"]  # after every step
 LAST = "step-000000022.ckpt"
@@ -98,21 +100,35 @@ def test_signals_save_before_leaving(uninterrupted, tmp_path):
     assert same_outcome(uninterrupted, run.out)
 
 
-def test_a_detector_killed_twice_ends_where_an_uninterrupted_run_ends(tmp_path):
-    """Cascade Mask R-CNN, at random moments; images that cannot be read are remembered, too."""
-    data = write_scenes(tmp_path / "data")
-    arguments = ["instance", "--detector", "cascade_mask_rcnn", "--data", str(data), *SMALL_DETECTOR]
-    whole = Forked(tmp_path / "whole", *arguments, "--workers", "0")
+def killed_twice(out, arguments, last) -> None:
+    """At random moments; what comes out is what an uninterrupted run gives."""
+    whole = Forked(out / "whole", *arguments, "--workers", "0")
     assert whole.wait() == 0, whole.told()
-    run, draw = Forked(tmp_path / "run", *arguments, *OFTEN, "--workers", "1"), random.Random(0)
+    run, draw = Forked(out / "run", *arguments, *OFTEN, "--workers", "1"), random.Random(0)
     for attempt in range(2):
         run.until_saved(since=run.checkpoints()[-1] if attempt else "")
         time.sleep(draw.uniform(0, 0.3))
         run.kill()
-        assert run.checkpoints()[-1] < "step-000000008.ckpt", "it was over before it was killed"
-        run = Forked(tmp_path / "run", *arguments, *OFTEN, "--workers", "1", "--resume")
+        assert run.checkpoints()[-1] < last, "it was over before it was killed"
+        run = Forked(out / "run", *arguments, *OFTEN, "--workers", "1", "--resume")
     assert run.wait() == 0, run.told()
-    assert same_outcome(tmp_path / "whole", tmp_path / "run")
-    unreadable = [set(json.loads((out / "metrics.json").read_text())["unreadable"]) for out in (whole.out, run.out)]
+    assert same_outcome(whole.out, run.out)
+    unreadable = [set(json.loads((each / "metrics.json").read_text())["unreadable"]) for each in (whole.out, run.out)]
     assert unreadable[0] == unreadable[1]
     assert {name.rsplit("/", 1)[-1] for name in unreadable[0]} == {"train_bad.png", "val_bad.png"}
+
+
+def test_a_detector_killed_twice_ends_where_an_uninterrupted_run_ends(tmp_path):
+    """Cascade Mask R-CNN; images that cannot be read are remembered, too."""
+    data = write_objects(tmp_path / "data")
+    arguments = ["instance", "--detector", "cascade_mask_rcnn", "--data", str(data), *SMALL_DETECTOR]
+    killed_twice(tmp_path, arguments, "step-000000008.ckpt")
+
+
+def test_a_segmenter_killed_twice_ends_where_an_uninterrupted_run_ends(tmp_path):
+    data = write_pixels(tmp_path / "data")
+    for split in ("train", "val"):
+        (data / split / "images" / f"{split}_bad.png").write_bytes(b"nothing")
+        shutil.copy(data / split / "masks" / "0.png", data / split / "masks" / f"{split}_bad.png")
+    arguments = ["segmentation", "--data", str(data), *SMALL_SEGMENTER, "--epochs", "4"]
+    killed_twice(tmp_path, arguments, "step-000000012.ckpt")

@@ -34,7 +34,6 @@ WIDTHS: dict[str, tuple[str, ...]] = {
     "deeplabv3plus": ("decoder_channels",),
     "unet": (),
 }
-PLAIN_WIDTH = 256  # of most of them
 
 
 @dataclass(frozen=True)
@@ -166,6 +165,11 @@ def _check_numbers(config: TrainSegmenterConfig) -> None:
     low, high = recipe.augment.scales
     if not 0 < low <= high:
         raise ValueError(f"--augment.scales {low} {high} is no range; give the smaller scale first, above 0")
+    if config.decoder == "semantic_fpn" and recipe.decoder_channels % 32:
+        raise ValueError(
+            f"--decoder-channels {recipe.decoder_channels}: norms of Semantic FPN take channels in groups of 32; give "
+            "a multiple of that"
+        )
     if not 0 < recipe.loss.hard <= 1:
         raise ValueError(f"--loss.hard {recipe.loss.hard} is no share of the pixels; give more than 0, at most 1")
     if recipe.fit.strategy == "fsdp2":

@@ -5,6 +5,7 @@ Shape letters: H W pixels.
 
 from __future__ import annotations
 
+import colorsys
 import io
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from PIL import Image
 from convneur.data.decode import MAX_PIXELS
 
 IGNORED = 255  # class of a pixel that counts nowhere
+GOLDEN = 0.618034
 MOST = 255  # classes, so that a byte holds them and `IGNORED`
 
 Labels = npt.NDArray[np.uint8]
@@ -101,13 +103,12 @@ class MaskCode:
 
 
 def some_colours(count: int) -> npt.NDArray[np.uint8]:
-    """Colours (count, 3) that differ, for classes that come without: VOC's, whose bits are shuffled numbers."""
-    colours = np.zeros((count, 3), np.uint8)
-    for number in range(1, count + 1):  # 0 would be black
-        for bit in range(8):
-            for channel in range(3):
-                colours[number - 1, channel] |= ((number >> (3 * bit + channel)) & 1) << (7 - bit)
-    return colours
+    """Colours (count, 3) that differ, for classes that come without: hues a golden section apart, light and dark."""
+    colours = [
+        colorsys.hsv_to_rgb(number * GOLDEN % 1, (0.9, 0.55, 0.75)[number % 3], (1.0, 0.75)[number % 2])
+        for number in range(count)
+    ]
+    return np.round(255 * np.array(colours)).astype(np.uint8)
 
 
 def _packed(colours: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -1,7 +1,7 @@
-"""DETR, RT-DETR and Mask2Former of transformers on a ConvNeur: forward, loss and gradients of one step.
+"""DETR, RT-DETR, Mask2Former and UPerNet of transformers on a ConvNeur: forward, loss and gradients of one step.
 
     pip install transformers
-    python examples/transformers_detectors.py            # all three, or one of: detr rt_detr mask2former
+    python examples/transformers_models.py            # all, or some of: detr rt_detr mask2former upernet
 
 transformers takes any timm model as a backbone through TimmBackboneConfig. What to watch (transformers 5):
 
@@ -11,7 +11,8 @@ transformers takes any timm model as a backbone through TimmBackboneConfig. What
   passed over or refused by some of the models.
 * RT-DETR does not ask the backbone for its channels: give `encoder_in_channels`. Its `freeze_backbone_batch_norms`
   finds nothing to freeze here.
-* Mask2Former needs four maps, and warns that the backbone is not among its own (swin); it works.
+* Mask2Former and UPerNet need four maps; the former warns that the backbone is not among its own (swin), and works.
+* UPerNet's auxiliary head does not ask for its channels either: give `auxiliary_in_channels`, those of the third map.
 * Weights do not come along: build the model, then load them into its backbone, as `load_backbone` does.
 """
 
@@ -28,6 +29,8 @@ from transformers import (
     RTDetrConfig,
     RTDetrForObjectDetection,
     TimmBackboneConfig,
+    UperNetConfig,
+    UperNetForSemanticSegmentation,
 )
 
 import convneur  # noqa: F401  registers the models with timm
@@ -64,7 +67,21 @@ def mask2former() -> PreTrainedModel:
     )
 
 
-MODELS = {"detr": detr, "rt_detr": rt_detr, "mask2former": mask2former}
+def upernet() -> PreTrainedModel:
+    """A class for every pixel from strides 4 to 32."""
+    stages = [0, 1, 2, 3]
+    channels = timm.create_model(BACKBONE, features_only=True, out_indices=stages).feature_info.channels()
+    return UperNetForSemanticSegmentation(
+        UperNetConfig(
+            backbone_config=TimmBackboneConfig(backbone=BACKBONE, out_indices=stages),
+            hidden_size=64,
+            auxiliary_in_channels=channels[2],
+            num_labels=CLASSES,
+        )
+    )
+
+
+MODELS = {"detr": detr, "rt_detr": rt_detr, "mask2former": mask2former, "upernet": upernet}
 
 
 def load_backbone(model: PreTrainedModel, folder: str) -> int:
@@ -90,9 +107,11 @@ def one_step(model: PreTrainedModel) -> torch.Tensor:
     """Loss of two made-up images with two objects each, gradients worked out."""
     images = torch.randn(2, 3, 128, 160)
     labels = torch.tensor([0, 2])
-    if isinstance(model, Mask2FormerForUniversalSegmentation):
-        masks = torch.zeros(2, 128, 160)
-        masks[0, 20:60, 30:90] = masks[1, 70:120, 40:80] = 1
+    masks = torch.zeros(2, 128, 160)
+    masks[0, 20:60, 30:90] = masks[1, 70:120, 40:80] = 1
+    if isinstance(model, UperNetForSemanticSegmentation):
+        targets = {"labels": (2 * masks[1]).long().expand(2, -1, -1)}
+    elif isinstance(model, Mask2FormerForUniversalSegmentation):
         targets = {"mask_labels": [masks] * 2, "class_labels": [labels] * 2}
     else:
         boxes = torch.tensor([[0.4, 0.3, 0.4, 0.3], [0.4, 0.7, 0.25, 0.4]])  # centre and size, as shares of the image

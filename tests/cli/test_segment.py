@@ -1,0 +1,180 @@
+"""train segmentation, and eval and predict with what it gives, as people use them."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import convneur
+from convneur.models import save_model
+from convneur.tasks.segmentation import load_segmenter
+from convneur.tasks.segmentation.inference import Inference, segment
+from tests.cli.test_classify import call
+from tests.data.semantic.builders import CLASSES, COLOURS, scene, write_scenes
+from tests.recipes.runs import SMALL_SEGMENTER
+
+SMALL = [*SMALL_SEGMENTER, "--workers", "0"]
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Nine scenes; one mask has a number that is no class, one is of another size."""
+    root = write_scenes(tmp_path_factory.mktemp("data") / "scenes")
+    odd, other = (root / "train" / "masks" / name for name in ("1.png", "2.png"))
+    labels = scene(1)[1]
+    labels[10:12, 10:12] = 77
+    Image.fromarray(labels).save(odd)
+    Image.fromarray(labels[:30]).save(other)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, scenes):
+    from convneur.cli.main import main
+
+    out = tmp_path_factory.mktemp("runs") / "run"
+    learn = "--epochs 20 --optim.lr 5e-3 --ema 0 --fit.evaluate-every 10".split()
+    assert main(["train", "segmentation", "--data", str(scenes), "--out", str(out), *SMALL, *learn]) == 0
+    return out
+
+
+def test_train_writes_model_numbers_and_report(trained):
+    numbers = json.loads((trained / "metrics.json").read_text())
+    assert numbers["model"] == "Semantic FPN with convneur_m1"
+    assert numbers["images"] == 3
+    assert set(numbers["iou"]) == set(CLASSES)
+    assert numbers["miou"] > 0.5
+    assert np.array(numbers["confusion"]).sum() == 3 * (64 * 96 - 36)
+    assert [row["epoch"] for row in numbers["curve"] if "miou" in row] == [10, 20]
+    assert {name.rsplit("/", 1)[-1] for name in numbers["unreadable"]} == {"2.png"}
+    page = (trained / "report.html").read_text()
+    for words in ("Learning curves", "Per class", "Confusion matrix", "Worst images", "its image 96 x 64", "disc"):
+        assert words in page
+    assert sorted(p.name for p in (trained / "model").iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert "Mean intersection over union" in (trained / "model" / "README.md").read_text()
+
+
+def test_eval_says_the_same_as_training(trained, scenes, tmp_path, capsys):
+    arguments = ["eval", "--model", str(trained), "--data", str(scenes), "--workers", "0"]
+    code, stdout, stderr = call(capsys, *arguments, "--out", str(tmp_path / "same"))
+    assert code == 0, stderr
+    assert "mIoU" in stdout
+    before, after = (json.loads((out / "metrics.json").read_text()) for out in (trained, tmp_path / "same"))
+    assert before["confusion"] == after["confusion"]
+    code, _, stderr = call(capsys, *arguments, "--out", str(tmp_path / "other"), "--flip", "--scales", "1.0", "1.5")
+    assert code == 0, stderr
+    other = json.loads((tmp_path / "other" / "metrics.json").read_text())
+    assert other["confusion"] != before["confusion"]
+
+
+@pytest.mark.parametrize("tiles", [[], ["--window", "48"]])
+def test_predict_marks_images(trained, scenes, tmp_path, capsys, tiles):
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    images = [str(scenes / "val" / "images"), str(tmp_path / "bad.png")]
+    arguments = ["predict", *images, "--model", str(trained), "--out", str(tmp_path / "out"), *tiles]
+    code, stdout, stderr = call(capsys, *arguments, "--format", "jsonl")
+    assert code == 0
+    assert stderr.count("could not be read") == 1
+    rows = [json.loads(line) for line in stdout.splitlines()]
+    assert len(rows) == 3
+    saved = load_segmenter(trained)
+    how = Inference(window=48, margin=12) if tiles else Inference()
+    for row in rows:
+        picture = np.array(Image.open(row["file"]))
+        mask = Image.open(row["mask"])
+        labels = np.array(mask)
+        assert mask.mode == "P"
+        pixels = torch.from_numpy(picture).permute(2, 0, 1)
+        assert np.array_equal(labels, segment(saved.model, pixels, how, torch.device("cpu")).numpy())
+        assert sum(row["shares"].values()) == pytest.approx(1, abs=1e-4)
+        shown = np.array(Image.open(row["overlay"])).astype(float)
+        assert shown.shape == picture.shape
+        colours = np.array(mask.convert("RGB"))
+        assert np.abs(shown - (0.4 * picture + 0.6 * colours)).mean() < 6  # JPEG
+    assert (tmp_path / "out" / "classes.txt").read_text().split() == list(CLASSES)
+    code, stdout, _ = call(capsys, *arguments, "--format", "csv")
+    assert stdout.splitlines()[0] == "file,class,share"
+    code, stdout, _ = call(capsys, *arguments)
+    assert "ground" in stdout
+
+
+def test_masks_that_are_odd_are_refused_if_asked(scenes, tmp_path, capsys):
+    root = tmp_path / "data"
+    shutil.copytree(scenes, root)
+    arguments = ["train", "segmentation", "--data", str(root), *SMALL, "--strict"]
+    code, _, stderr = call(capsys, *arguments, "--out", str(tmp_path / "a"))
+    assert code == 2
+    assert "masks/1.png: the number 77 is no class (4 pixels)" in stderr or "masks/2.png: the mask has" in stderr
+    (root / "train" / "masks" / "1.png").unlink()
+    code, _, stderr = call(capsys, *arguments, "--out", str(tmp_path / "b"))
+    assert code == 2
+    assert "have no mask" in stderr
+    assert "1.png" in stderr
+
+
+def test_odd_held_out_masks_are_counted(trained, scenes, tmp_path, capsys):
+    root = tmp_path / "data"
+    shutil.copytree(scenes, root)
+    shutil.copy(scenes / "train" / "images" / "1.png", root / "val" / "images" / "1.png")
+    shutil.copy(scenes / "train" / "masks" / "1.png", root / "val" / "masks" / "1.png")
+    out = tmp_path / "out"
+    arguments = ["eval", "--model", str(trained), "--data", str(root), "--workers", "0", "--out", str(out)]
+    code, stdout, stderr = call(capsys, *arguments)
+    assert code == 0, stderr
+    assert "1 masks have pixels of no class" in stdout
+    assert list(json.loads((out / "metrics.json").read_text())["odd"].values()) == [4]
+    assert "Odd masks" in (out / "report.html").read_text()
+
+
+def test_colours_a_run_of_another_task_and_the_twin(scenes, tmp_path, capsys):
+    """Masks of colours; weights of a classifier; no memory; U-Net with all losses on."""
+    root = tmp_path / "data"
+    shutil.copytree(scenes, root)
+    rows = "".join(f"{name},{r},{g},{b}\n" for name, (r, g, b) in zip(CLASSES, COLOURS, strict=True))
+    (root / "classes.csv").write_text("name,r,g,b\n" + rows)
+    for file in root.glob("*/masks/*.png"):
+        labels = np.array(Image.open(file))
+        Image.fromarray(np.concatenate([COLOURS, np.zeros((253, 3), np.uint8)])[labels]).save(file)
+    tiny = {"dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "memory_width": 16, "global_placement": "none"}
+    classifier = convneur.create_model("convneur_m1", num_classes=4, **tiny)
+    save_model(classifier, tmp_path / "classifier", tiny | {"num_classes": 4})
+    arguments = ["train", "segmentation", "--decoder", "unet", "--data", str(root), *SMALL, "--decoder-channels", "0"]
+    changes = "--epochs 1 --ema 0 --optim.lr 1e-12 --loss.dice 0.5 --loss.hard 0.5 --backbone.global-placement none"
+    weights = ["--weights", str(tmp_path / "classifier")]
+    code, stdout, stderr = call(capsys, *arguments, *changes.split(), *weights, "--out", str(tmp_path / "out"))
+    assert code == 0, stderr
+    assert "U-Net with convneur_m1" in stdout
+    saved = load_segmenter(tmp_path / "out")
+    assert np.array_equal(saved.code.colours, COLOURS)
+    for name, value in saved.model.body.model.state_dict().items():
+        torch.testing.assert_close(value, classifier.state_dict()[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--decoder", "deeplabv3plus"], "output_stride=16 is not supported"),
+        (["--model", "resnet1"], "--model resnet1 is unknown"),
+        (["--weights", "nowhere"], "nowhere"),
+        (["--decoder-channels", "16"], "give a multiple of that"),
+        (["--epochs", "0"], "--epochs 0 is out of range"),
+        (["--augment.crop", "0", "64"], "--augment.crop 0 is out of range"),
+        (["--augment.scales", "2", "1"], "--augment.scales 2.0 1.0 is no range"),
+        (["--loss.hard", "0"], "--loss.hard 0.0 is no share"),
+        (["--inference.window", "64"], "make it larger"),
+        (["--fit.strategy", "fsdp2"], "fsdp2"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_in_one_line(scenes, tmp_path, capsys, arguments, told):
+    out = tmp_path / "out"
+    code, _, stderr = call(
+        capsys, "train", "segmentation", "--data", str(scenes), "--out", str(out), *SMALL, *arguments
+    )
+    lines = [line for line in stderr.splitlines() if line.startswith("convneur:")]
+    assert code == 2
+    assert len(lines) == 1
+    assert told in lines[0]
+    assert not (out / "checkpoints").exists()
