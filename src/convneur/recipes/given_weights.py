@@ -17,12 +17,21 @@ PRETRAINED = "pretrained"
 M = TypeVar("M", bound=nn.Module)
 
 
-def start_from(create: Callable[..., M], body: str, config: RunConfig, backbone: Mapping[str, Any]) -> M:
+def body_of(detector: nn.Module) -> nn.Module:
+    """The backbone of a detector."""
+    pyramid: Any = detector.get_submodule("backbone")
+    body: nn.Module = pyramid.body
+    return body
+
+
+def start_from(
+    create: Callable[..., M], find: Callable[[M], nn.Module], config: RunConfig, backbone: Mapping[str, Any]
+) -> M:
     """Create a model with the weights that ``config`` names: those of its backbone at least, and whatever else fits.
 
     Args:
         create: Makes the model; takes arguments of a backbone in the place of its own.
-        body: Prefix of the backbone's tensors in the model.
+        find: The backbone in the model.
         config: ``model`` and ``weights``: a run or folder of a classifier, detector or segmentation model of ours; for
             our variants, what `convneur.from_convnext` takes; for others of timm, ``pretrained``; None for none.
         backbone: Arguments of a ConvNeur.
@@ -44,7 +53,7 @@ def start_from(create: Callable[..., M], body: str, config: RunConfig, backbone:
     model = create()
     if config.weights is None:
         return model
-    wanted = model.state_dict()
+    wanted, body = model.state_dict(), _prefix(model, find(model))
     # Batch norms that are frozen in one of the two have no count of batches, which nothing follows from.
     own = {name for name in wanted if name.startswith(body) and not name.endswith("num_batches_tracked")}
     given = _given(config, body, backbone)
@@ -59,15 +68,22 @@ def start_from(create: Callable[..., M], body: str, config: RunConfig, backbone:
     return model
 
 
+def _prefix(model: nn.Module, part: nn.Module) -> str:
+    """Of the names of a part's tensors."""
+    return next(f"{name}." for name, module in model.named_modules() if module is part)
+
+
 def _given(config: RunConfig, body: str, backbone: Mapping[str, Any]) -> Mapping[str, Tensor]:
     """Weights, named as in the model."""
     assert config.weights is not None
     whole: nn.Module | None = None
     theirs = ""
     if detector_folder(config.weights) is not None:
-        whole, theirs = load_detector(config.weights).model, "backbone.body."
+        whole = load_detector(config.weights).model
+        theirs = _prefix(whole, body_of(whole))
     elif segmenter_folder(config.weights) is not None:
-        whole, theirs = load_segmenter(config.weights).model, "net.encoder.model."
+        segmenter = load_segmenter(config.weights).model
+        whole, theirs = segmenter, _prefix(segmenter, segmenter.body)
     if whole is not None:
         return {
             body + name.removeprefix(theirs) if name.startswith(theirs) else name: value

@@ -17,7 +17,7 @@ from convneur.data.unreadable import Unreadable
 from convneur.engine.fit import Curve, fit, resume_from
 from convneur.models import VARIANTS
 from convneur.recipes.detection import DetectionRecipe
-from convneur.recipes.given_weights import PRETRAINED, start_from
+from convneur.recipes.given_weights import PRETRAINED, body_of, start_from
 from convneur.recipes.runs import Length, RunConfig, check_free, claim, final_weights, is_first, names_hash
 from convneur.tasks.detection import DetectorKind, create_detector
 from convneur.tasks.detection.models import WITH_MASKS
@@ -190,4 +190,4 @@ def _detector(config: TrainDetectorConfig, classes: int) -> tuple[nn.Module, dic
     def create(**backbone: Any) -> nn.Module:
         return create_detector(**arguments | ({"backbone_args": backbone} if backbone else {}))
 
-    return start_from(create, "backbone.body.", config, recipe.backbone.arguments()), arguments
+    return start_from(create, body_of, config, recipe.backbone.arguments()), arguments

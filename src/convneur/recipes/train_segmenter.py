@@ -28,7 +28,7 @@ from convneur.tasks.segmentation.task import Segmentation
 
 # What segmentation-models-pytorch calls the width of each decoder
 WIDTHS: dict[str, tuple[str, ...]] = {
-    "semantic_fpn": ("decoder_pyramid_channels", "decoder_segmentation_channels"),
+    "semantic_fpn": ("pyramid_channels", "channels"),
     "upernet": ("decoder_channels",),
     "segformer": ("decoder_segmentation_channels",),
     "deeplabv3plus": ("decoder_channels",),
@@ -197,7 +197,7 @@ def _segmenter(config: TrainSegmenterConfig, classes: int) -> tuple[Segmenter, d
     def create(**backbone: Any) -> Segmenter:
         return create_segmenter(**arguments | ({"backbone_args": backbone} if backbone else {}))
 
-    return start_from(create, "net.encoder.model.", config, recipe.backbone.arguments()), arguments
+    return start_from(create, lambda made: made.body, config, recipe.backbone.arguments()), arguments
 
 
 def _counts(source: PixelSource, max_pixels: int, console: Console) -> list[int]:

@@ -53,7 +53,7 @@ def test_tiles_say_what_the_whole_says_where_the_model_sees_no_further_than_the_
 
 
 def test_images_of_any_size_are_padded_inside():
-    model = create_segmenter("semantic_fpn", num_classes=4, backbone_args=TINY, decoder_pyramid_channels=16).eval()
+    model = create_segmenter("semantic_fpn", num_classes=4, backbone_args=TINY, pyramid_channels=32, channels=32).eval()
     images = torch.randn(2, 3, 70, 101)
     with torch.inference_mode():
         logits = model(images)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from convneur.tasks.segmentation import create_segmenter, parameter_groups
 
@@ -47,3 +48,12 @@ def test_groups_and_frozen_stages():
     assert {group["lr"] for name, group in groups.items() if name.startswith("global")} < {
         1e-4 * 0.5**n for n in range(9)
     }
+
+
+def test_semantic_fpn_costs_what_it_does_as_published():
+    """M2 at 512 x 2048 px is published with 106 GMACs; the pyramid's own convolutions are half of that."""
+    with torch.device("meta"):
+        model, images = create_segmenter("semantic_fpn", "convneur_m2", 150).eval(), torch.empty(1, 3, 512, 2048)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(images)
+    assert counter.get_total_flops() / 2e9 == pytest.approx(106, rel=0.04)

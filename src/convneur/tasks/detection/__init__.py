@@ -2,9 +2,10 @@
 
 from convneur.tasks.bodies import freeze_stages
 from convneur.tasks.detection.cascade import CascadeRoIHeads
+from convneur.tasks.detection.learning import parameter_groups
 from convneur.tasks.detection.models import DetectorKind, create_detector
-from convneur.tasks.detection.pyramid import FeaturePyramid, parameter_groups
 from convneur.tasks.detection.saved import load_detector, save_detector
+from convneur.tasks.pyramid import FeaturePyramid
 
 __all__ = [
     "CascadeRoIHeads",

@@ -16,7 +16,7 @@ from convneur.memory import Linear
 from convneur.tasks.bodies import freeze_stages
 from convneur.tasks.detection.cascade import IOUS, CascadeRoIHeads, cascade_stage
 from convneur.tasks.detection.pasting import PastingTransform
-from convneur.tasks.detection.pyramid import STRIDES, FeaturePyramid
+from convneur.tasks.pyramid import STRIDES, FeaturePyramid
 
 DetectorKind = Literal["faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet", "fcos"]
 WITH_MASKS = ("mask_rcnn", "cascade_mask_rcnn")

@@ -13,9 +13,9 @@ from convneur.data.objects import ObjectImages
 from convneur.engine.optim import OptimConfig
 from convneur.tasks.base import Task
 from convneur.tasks.detection.evaluation import judge
+from convneur.tasks.detection.learning import boxes_in_full_precision, parameter_groups
 from convneur.tasks.detection.metrics import coco_results, require_counter
 from convneur.tasks.detection.pasting import masks_of_boxes
-from convneur.tasks.detection.pyramid import boxes_in_full_precision, parameter_groups
 
 
 class Detection(Task):

@@ -1,4 +1,4 @@
-"""segmentation-models-pytorch's decoders on any timm backbone, for images of any size.
+"""Semantic FPN, and segmentation-models-pytorch's decoders, on any timm backbone, for images of any size.
 
 Shape letters: B batch, K classes, H W pixels of the image.
 """
@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convneur.tasks.bodies import body_and_head_groups, check_any_size, freeze_stages
+from convneur.tasks.segmentation.semantic_fpn import SemanticFPN
 
 DecoderName = Literal["semantic_fpn", "upernet", "unet", "segformer", "deeplabv3plus"]
 CLASSES = {
-    "semantic_fpn": "FPN",  # Kirillov et al., CVPR 2019
     "upernet": "UPerNet",  # Xiao et al., ECCV 2018
     "unet": "Unet",
     "segformer": "Segformer",
@@ -25,10 +25,10 @@ NEEDS = "segmentation needs the package segmentation-models-pytorch; pip install
 
 
 class Segmenter(nn.Module):
-    """A model of segmentation-models-pytorch that takes images of any size.
+    """A model that takes images of any size.
 
     Args:
-        net: The model; its ``encoder`` is of timm.
+        net: A `SemanticFPN`, or a model of segmentation-models-pytorch whose ``encoder`` is of timm.
         stride: Sides that it takes are multiples of this.
     """
 
@@ -39,9 +39,9 @@ class Segmenter(nn.Module):
     @property
     def body(self) -> nn.Module:
         """The backbone, that gives maps."""
-        encoder: Any = self.net.encoder
-        model: nn.Module = encoder.model
-        return model
+        net: Any = self.net
+        body: nn.Module = net.pyramid.body if isinstance(net, SemanticFPN) else net.encoder.model
+        return body
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) -> logits (B, K, H, W); padded inside to multiples of the stride."""
@@ -68,7 +68,8 @@ def create_segmenter(
         num_classes: K.
         frozen_stages: As for `convneur.tasks.bodies.freeze_stages`.
         backbone_args: Of the timm model.
-        **arguments: Of the class of segmentation-models-pytorch, such as ``decoder_channels`` of UPerNet.
+        **arguments: Of `SemanticFPN`, or of the class of segmentation-models-pytorch, such as ``decoder_channels`` of
+            UPerNet.
 
     Raises:
         ValueError: For an unknown decoder or backbone, or a pair that does not go together: DeepLabV3+ needs maps of
@@ -79,18 +80,23 @@ def create_segmenter(
         raise ValueError(f"decoder={decoder!r} is not known; use one of {', '.join(get_args(DecoderName))}")
     if not timm.is_model(backbone):
         raise ValueError(f"backbone={backbone!r} is no model of timm; see timm.list_models()")
+    given = dict(backbone_args or {})
+    check_any_size(backbone, given)
+    if decoder == "semantic_fpn":
+        return _frozen(Segmenter(SemanticFPN(backbone, num_classes, **arguments, **given)), frozen_stages)
     try:
         import segmentation_models_pytorch as smp
     except ImportError as error:
         raise ImportError(NEEDS) from error
-    given = dict(backbone_args or {})
-    check_any_size(backbone, given)
     weights = True if given.pop("pretrained", False) else None
     made = getattr(smp, CLASSES[decoder])(
         encoder_name=f"tu-{backbone}", encoder_weights=weights, classes=num_classes, **given, **arguments
     )
-    segmenter = Segmenter(made)
-    freeze_stages(segmenter.body, frozen_stages)
+    return _frozen(Segmenter(made), frozen_stages)
+
+
+def _frozen(segmenter: Segmenter, stages: int) -> Segmenter:
+    freeze_stages(segmenter.body, stages)
     return segmenter
 
 

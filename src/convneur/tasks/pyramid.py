@@ -1,4 +1,4 @@
-"""The maps of a timm backbone as a feature pyramid for torchvision's detectors.
+"""The maps of a timm backbone as a feature pyramid, for torchvision's detectors and for Semantic FPN.
 
 torchvision's own `BackboneWithFPN` runs the children of a model one after the other, which is not what timm's models
 do in their forward pass. Here the model runs itself.
@@ -8,8 +8,7 @@ Shape letters: B batch, C channels, H W pixels of the image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
-from convneur.tasks.bodies import body_and_head_groups, with_maps
+from convneur.tasks.bodies import with_maps
 
 STRIDES = (4, 8, 16, 32)
 
@@ -65,7 +64,7 @@ class FeaturePyramid(nn.Module):
         channels = info.channels()
         self.fpn = FeaturePyramidNetwork([channels[i] for i in self.take], out_channels, extra_blocks, norm_layer)
         self.out_channels = out_channels
-        self.mixed: torch.dtype | None = None  # see `boxes_in_full_precision`
+        self.mixed: torch.dtype | None = None  # see `convneur.tasks.detection.learning`
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Images (B, 3, H, W) -> levels by name: "0" is the finest, what extra blocks add has names of theirs."""
@@ -81,33 +80,3 @@ class FeaturePyramid(nn.Module):
             maps = [each.permute(0, 3, 1, 2) for each in maps]
         levels: dict[str, Tensor] = self.fpn({str(level): maps[i] for level, i in enumerate(self.take)})
         return levels
-
-
-@contextmanager
-def boxes_in_full_precision(detector: nn.Module, device: torch.device) -> Iterator[None]:
-    """Where precision is mixed, mix it in the pyramid only.
-
-    torchvision makes anchors, proposals and targets in the type of the maps and of what the heads say; in bfloat16 the
-    coordinates of a box would be multiples of 8 px from 1024 px on.
-    """
-    pyramid: Any = detector.get_submodule("backbone")
-    if not torch.is_autocast_enabled(device.type):
-        yield
-        return
-    pyramid.mixed = torch.get_autocast_dtype(device.type)
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        pyramid.mixed = None
-
-
-def parameter_groups(
-    model: nn.Module, lr: float, weight_decay: float = 0.05, global_lr_scale: float = 0.1, layer_decay: float = 1.0
-) -> list[dict[str, Any]]:
-    """Groups for an optimizer: those of the backbone of a detector, and of what stands on it.
-
-    The arguments and what comes back are those of `convneur.tasks.bodies.body_and_head_groups`.
-    """
-    pyramid: Any = model.get_submodule("backbone")
-    return body_and_head_groups(model, pyramid.body, lr, weight_decay, global_lr_scale, layer_decay)
