@@ -160,6 +160,10 @@ def test_colours_a_run_of_another_task_and_the_twin(scenes, tmp_path, capsys):
         (["--model", "resnet1"], "--model resnet1 is unknown"),
         (["--weights", "nowhere"], "nowhere"),
         (["--decoder-channels", "16"], "give a multiple of that"),
+        (["--decoder", "unet"], "--decoder-channels is not for U-Net"),
+        (["--decoder", "upernet", "--batch-size", "1"], "--batch-size 1 is too few"),
+        (["--augment.hflip", "2"], "--augment.hflip 2.0 is out of range"),
+        (["--loss.dice", "-1"], "--loss.dice -1.0 is out of range"),
         (["--epochs", "0"], "--epochs 0 is out of range"),
         (["--augment.crop", "0", "64"], "--augment.crop 0 is out of range"),
         (["--augment.scales", "2", "1"], "--augment.scales 2.0 1.0 is no range"),
@@ -178,3 +182,47 @@ def test_what_cannot_be_trained_is_said_in_one_line(scenes, tmp_path, capsys, ar
     assert len(lines) == 1
     assert told in lines[0]
     assert not (out / "checkpoints").exists()
+
+
+def test_nothing_of_somebody_else_is_written_over(trained, scenes, tmp_path, capsys):
+    """--out is the folder of the images; what an earlier prediction made may be replaced."""
+    image = (scenes / "val" / "images" / "0.png").read_bytes()
+    for name in ("a.png", "a-2-overlay.jpg"):
+        (tmp_path / name).write_bytes(image)
+    (tmp_path / "classes.txt").write_text("mine")
+    arguments = ["predict", str(tmp_path / "a.png"), "--model", str(trained), "--out", str(tmp_path)]
+    for _ in range(2):
+        code, _, stderr = call(capsys, *arguments, "--format", "jsonl")
+        assert code == 0, stderr
+    assert (tmp_path / "a.png").read_bytes() == image == (tmp_path / "a-2-overlay.jpg").read_bytes()
+    assert (tmp_path / "classes.txt").read_text() == "mine"
+    made = {"a.png", "a-2-overlay.jpg", "a-3.png", "a-3-overlay.jpg", "classes.txt", "classes-2.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == made | {".convneur-predict"}
+
+
+@pytest.mark.parametrize(
+    "change", [{"pretrained": True}, {"checkpoint_path": "/etc/passwd"}, {"backbone": "hf-hub:x/y"}]
+)
+def test_what_would_fetch_something_is_refused(trained, tmp_path, change):
+    config = json.loads((trained / "model" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"segmenter": config["segmenter"] | change}))
+    shutil.copy(trained / "model" / "model.safetensors", tmp_path)
+    with pytest.raises(ValueError, match=r"is none of its settings|is no model of timm"):
+        load_segmenter(tmp_path)
+
+
+def test_odd_training_masks_are_in_the_report(trained):
+    numbers = json.loads((trained / "metrics.json").read_text())
+    assert {name.rsplit("/", 1)[-1]: count for name, count in numbers["odd"].items()} == {"1.png": 4}
+    assert "Odd masks" in (trained / "report.html").read_text()
+
+
+def test_sizes_and_parts_that_are_none(trained, scenes, tmp_path, capsys):
+    arguments = ["eval", "--model", str(trained), "--data", str(scenes), "--out", str(tmp_path)]
+    for more, told in (
+        (["--image-size", "-1"], "--image-size -1 is out of range"),
+        (["--part", "test"], "for detectors"),
+    ):
+        code, _, stderr = call(capsys, *arguments, *more)
+        assert code == 2
+        assert told in stderr

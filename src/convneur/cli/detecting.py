@@ -15,7 +15,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import nn
 
-from convneur.cli.running import free_name, last_words, names_in, other_classes
+from convneur.cli.running import Outputs, last_words, other_classes, tell_notes
 from convneur.data.decode import MAX_PIXELS, decode_image
 from convneur.data.loading import Pictures, default_workers
 from convneur.data.module import in_order
@@ -189,6 +189,7 @@ def evaluate_saved(
     with console.status(f"Loading {model}"):
         saved = open_detector(model, image_size)
     source = open_objects(data, part, saved.classes)
+    tell_notes(source.notes, console)
     if saved.classes != source.classes:
         raise ValueError(other_classes(saved.classes, source.classes))
     out.mkdir(parents=True, exist_ok=True)
@@ -233,8 +234,8 @@ def find_objects(
     rows: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
     unreadable: list[tuple[str, str]] = []
-    out.mkdir(parents=True, exist_ok=True)
-    taken = names_in(out, files)
+    outputs = Outputs(out)
+    (written,) = outputs.free("detections", [".json"])
     with Progress(console=console, transient=True) as progress, torch.inference_mode():
         for batch in progress.track(loader, len(loader), description="predicting"):
             unreadable += batch.unreadable
@@ -247,11 +248,11 @@ def find_objects(
             own = coco_results(index + 1, found, saved.category_ids, (image.shape[1], image.shape[2]))
             results += [each | {"file_name": name} for each in own]
             sure = [each for each in own if each["score"] >= score]
-            picture = out / f"{free_name(Path(name).stem, taken)}.png"
+            (picture,) = outputs.free(Path(name).stem, [".png"])
             shown = decode_image(images.read(index), max_pixels)
             draw_found(shown, sure, saved.classes, saved.category_ids).save(picture)
             rows.append({"file": name, "picture": str(picture), "objects": _objects(sure, saved)})
-    write_atomic(out / "detections.json", json.dumps(results) + "\n")
+    write_atomic(written, json.dumps(results) + "\n")
     return rows, unreadable
 
 

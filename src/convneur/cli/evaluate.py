@@ -1,4 +1,4 @@
-"""``convneur eval``: judge a classifier or a detector on labelled images."""
+"""``convneur eval``: judge a classifier, a detector or a segmentation model on labelled images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import tyro
 
-from convneur.cli.running import other_classes
+from convneur.cli.running import check_size, other_classes
 
 
 def eval_(
@@ -38,8 +38,8 @@ def eval_(
             file of convneur export.
         data: As for convneur train; its validation images are used.
         out: Folder for metrics.json and report.html.
-        image_size: Pixels a side, of a detector's images the shorter one; what the model was made for if not given. A
-            classifier is tried at 0.75 and 1.5 times that, too.
+        image_size: Pixels a side, of a detector's or segmentation model's images the shorter one (0: of the latter, as
+            they are); what the model was made for if not given. A classifier is tried at 0.75 and 1.5 times that, too.
         batch_size: Images at a time, for a classifier.
         workers: Processes that load images; as many as suit the machine if not given.
         val_share: Share that is held out where the data has no validation images; that of training if not given.
@@ -61,23 +61,26 @@ def eval_(
         from convneur.tasks.detection.saved import detector_folder
         from convneur.tasks.segmentation.saved import segmenter_folder
 
-    if image_size is not None and image_size < 1:
-        raise ValueError(f"--image-size {image_size} is out of range; give at least 1")
     command = " ".join(["convneur", *sys.argv[1:]])
     max_pixels = round(max_megapixels * 1e6)
     if detector_folder(model) is not None:
         from convneur.cli.detecting import evaluate_saved
 
+        check_size(image_size)
         return evaluate_saved(model, data, out, console, command, image_size, workers, max_pixels, part)
     run = run_settings(Path(model), data)
     share, chosen = run.get("val_share", 0.2) if val_share is None else val_share, run.get("seed", 0)
     if segmenter_folder(model) is not None:
         from convneur.cli import segmenting
 
+        check_size(image_size, least=0)
+        if part != "val":
+            raise ValueError(f"--part {part} is for detectors; give a folder whose val/ has the images to judge by")
         changes = segmenting.changes_of(image_size, window, scales, flip)
         return segmenting.evaluate_saved(
             model, data, out, console, command, changes, workers, max_pixels, share, chosen if seed is None else seed
         )
+    check_size(image_size)
     with console.status(f"Loading {model}"):
         loaded, config, labels = open_model(model)
     source = open_source(data, share, chosen if seed is None else seed)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from convneur.cli.running import check_size
+
 if TYPE_CHECKING:
     from rich.console import Console
     from torch import Tensor
@@ -46,7 +48,8 @@ def predict(
         top_k: Answers per image, of a classifier.
         batch_size: Images at a time, for a classifier.
         workers: Processes that load images; as many as suit the machine if not given.
-        image_size: Pixels a side, of a detector's images the shorter one; what the model was made for if not given.
+        image_size: Pixels a side, of a detector's or segmentation model's images the shorter one (0: of the latter, as
+            they are); what the model was made for if not given.
         max_megapixels: Larger images are not read.
         score: Of a detector: from which a detection is drawn and told.
         out: Folder for the pictures of a detector or a segmentation model; for detections.json with all detections in
@@ -58,8 +61,8 @@ def predict(
     from rich.console import Console
 
     console = Console(stderr=True)
-    for flag, value in (("top-k", top_k), ("batch-size", batch_size), ("image-size", image_size)):
-        if value is not None and value < 1:
+    for flag, value in (("top-k", top_k), ("batch-size", batch_size)):
+        if value < 1:
             raise ValueError(f"--{flag} {value} is out of range; give at least 1")
     if not 0 <= score <= 1:
         raise ValueError(f"--score {score} is out of range; give 0 to 1")
@@ -77,6 +80,8 @@ def predict(
         from convneur.tasks.evaluation import device_for
         from convneur.tasks.segmentation.saved import segmenter_folder
 
+    if segmenter_folder(model) is None:
+        check_size(image_size)
     if detector_folder(model) is not None:
         from convneur.cli.detecting import find_objects
 
@@ -87,6 +92,7 @@ def predict(
     if segmenter_folder(model) is not None:
         from convneur.cli import segmenting
 
+        check_size(image_size, least=0)
         changes = segmenting.changes_of(image_size, window, None, flip)
         rows, unreadable = segmenting.mark_images(files, model, out, console, changes, max_pixels)
         _print_pixels(rows, format)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from convneur.cli.running import free_name, last_words, names_in, other_classes
+from convneur.cli.running import Outputs, last_words, other_classes, tell_notes
 from convneur.data.decode import MAX_PIXELS, UnreadableImageError, decode_image
 from convneur.data.loading import Pictures, default_workers
 from convneur.data.module import in_order
@@ -108,9 +108,10 @@ def write_judged_segmenter(
     numbers = {
         "model": judged.name,
         "images": len(told.indices),
-        "miou": told.scores.miou,
-        "pixel_accuracy": told.scores.pixel_accuracy,
-        "mean_accuracy": told.scores.mean_accuracy,
+        **_by_class(
+            ("miou", "pixel_accuracy", "mean_accuracy"),
+            (told.scores.miou, told.scores.pixel_accuracy, told.scores.mean_accuracy),
+        ),
         "iou": _by_class(classes, told.scores.iou.tolist()),
         "boundary_f": _by_class(classes, told.boundary.tolist()),
         "confusion": told.confusion.tolist(),
@@ -172,6 +173,7 @@ def evaluate_saved(
     with console.status(f"Loading {model}"):
         saved = load_segmenter(model)
     source = open_pixels(data, val_share, seed)
+    tell_notes(source.notes, console)
     if list(saved.code.classes) != list(source.code.classes):
         raise ValueError(other_classes(saved.code.classes, source.code.classes))
     out.mkdir(parents=True, exist_ok=True)
@@ -227,9 +229,9 @@ def mark_images(
     saved.model.to(device)
     rows: list[dict[str, Any]] = []
     unreadable: list[tuple[str, str]] = []
-    taken = names_in(out, files)
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomic(out / "classes.txt", "\n".join(saved.code.classes) + "\n")
+    outputs = Outputs(out)
+    (names,) = outputs.free("classes", [".txt"])
+    write_atomic(names, "\n".join(saved.code.classes) + "\n")
     with Progress(console=console, transient=True) as progress:
         for file in progress.track(files, len(files), description="predicting"):
             try:
@@ -239,8 +241,7 @@ def mark_images(
                 continue
             pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
             labels = segment(saved.model, pixels, how, device).numpy()
-            name = free_name(Path(file).stem, taken)
-            mask, shown = out / f"{name}.png", out / f"{name}-overlay.jpg"
+            mask, shown = outputs.free(Path(file).stem, [".png", "-overlay.jpg"])
             saved.code.picture(labels).save(mask)
             overlay(picture, labels, saved.code).save(shown, quality=90)
             counts = np.bincount(labels.ravel(), minlength=IGNORED + 1)[: len(saved.code.classes)]

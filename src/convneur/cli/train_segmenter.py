@@ -100,5 +100,6 @@ def _finish(trained: TrainedSegmenter, config: TrainSegmenterConfig, options: Ru
         config.strict,
     )
     write_atomic(out / "model" / "README.md", segmenting.segmenter_card(judged, command))
+    judged.told.odd |= trained.odd
     segmenting.write_judged_segmenter(out, judged, command, trained.curve, trained.unreadable)
     segmenting.tell_segmenter(judged, options.written())

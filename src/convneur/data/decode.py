@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -34,23 +35,29 @@ def decode_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Im
         UnreadableImageError: If it cannot be read; one line that says why.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is our own
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                if image.width * image.height > max_pixels:
-                    raise UnreadableImageError(
-                        f"{image.width} x {image.height} px is more than the limit of {max_pixels / 1e6:g} megapixels"
-                    )
-                return _as_seen(image)
+        with unlimited_pixels(), Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            if image.width * image.height > max_pixels:
+                raise UnreadableImageError(
+                    f"{image.width} x {image.height} px is more than the limit of {max_pixels / 1e6:g} megapixels"
+                )
+            return _as_seen(image)
     except UnreadableImageError:
         raise
-    except Image.DecompressionBombError as error:
-        raise UnreadableImageError(f"more than the limit of {max_pixels / 1e6:g} megapixels") from error
     except UnidentifiedImageError as error:
         raise UnreadableImageError(_empty(source) or "not an image, or of a format that is not known") from error
     except Exception as error:  # damaged files raise anything from SyntaxError to struct.error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnreadableImageError(reason) from error
+
+
+@contextmanager
+def unlimited_pixels() -> Iterator[None]:
+    """Put Pillow's own limit aside, which is looked at when a file is opened: ours may be larger, and says so."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _empty(source: Path | str | bytes) -> str | None:

@@ -30,7 +30,7 @@ class PixelAugmentConfig:
     """How training images and their masks are varied.
 
     Attributes:
-        scales: Least and largest factor that images are resized by.
+        scales: Least and largest factor that images are resized by, over ``inference.size`` if there is one.
         crop: Height and width of what is cropped then.
         most: Largest share of a crop that one class may have; drawn anew until then, ten times at most.
         hflip: Probability of left for right.
@@ -70,7 +70,7 @@ class SegmentationRecipe:
     Attributes:
         epochs: Passes over the training images.
         batch_size: Images per batch of one process.
-        decoder_channels: Width of the decoder; 0 for what its library has.
+        decoder_channels: Width of the decoder; 0 for what it has by itself, which is all that U-Net takes.
         frozen_stages: Of the backbone, that learn nothing; the stem counts as the first.
         ema: Decay of the average of the weights that is kept; 0 for none.
         backbone: The backbone, where it is a ConvNeur.

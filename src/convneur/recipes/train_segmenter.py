@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 
 from convneur.data.decode import decode_image
-from convneur.data.semantic import IGNORED, MaskError, PixelSource, open_pixels
+from convneur.data.semantic import IGNORED, PixelSource, open_pixels
 from convneur.data.semantic.loading import PixelData, pixel_transform
 from convneur.data.unreadable import Unreadable
 from convneur.engine.fit import Curve, fit, resume_from
@@ -26,7 +26,7 @@ from convneur.tasks.segmentation.inference import Inference
 from convneur.tasks.segmentation.losses import SegmentationLoss, balanced_weights
 from convneur.tasks.segmentation.task import Segmentation
 
-# What segmentation-models-pytorch calls the width of each decoder
+# Arguments that are the width of each decoder
 WIDTHS: dict[str, tuple[str, ...]] = {
     "semantic_fpn": ("pyramid_channels", "channels"),
     "upernet": ("decoder_channels",),
@@ -67,6 +67,7 @@ class TrainedSegmenter:
         source: The images.
         inference: How the model is asked.
         unreadable: Files that could not be used, and why.
+        odd: Training masks with pixels of no class, and how many.
     """
 
     model: Segmenter
@@ -75,6 +76,7 @@ class TrainedSegmenter:
     source: PixelSource
     inference: Inference
     unreadable: dict[str, str]
+    odd: dict[str, int]
 
 
 def train_segmenter(config: TrainSegmenterConfig, out: Path, resume: bool, console: Console) -> TrainedSegmenter | None:
@@ -103,7 +105,9 @@ def train_segmenter(config: TrainSegmenterConfig, out: Path, resume: bool, conso
     for note in source.notes if first else ():
         console.print(note, style="yellow", soft_wrap=True)
     augment = recipe.augment
-    transform = pixel_transform(augment.crop, augment.scales, augment.hflip, augment.color_jitter, augment.most)
+    transform = pixel_transform(
+        augment.crop, augment.scales, augment.hflip, augment.color_jitter, augment.most, recipe.inference.size
+    )
     data = PixelData(source, transform, recipe.batch_size, config.strict, **config.loading(recipe.fit))
     torch.manual_seed(config.seed)
     model, arguments = _segmenter(config, len(source.code.classes))
@@ -148,7 +152,7 @@ def train_segmenter(config: TrainSegmenterConfig, out: Path, resume: bool, conso
     final = create_segmenter(**arguments)
     final.load_state_dict(final_weights(out, bool(recipe.ema), console))
     final.eval()
-    return TrainedSegmenter(final, arguments, curve, source, inference, unreadable.found)
+    return TrainedSegmenter(final, arguments, curve, source, inference, unreadable.found, unreadable.odd)
 
 
 def _check_numbers(config: TrainSegmenterConfig) -> None:
@@ -160,7 +164,12 @@ def _check_numbers(config: TrainSegmenterConfig) -> None:
             "batch-size": recipe.batch_size,
             "augment.crop": min(recipe.augment.crop),
         },
-        {"decoder-channels": recipe.decoder_channels, "frozen-stages": recipe.frozen_stages},
+        {
+            "decoder-channels": recipe.decoder_channels,
+            "frozen-stages": recipe.frozen_stages,
+            "loss.dice": recipe.loss.dice,
+            "augment.color-jitter": recipe.augment.color_jitter,
+        },
     )
     low, high = recipe.augment.scales
     if not 0 < low <= high:
@@ -170,6 +179,16 @@ def _check_numbers(config: TrainSegmenterConfig) -> None:
             f"--decoder-channels {recipe.decoder_channels}: norms of Semantic FPN take channels in groups of 32; give "
             "a multiple of that"
         )
+    if config.decoder == "unet" and recipe.decoder_channels:
+        raise ValueError("--decoder-channels is not for U-Net, which has widths of its own; give 0")
+    if recipe.batch_size == 1 and config.decoder in ("upernet", "deeplabv3plus"):
+        raise ValueError(
+            f"--batch-size 1 is too few for the norms of {config.decoder}, which see a pixel an image; give at least 2"
+        )
+    shares = {"augment.hflip": recipe.augment.hflip, "augment.most": recipe.augment.most}
+    for flag, share in shares.items():
+        if not 0 <= share <= 1:
+            raise ValueError(f"--{flag} {share} is out of range; give 0 to 1")
     if not 0 < recipe.loss.hard <= 1:
         raise ValueError(f"--loss.hard {recipe.loss.hard} is no share of the pixels; give more than 0, at most 1")
     if recipe.fit.strategy == "fsdp2":
@@ -208,7 +227,7 @@ def _counts(source: PixelSource, max_pixels: int, console: Console) -> list[int]
         try:
             picture = decode_image(images.read(index), max_pixels)
             labels, _ = source.code.decode(images.masks.read(index), (picture.height, picture.width))
-        except (MaskError, ValueError, OSError):
+        except (ValueError, OSError):
             continue
         counts += np.bincount(labels.ravel(), minlength=IGNORED + 1)
     found: list[int] = counts[: len(source.code.classes)].tolist()

@@ -17,7 +17,17 @@ from convneur.files import replace_folder
 M = TypeVar("M", bound=nn.Module)
 
 # Of a backbone's arguments, those that would have timm fetch weights: they are in the file beside.
-FETCHING = ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+FETCHING = (
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "pretrained_strict",
+    "checkpoint_path",
+    "cache_dir",
+    "encoder_weights",
+    "weights",
+    "weights_backbone",
+)
 
 
 def find_model(source: str | Path, key: str) -> Path | None:
@@ -84,7 +94,11 @@ def bring_back(folder: Path, create: Callable[..., M], arguments: Mapping[str, A
         if not timm.is_model(backbone):  # hf-hub: and the like would fetch something
             raise ValueError(f"{backbone} is no model of timm")
         given = dict(arguments.get("backbone_args") or {})
-        kept = {**arguments, "backbone_args": {name: given[name] for name in given if name not in FETCHING}}
+        for name in FETCHING:
+            if name in arguments:  # timm would be handed it, too
+                raise ValueError(f"{name} is none of its settings")
+            given.pop(name, None)
+        kept = {**arguments, "backbone_args": given}
         model = create(**kept)
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except ImportError:

@@ -2,12 +2,17 @@
 
 import io
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torchvision import tv_tensors
 
 from convneur.data.semantic import IGNORED, MaskCode, MaskError, open_pixels
+from convneur.data.semantic.loading import MEAN, STD, ScaleAndCrop, pixel_transform
 from convneur.data.semantic.masks import some_colours
 from convneur.data.semantic.sources import CITYSCAPES
 from tests.data.semantic.builders import CLASSES, COLOURS, scene, write_scenes
@@ -187,3 +192,114 @@ def test_camvid_is_read(data_dir):
     assert labels.shape == (360, 480)
     assert unknown == 0
     assert set(np.unique(labels)) <= set(range(11)) | {IGNORED}
+
+
+def test_a_binary_mask_of_0_and_255_is_no_mask_of_nothing():
+    two = MaskCode(("background", "object"), COLOURS[:2])
+    content = png(np.array([[0, 255, 255]], np.uint8))
+    with pytest.raises(MaskError, match="the mask has 0 and 255, and 255 counts nowhere"):
+        two.decode(content, (1, 3))
+    black_and_white = MaskCode(("background", "object"), np.array([[0] * 3, [255] * 3], np.uint8), coloured=True)
+    assert black_and_white.decode(content, (1, 3))[0].tolist() == [[0, 1, 1]]
+
+
+def test_a_mask_is_turned_as_its_picture_is():
+    labels = scene(0)[1]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned, _ = CODE.decode(png(labels, exif=exif), labels.shape[::-1])
+    assert np.array_equal(turned, np.rot90(labels, -1))
+
+
+@pytest.mark.parametrize(("bits", "number"), [(1, 1), (2, 2), (4, 2)])
+def test_masks_of_few_bits_keep_their_numbers(bits, number):
+    values = np.array([[0, 1, number, 0]], np.uint8)
+    image = Image.fromarray(values, "P")
+    image.putpalette([0, 0, 0, 255, 255, 255, 9, 9, 9])
+    buffer = io.BytesIO()
+    image.save(buffer, "png", bits=bits)
+    assert CODE.decode(buffer.getvalue(), (1, 4))[0].tolist() == values.tolist()
+
+
+def test_grey_masks_of_two_bits_keep_their_numbers():
+    """Pillow spreads them over a byte; it cannot write them, so the file is put together here."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = struct.pack(">IIBBBBB", 4, 1, 2, 0, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head)
+    content += chunk(b"IDAT", zlib.compress(bytes([0, 0b00011000]))) + chunk(b"IEND", b"")
+    assert CODE.decode(content, (1, 4))[0].tolist() == [[0, 1, 2, 0]]
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (np.zeros((1, 4, 2), np.uint8), "has 2 channels"),
+        (np.array([[0, 0.5, 1, 0]], np.float32), "numbers that are not whole"),
+        (np.array([[0, np.nan, 1, 0]], np.float32), "numbers that are not whole"),
+    ],
+)
+def test_masks_of_other_kinds_are_refused(values, told):
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "tiff" if values.dtype == np.float32 else "png")
+    with pytest.raises(MaskError, match=told):
+        CODE.decode(buffer.getvalue(), (1, 4))
+
+
+def test_large_numbers_are_no_class():
+    values = np.array([[0, 65537, -1, 1]], np.int32)
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "tiff")
+    labels, unknown = CODE.decode(buffer.getvalue(), (1, 4))
+    assert labels.tolist() == [[0, IGNORED, IGNORED, 1]]
+    assert unknown == 2
+
+
+def test_a_folder_with_names_of_its_own_is_not_ade20k(tmp_path):
+    root = write_scenes(tmp_path / "a")
+    for split, name in (("train", "training"), ("val", "validation")):
+        for part, other in (("images", "images"), ("masks", "annotations")):
+            (tmp_path / "b" / other).mkdir(parents=True, exist_ok=True)
+            shutil.copytree(root / split / part, tmp_path / "b" / other / name)
+    (tmp_path / "b" / "classes.txt").write_text("\ufeff" + "\n".join(CLASSES), encoding="utf-8")
+    source = open_pixels(tmp_path / "b")
+    assert list(source.code.classes) == list(CLASSES)
+    assert np.array_equal(read(source)[0], scene(0)[1])
+    (tmp_path / "b" / "classes.txt").write_text("road\nroad\n")
+    with pytest.raises(ValueError, match="names 'road' twice"):
+        open_pixels(tmp_path / "b")
+
+
+def test_pictures_and_masks_stay_in_step():
+    """Scaled, cropped, mirrored: every pixel has the colour of its class, or counts nowhere."""
+    _, labels = scene(3)
+    flat = tv_tensors.Image(torch.from_numpy(COLOURS[np.where(labels == IGNORED, 0, labels)]).permute(2, 0, 1))
+    colours = (torch.from_numpy(COLOURS).float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
+    shares = []
+    for _ in range(10):
+        image, mask = pixel_transform((48, 80), (0.7, 1.6))(flat, tv_tensors.Mask(torch.from_numpy(labels)))
+        assert image.shape == (3, 48, 80)
+        counted = mask != IGNORED
+        near = (image.permute(1, 2, 0)[counted] - colours[mask[counted].long()]).abs().max(1).values < 0.3
+        shares.append(float(near.float().mean()))
+    assert min(shares) > 0.9  # edges are blurred
+
+
+def test_crops_of_a_single_class_are_drawn_anew():
+    labels = np.zeros((64, 400), np.uint8)
+    labels[:, 300:] = 1
+    image = tv_tensors.Image(torch.zeros(3, 64, 400, dtype=torch.uint8))
+    crop = ScaleAndCrop((1.0, 1.0), (64, 64), most=0.75)
+    found = [float((crop(image, tv_tensors.Mask(torch.from_numpy(labels)))[1] == 1).float().mean()) for _ in range(40)]
+    plain = ScaleAndCrop((1.0, 1.0), (64, 64))
+    some = [float((plain(image, tv_tensors.Mask(torch.from_numpy(labels)))[1] == 1).float().mean()) for _ in range(40)]
+    assert sum(0.25 <= each <= 0.75 for each in found) > 2 * sum(0.25 <= each <= 0.75 for each in some)
+
+
+def test_scales_are_over_the_size_of_evaluation():
+    image = tv_tensors.Image(torch.zeros(3, 200, 300, dtype=torch.uint8))
+    mask = tv_tensors.Mask(torch.ones(200, 300, dtype=torch.uint8))
+    _, cropped = ScaleAndCrop((1.0, 1.0), (100, 100), usual=50)(image, mask)
+    assert int((cropped == 1).sum()) == 50 * 75

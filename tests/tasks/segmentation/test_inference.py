@@ -80,9 +80,17 @@ def test_scales_and_mirrors_are_averaged():
 
 @pytest.mark.parametrize("window", [0, 40])
 def test_what_is_resized_comes_back_in_its_own_size(window):
-    labels = segment(local_model(1), picture(90, 130), Inference(size=45, window=window, margin=4), CPU)
+    pixels = torch.zeros(3, 90, 130, dtype=torch.uint8)
+    pixels[0, :, 60:] = 255  # half of it is red
+    red = nn.Conv2d(3, 2, 1)
+    with torch.no_grad():
+        red.weight.copy_(torch.tensor([[0.0, 0, 0], [1, 0, 0]])[..., None, None])
+        red.bias.zero_()
+    labels = segment(red.eval(), pixels, Inference(size=45, window=window, margin=4), CPU)
     assert labels.shape == (90, 130)
     assert labels.dtype == torch.uint8
+    assert not labels[:, :58].any()
+    assert labels[:, 62:].all()
 
 
 def test_tiny_images_are_enlarged():

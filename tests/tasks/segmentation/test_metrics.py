@@ -87,3 +87,37 @@ def test_pixels_that_count_nowhere_make_no_boundary():
     wider = square(20, 30)
     wider[20:40, 50:54] = 1
     assert float(boundary_scores(wider, truth, 2)[1]) == 1
+
+
+def test_boundaries_by_brute_force():
+    draw = np.random.default_rng(0)
+    labels = np.kron(draw.integers(0, 3, (5, 6)), np.ones((8, 9), int))
+    answers = np.roll(labels, (1, 2), (0, 1))
+    labels[10:14, 20:30] = IGNORED
+    height, width = labels.shape
+    reach = max(1, round(REACH * (height**2 + width**2) ** 0.5))
+
+    def edge(values, number):
+        found = []
+        for y in range(height):
+            for x in range(width):
+                if labels[y, x] == IGNORED or values[y, x] != number:
+                    continue
+                beside = [(y + 1, x), (y - 1, x), (y, x + 1), (y, x - 1)]
+                inside = [(a, b) for a, b in beside if 0 <= a < height and 0 <= b < width and labels[a, b] != IGNORED]
+                if any(values[a, b] != number for a, b in inside):
+                    found.append((y, x))
+        return found
+
+    def share(edges, others):
+        near = [any(abs(y - a) <= reach and abs(x - b) <= reach for a, b in others) for y, x in edges]
+        return sum(near) / max(1, len(edges))
+
+    expected = []
+    for number in range(3):
+        truth, said = edge(labels, number), edge(answers, number)
+        recall, precision = share(truth, said), share(said, truth)
+        expected.append(2 * precision * recall / (precision + recall))
+    got = boundary_scores(torch.from_numpy(answers), torch.from_numpy(labels), 3)
+    assert got.tolist() == pytest.approx(expected)
+    assert min(expected) < 1

@@ -94,7 +94,7 @@ def _checked(
 ) -> tuple[list[float], int, bool, float, Shape | None] | None:
     """Box, label, whether it is a crowd, area and mask of an annotation; None if there is nothing to it."""
     try:
-        number, image, category = record["id"], record["image_id"], record["category_id"]
+        number, image, category = record["id"], _whole(record["image_id"]), _whole(record["category_id"])
         x, y, width, height = (float(value) for value in record["bbox"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
@@ -121,7 +121,7 @@ def _checked(
             shape = [polygon for polygon in shape if len(polygon) >= 6 and len(polygon) % 2 == 0] or None
             if shape is None:
                 return None
-        elif shape is not None and tuple(shape["size"]) != known[image][1:]:
+        elif shape is not None and (tuple(shape["size"]) != known[image][1:] or not shape["counts"]):
             raise ValueError(f"its mask has the size {shape['size']} and the image {list(known[image][1:])}")
         area = float(record.get("area", width * height))
     except (KeyError, TypeError, ValueError) as error:

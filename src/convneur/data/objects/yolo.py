@@ -6,14 +6,13 @@ polygon.
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import numpy as np
 import yaml
 from PIL import Image
 
-from convneur.data.decode import SUFFIXES
+from convneur.data.decode import SUFFIXES, unlimited_pixels
 from convneur.data.objects.annotations import ObjectImages, Objects, Shape
 
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: how the camera was held; on its side
@@ -66,11 +65,9 @@ def _seen_size(path: Path) -> tuple[int, int]:
     """Height and width as the image is decoded later: turned as the camera was held. 0 and 0 if it cannot be read; then
     it is left out where it is decoded, and named."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # its size is all that is read here
-            with Image.open(path) as image:
-                width, height = image.size
-                turned = image.getexif().get(ORIENTATION, 1) in TURNED
+        with unlimited_pixels(), Image.open(path) as image:  # nothing is decoded here
+            width, height = image.size
+            turned = image.getexif().get(ORIENTATION, 1) in TURNED
     except Exception:  # damaged files raise anything
         return 0, 0
     return (width, height) if turned else (height, width)

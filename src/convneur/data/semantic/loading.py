@@ -182,20 +182,21 @@ class ScaleAndCrop(nn.Module):
     Args:
         scales: Least and largest factor.
         size: Height and width of the crop.
+        usual: Pixels that the shorter side has at a factor of 1, as in evaluation; 0 for what it has.
         most: Largest share of the crop's pixels that a single class may have; it is drawn anew until then, ten times at
             most (published for ADE20K with 0.75).
     """
 
-    def __init__(self, scales: tuple[float, float], size: tuple[int, int], most: float = 1.0) -> None:
+    def __init__(self, scales: tuple[float, float], size: tuple[int, int], usual: int = 0, most: float = 1.0) -> None:
         super().__init__()
-        self.scales, self.most = scales, most
+        self.scales, self.usual, self.most = scales, usual, most
         fill: Any = {tv_tensors.Image: 114, tv_tensors.Mask: IGNORED}
         self.crop = v2.RandomCrop(size, pad_if_needed=True, fill=fill)
 
     def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Any:
         """Image (3, H, W) and classes (H, W) -> both, of the size of the crop."""
-        scale = float(torch.empty(()).uniform_(*self.scales))
         height, width = image.shape[-2:]
+        scale = float(torch.empty(()).uniform_(*self.scales)) * (self.usual / min(height, width) if self.usual else 1)
         resized = v2.Resize([max(1, round(height * scale)), max(1, round(width * scale))], antialias=True)(image, mask)
         for _ in range(TRIES):
             cropped = self.crop(*resized)
@@ -216,6 +217,7 @@ def pixel_transform(
     hflip: float = 0.5,
     color_jitter: float = 0.0,
     most: float = 1.0,
+    usual: int = 0,
 ) -> v2.Compose:
     """Changes of scale, crops, flips and colours, masks in step with the pixels.
 
@@ -225,11 +227,12 @@ def pixel_transform(
         hflip: Probability of left for right.
         color_jitter: Strength of changes to brightness, contrast and saturation.
         most: As for `ScaleAndCrop`.
+        usual: As for `ScaleAndCrop`.
     """
     colours = [v2.ColorJitter(color_jitter, color_jitter, color_jitter)] if color_jitter else []
     return v2.Compose(
         [
-            ScaleAndCrop(scales, size, most),
+            ScaleAndCrop(scales, size, usual, most),
             v2.RandomHorizontalFlip(hflip),
             *colours,
             v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),

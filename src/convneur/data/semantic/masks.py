@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import colorsys
 import io
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageOps
 
-from convneur.data.decode import MAX_PIXELS
+from convneur.data.decode import MAX_PIXELS, unlimited_pixels
 
 IGNORED = 255  # class of a pixel that counts nowhere
 GOLDEN = 0.618034
@@ -65,8 +64,13 @@ class MaskCode:
         values = _values(content, self.coloured, max_pixels)
         if values.shape[:2] != size:
             raise MaskError(
-                f"the mask has {values.shape[1]} x {values.shape[0]} px and its image {size[1]} x {size[0]}; "
-                "make them the same"
+                f"the mask has {values.shape[1]} x {values.shape[0]} px and its image {size[1]} x {size[0]}, both "
+                "turned as their files say; make them the same"
+            )
+        if not self.coloured and self.table is None and len(self.classes) == 2 and set(np.unique(values)) == {0, 255}:
+            raise MaskError(
+                "the mask has 0 and 255, and 255 counts nowhere; save 0 and 1, or give classes.csv with 0,0,0 and "
+                "255,255,255 as the colours of the two classes"
             )
         labels, unknown = self._of_colours(values) if self.coloured else self._of_numbers(values)
         if strict and unknown.any():
@@ -79,10 +83,10 @@ class MaskCode:
 
     def _of_numbers(self, values: npt.NDArray[np.int64]) -> tuple[Labels, npt.NDArray[np.bool_]]:
         known = self.table if self.table is not None else {number: number for number in range(len(self.classes))}
-        lookup = np.full(65536, -1, np.int64)
+        lookup = np.full(65537, -1, np.int64)
         lookup[IGNORED] = IGNORED
         lookup[list(known)] = list(known.values())
-        found = lookup[values]
+        found = lookup[np.where((values >= 0) & (values < 65536), values, 65536)]
         return np.where(found < 0, IGNORED, found).astype(np.uint8), found < 0
 
     def _of_colours(self, values: npt.NDArray[np.int64]) -> tuple[Labels, npt.NDArray[np.bool_]]:
@@ -118,19 +122,23 @@ def _packed(colours: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 def _values(content: bytes, coloured: bool, max_pixels: int) -> npt.NDArray[np.int64]:
     """Numbers (H, W) or colours (H, W, 3) of a file."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is our own
-            with Image.open(io.BytesIO(content)) as image:
-                if image.width * image.height > max_pixels:
-                    raise MaskError(f"more than the limit of {max_pixels / 1e6:g} megapixels")
-                if coloured:
-                    return np.asarray(image.convert("RGB")).astype(np.int64)
-                if image.mode in ("RGB", "RGBA", "CMYK", "YCbCr", "LA"):
-                    raise MaskError(
-                        f"the mask has {len(image.getbands())} channels and the data no table of colours; save numbers "
-                        "in one channel, or give classes.csv with name,r,g,b"
-                    )
-                return np.asarray(image).astype(np.int64) & 0xFFFF
+        with unlimited_pixels(), Image.open(io.BytesIO(content)) as opened:
+            if opened.width * opened.height > max_pixels:
+                raise MaskError(f"more than the limit of {max_pixels / 1e6:g} megapixels")
+            image = ImageOps.exif_transpose(opened)
+            if coloured:
+                return np.asarray(image.convert("RGB")).astype(np.int64)
+            if len(image.getbands()) > 1:
+                raise MaskError(
+                    f"the mask has {len(image.getbands())} channels and the data no table of colours; save numbers "
+                    "in one channel, or give classes.csv with name,r,g,b"
+                )
+            values = np.asarray(image)
+            if values.dtype.kind == "f" and not (np.isfinite(values) & (values == np.round(values))).all():
+                raise MaskError("the mask has numbers that are not whole; save the numbers of the classes")
+            if opened.format == "PNG" and image.mode == "L" and content[24:25] in (b"\x02", b"\x04"):
+                values = values // (85 if content[24] == 2 else 17)  # Pillow spreads them over a byte
+            return values.astype(np.int64)
     except MaskError:
         raise
     except Exception as error:  # damaged files raise anything from SyntaxError to struct.error

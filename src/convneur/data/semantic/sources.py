@@ -14,6 +14,7 @@ Names stand in ``classes.txt``, one a line, the first being number 0; or, for ma
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,7 +108,8 @@ def open_pixels(data: str | Path, val_share: float = 0.2, seed: int = 0, strict:
             for split in ("train", "val")
         ]
         return PixelSource(parts[0], parts[1], _cityscapes(), notes)
-    if (root / "annotations" / "training").is_dir() and (root / "images" / "training").is_dir():
+    named = (root / "classes.txt").is_file() or (root / "classes.csv").is_file()
+    if not named and (root / "annotations" / "training").is_dir() and (root / "images" / "training").is_dir():
         parts = [
             _pairs(root / "images" / split, root / "annotations" / split, strict, notes)
             for split in ("training", "validation")
@@ -154,12 +156,11 @@ def _pairs(
     if not images.is_dir() or not masks.is_dir():
         raise FileNotFoundError(f"{images if not images.is_dir() else masks} is missing; images and masks go together")
     files = sorted(path for path in images.rglob(f"*{image_end}.*") if path.suffix.lower() in SUFFIXES)
+    there = {path.relative_to(masks).with_suffix(""): path for path in sorted(masks.rglob("*")) if _is_mask(path)}
     pairs, lonely = [], []
     for file in files:
-        stem = file.stem.removesuffix(image_end) + mask_end
-        place = masks / file.relative_to(images).parent
-        names = [place / f"{each}{suffix}" for each in (stem, f"{stem}_mask") for suffix in MASK_SUFFIXES]
-        mask = next((name for name in names if name.is_file()), None)
+        place, stem = file.relative_to(images).parent, file.stem.removesuffix(image_end) + mask_end
+        mask = there.get(place / stem) or there.get(place / f"{stem}_mask")
         if mask is None:
             lonely.append(file)
         else:
@@ -174,6 +175,10 @@ def _pairs(
     return PixelImages([image for image, _ in pairs], [mask for _, mask in pairs])
 
 
+def _is_mask(path: Path) -> bool:
+    return path.suffix.lower() in MASK_SUFFIXES
+
+
 def _part(images: PixelImages, numbers: Sequence[int]) -> PixelImages:
     return PixelImages([images.name(n) for n in numbers], [images.masks.name(n) for n in numbers])
 
@@ -183,7 +188,7 @@ def _listed(root: Path) -> MaskCode:
     table, names = root / "classes.csv", root / "classes.txt"
     if table.is_file():
         try:
-            with table.open(newline="", encoding="utf-8") as file:
+            with table.open(newline="", encoding="utf-8-sig") as file:
                 rows = list(csv.DictReader(file))
             classes = [row["name"].strip() for row in rows]
             colours = np.array([[int(row[c]) for c in "rgb"] for row in rows], np.int64).reshape(-1, 3)
@@ -193,7 +198,7 @@ def _listed(root: Path) -> MaskCode:
             raise ValueError(f"{table} needs a colour of its own for each class, with r, g and b of 0 to 255")
         return MaskCode(_checked(classes, table), colours.astype(np.uint8), coloured=True)
     if names.is_file():
-        classes = [line.strip() for line in names.read_text(encoding="utf-8").splitlines() if line.strip()]
+        classes = [line.strip() for line in names.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         return MaskCode(_checked(classes, names), some_colours(len(classes)))
     raise FileNotFoundError(
         f"{root} does not say its classes; write {names} with a name a line, the first being number 0 of the masks, or "
@@ -204,6 +209,8 @@ def _listed(root: Path) -> MaskCode:
 def _checked(classes: list[str], file: Path) -> list[str]:
     if not 2 <= len(classes) <= MOST:
         raise ValueError(f"{file} names {len(classes)} classes; give 2 to {MOST}")
+    if twice := [name for name, count in Counter(classes).items() if count > 1]:
+        raise ValueError(f"{file} names {twice[0]!r} twice; give each class a name of its own")
     return classes
 
 

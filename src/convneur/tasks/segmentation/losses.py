@@ -20,7 +20,8 @@ class SegmentationLoss(nn.Module):
     Args:
         class_weights: K, of cross-entropy; None for the same.
         hard: Share of the pixels that count, those that are most wrong (online hard example mining); 1 for all.
-        dice: Weight of the Dice loss (Milletari et al., 3DV 2016) beside cross-entropy; 0 for none.
+        dice: Weight of the Dice loss beside cross-entropy (Milletari et al., 3DV 2016, without their squares); 0 for
+            none.
     """
 
     weights: Tensor | None
@@ -56,12 +57,14 @@ class SegmentationLoss(nn.Module):
 def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """One minus the Dice coefficient, mean over the classes that occur in the batch; 0 if none does."""
     classes = logits.shape[1]
-    counted = (labels != IGNORED)[:, None]
-    truth = F.one_hot(labels.where(labels != IGNORED, 0), classes).movedim(-1, 1) * counted
-    said = logits.softmax(1) * counted
-    common, sizes = ((said * truth).sum((0, 2, 3)), said.sum((0, 2, 3)) + truth.sum((0, 2, 3)))
-    occurs = truth.sum((0, 2, 3)) > 0
-    loss = 1 - 2 * common[occurs] / sizes[occurs]
+    counted = labels != IGNORED
+    truth = labels[counted]
+    said = logits.softmax(1).movedim(1, -1)[counted]  # (pixels, K)
+    own = said.gather(1, truth[:, None])[:, 0]
+    common = torch.zeros(classes, dtype=said.dtype, device=said.device).index_add(0, truth, own)
+    sizes = torch.bincount(truth, minlength=classes)
+    occurs = sizes > 0
+    loss = 1 - 2 * common[occurs] / (said.sum(0) + sizes)[occurs]
     return loss.mean() if len(loss) else logits.sum() * 0
 
 

@@ -57,8 +57,8 @@ class SegmentationScores:
 def boundary_scores(answers: Tensor, labels: Tensor, classes: int) -> Tensor:
     """F-score of the boundaries of each class (K,), NaN for classes that are neither there nor said.
 
-    A boundary pixel is right if there is one of the other side within `REACH` of the image's diagonal. Pixels that
-    count nowhere belong to no boundary, nor does the border of the image.
+    A boundary pixel is right if there is one of the other side within `REACH` of the image's diagonal, in rows and in
+    columns. Pixels that count nowhere belong to no boundary, nor does the border of the image.
 
     Args:
         answers: Classes (H, W).
@@ -68,31 +68,28 @@ def boundary_scores(answers: Tensor, labels: Tensor, classes: int) -> Tensor:
     height, width = labels.shape
     reach = max(1, round(REACH * (height**2 + width**2) ** 0.5))
     counted = labels != IGNORED
-    numbers = torch.arange(classes, device=labels.device)[:, None, None]
-    truth, said = ((each == numbers) & counted for each in (labels, answers))
-    edges = [_edges(each, counted) for each in (truth, said)]
-    near = [_grown(each, reach) for each in edges]
-    found = [(edge & other).sum((1, 2)) / edge.sum((1, 2)) for edge, other in zip(edges, reversed(near), strict=True)]
-    recall, precision = (each.double() for each in found)
-    score = 2 * precision * recall / (precision + recall)
-    # There and not said, or said and not there: nothing of it is right.
-    some = [edge.any(2).any(1) for edge in edges]
-    score = torch.where(some[0] & some[1] & (precision + recall == 0), 0.0, score)
-    score = torch.where(some[0] ^ some[1], 0.0, score)
-    return torch.where(some[0] | some[1], score, float("nan"))
+    scores = torch.full((classes,), float("nan"), dtype=torch.float64)
+    occur = set(labels[counted].unique().tolist()) | set(answers[counted].unique().tolist())
+    for number in occur:  # one at a time: of a large image all at once would take gigabytes
+        truth, said = (_edge((each == number) & counted, counted) for each in (labels, answers))
+        if not truth.any() and not said.any():
+            continue  # it fills the image
+        right = int((truth & _grown(said, reach)).sum()), int((said & _grown(truth, reach)).sum())
+        recall, precision = (r / max(1, int(each.sum())) for r, each in zip(right, (truth, said), strict=True))
+        scores[number] = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+    return scores
 
 
-def _edges(masks: Tensor, counted: Tensor) -> Tensor:
-    """Pixels of masks (K, H, W) beside one that counts and is not in the mask."""
-    outside = _grown(~masks & counted, 1, across=True)
-    return masks & outside
+def _edge(mask: Tensor, counted: Tensor) -> Tensor:
+    """Pixels of a mask (H, W) above, below, left or right of one that counts and is not in it."""
+    outside = (~mask & counted)[None, None].float()
+    rows = F.max_pool2d(outside, (3, 1), 1, (1, 0))
+    columns = F.max_pool2d(outside, (1, 3), 1, (0, 1))
+    return mask & (torch.maximum(rows, columns)[0, 0] > 0)
 
 
-def _grown(masks: Tensor, reach: int, across: bool = False) -> Tensor:
-    """Masks (K, H, W) and all that is within ``reach`` of them; with ``across`` only left, right, above and below."""
-    values = masks[None].float()
-    if across:
-        rows = F.max_pool2d(values, (2 * reach + 1, 1), 1, (reach, 0))
-        columns = F.max_pool2d(values, (1, 2 * reach + 1), 1, (0, reach))
-        return torch.maximum(rows, columns)[0] > 0
-    return F.max_pool2d(values, 2 * reach + 1, 1, reach)[0] > 0
+def _grown(mask: Tensor, reach: int) -> Tensor:
+    """A mask (H, W) and all that is within a square of ``reach`` to each side."""
+    side = 2 * reach + 1
+    rows = F.max_pool2d(mask[None, None].float(), (side, 1), 1, (reach, 0))
+    return F.max_pool2d(rows, (1, side), 1, (0, reach))[0, 0] > 0

@@ -76,6 +76,6 @@ def load_segmenter(source: str | Path) -> SavedSegmenter:
         inference = Inference(**how | {"scales": tuple(how["scales"])})
         if not len(code.classes) == len(code.colours) == arguments["num_classes"]:
             raise ValueError(f"{len(code.classes)} classes for a model of {arguments['num_classes']}")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{folder / 'config.json'} is damaged ({error}); train or copy the model again") from error
     return SavedSegmenter(model, arguments, code, inference)

@@ -25,7 +25,6 @@ class Segmentation(Task):
         classes: How many.
         loss: What it is wrong about.
         inference: How it is asked about held-out images.
-        channels_last: Memory format of training images.
         **task: Arguments of `Task`.
     """
 
@@ -38,12 +37,10 @@ class Segmentation(Task):
         classes: int,
         loss: SegmentationLoss,
         inference: Inference,
-        channels_last: bool = False,
         **task: Any,
     ) -> None:
         super().__init__(model, optim, **task)
         self.classes, self.loss, self.inference = classes, loss, inference
-        self.channels_last = channels_last
         self.register_buffer("confusion", torch.zeros(classes, classes, dtype=torch.long), persistent=False)
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
@@ -54,9 +51,8 @@ class Segmentation(Task):
 
     def training_step(self, batch: Any) -> Tensor:
         """Loss of a batch."""
-        images = batch.images.to(memory_format=torch.channels_last) if self.channels_last else batch.images
-        loss: Tensor = self.loss(self.model(images), batch.labels)
-        self.log_loss(loss, len(images))
+        loss: Tensor = self.loss(self.model(batch.images), batch.labels)
+        self.log_loss(loss, len(batch.images))
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -75,5 +71,5 @@ class Segmentation(Task):
         confusion = self.confusion
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(confusion)
-        scores = SegmentationScores.of(confusion)
+        scores = SegmentationScores.of(confusion.cpu())  # Apple's GPUs have no double precision
         self.log_dict({"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy}, on_epoch=True)
