@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,7 @@ def facts(name: str, run: Path) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in model.parameters()),
         "recipe": json.loads((run / "run.json").read_text())["recipe"],
         **{key: told[key] for key in ("boxes", "masks", "images", "curve", "versions")},
-        # How it was called, without where the data and the run lie
-        "command": " ".join(word for word in told["command"].split() if "/" not in word or word.startswith("--")),
+        "command": re.sub(r" --out \S+", "", told["command"]),
     }
 
 
