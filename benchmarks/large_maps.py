@@ -46,24 +46,29 @@ def resized(picture: Image.Image, size: tuple[int, int]) -> torch.Tensor:
     return F.normalize(pixels, MEAN, STD)[None]
 
 
-def mean_gates(model: ConvNeur, images: torch.Tensor) -> list[float]:
-    """Per stage; an error where a map is not finite."""
+def mean_gates(model: ConvNeur, images: torch.Tensor) -> list[tuple[float, float]]:
+    """Per stage: the mean of the gate, and of how far it is from one half; an error where a map is not finite."""
     with torch.inference_mode():
         maps = model.forward_intermediates(images, intermediates_only=True)
     if not all(torch.isfinite(each).all() for each in maps):
         raise ValueError(f"a map of {tuple(images.shape)} is not finite")
-    return [float(gate.mean()) for gate in gate_maps(model, images)]
+    return [(float(gate.mean()), float((gate - 0.5).abs().mean())) for gate in gate_maps(model, images)]
 
 
 def compare(model: ConvNeur, files: list[Path]) -> list[dict[str, float]]:
-    """Per stage: the mean gate at both sizes, and the ratio, of the means and at its furthest of single photographs."""
+    """Per stage: the mean gate at both sizes, and the ratio, of the means and at its furthest of single photographs.
+
+    Besides, how far gates are from one half in the mean, where they say nothing.
+    """
     small, large = [], []
     for file in files:
         picture = decode_image(file)
         small.append(mean_gates(model, resized(picture, SMALL)))
         large.append(mean_gates(model, resized(picture, LARGE)))
     rows = []
-    for stage, (a, b) in enumerate(zip(zip(*small, strict=True), zip(*large, strict=True), strict=True), start=1):
+    stages = zip(zip(*small, strict=True), zip(*large, strict=True), strict=True)
+    for stage, (at_small, at_large) in enumerate(stages, start=1):
+        (a, far_a), (b, far_b) = zip(*at_small, strict=True), zip(*at_large, strict=True)
         ratios = [high / low for low, high in zip(a, b, strict=True)]
         rows.append(
             {
@@ -73,6 +78,8 @@ def compare(model: ConvNeur, files: list[Path]) -> list[dict[str, float]]:
                 "ratio": statistics.mean(b) / statistics.mean(a),
                 "least": min(ratios),
                 "largest": max(ratios),
+                "swing_small": statistics.mean(far_a),
+                "swing_large": statistics.mean(far_b),
             }
         )
     return rows
