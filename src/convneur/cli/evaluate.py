@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import tyro
 
-from convneur.cli.running import check_size, other_classes
+from convneur.cli.common import check_size, other_classes
 
 
 def eval_(

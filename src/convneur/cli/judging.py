@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import nn
 
-from convneur.cli.running import last_words
+from convneur.cli.common import last_words
 from convneur.data.decode import MAX_PIXELS, decode_image
 from convneur.data.module import eval_loader
 from convneur.data.sources import Source

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from convneur.cli.running import check_size
+from convneur.cli.common import check_size
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,8 +9,6 @@ from typing import Any, Literal, TypeVar
 
 import tyro
 
-from convneur.files import write_atomic
-
 TaskName = Literal["classification", "detection", "instance", "segmentation"]
 
 R = TypeVar("R")
@@ -56,58 +54,6 @@ class RunOptions:
 
 
 DEFAULTS = RunOptions()
-
-
-MADE = ".convneur-predict"  # names the files of a folder that an earlier prediction made, and the next may replace
-
-
-class Outputs:
-    """Names for what is made from files: none is used twice, and nothing of somebody else is written over.
-
-    Args:
-        out: Folder for what is made; it is created.
-    """
-
-    def __init__(self, out: Path) -> None:
-        out.mkdir(parents=True, exist_ok=True)
-        self.out, self.note = out, out / MADE
-        made = set(self.note.read_text(encoding="utf-8").splitlines()) if self.note.is_file() else set()
-        self.taken = {path.name for path in out.iterdir()} - made
-        self.made = made
-
-    def free(self, stem: str, ends: Sequence[str]) -> list[Path]:
-        """Paths that begin with ``stem`` or, if one is taken, with a number behind it, and end as given."""
-        names, number = [stem + end for end in ends], 1
-        while self.taken & set(names):
-            number += 1
-            names = [f"{stem}-{number}{end}" for end in ends]
-        self.taken |= set(names)
-        self.made |= set(names)
-        write_atomic(self.note, "\n".join(sorted(self.made)) + "\n")
-        return [self.out / name for name in names]
-
-
-def tell_notes(notes: Sequence[str], console: Any) -> None:
-    """What was left out of the data, and why."""
-    for note in notes:
-        console.print(note, style="yellow", soft_wrap=True)
-
-
-def other_classes(known: Sequence[str], found: Sequence[str]) -> str:
-    """What to say where a model and data do not have the same classes."""
-    few = [", ".join(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "") for names in (known, found)]
-    return f"the model knows the classes {few[0]} and the data has {few[1]}; give data of the same classes"
-
-
-def check_size(image_size: int | None, least: int = 1) -> None:
-    """Refuse a size of no pixels, or of fewer."""
-    if image_size is not None and image_size < least:
-        raise ValueError(f"--image-size {image_size} is out of range; give at least {least}")
-
-
-def last_words(command: str, versions: Mapping[str, str]) -> str:
-    """Last line of a report: the command and versions that made it."""
-    return f"{command}   ({', '.join(f'{name} {version}' for name, version in versions.items())})"
 
 
 def recipe_named(arguments: Sequence[str], default: str, recipes: Mapping[str, R]) -> tuple[Any, R]:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from convneur.cli.running import Outputs, last_words, other_classes, tell_notes
+from convneur.cli.common import Outputs, last_words, other_classes, tell_notes
 from convneur.data.decode import MAX_PIXELS, UnreadableImageError, decode_image
 from convneur.data.loading import Pictures, default_workers
 from convneur.data.module import in_order

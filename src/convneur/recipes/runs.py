@@ -16,8 +16,9 @@ from rich.console import Console
 from torch import Tensor
 
 from convneur.data.decode import MAX_PIXELS
+from convneur.data.unreadable import Unreadable
 from convneur.engine.config import FitConfig
-from convneur.engine.fit import processes, resume_from
+from convneur.engine.fit import Curve, fit, processes, resume_from
 from convneur.files import write_atomic
 
 # Settings that a resumed run may have otherwise: they do not decide what comes out.
@@ -171,6 +172,49 @@ def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") 
             )
             found.append(f"{what} {old} (now {new})")
     return found
+
+
+def fit_recipe(
+    task: Any,
+    data: Any,
+    config: RunConfig,
+    recipe: Any,
+    out: Path,
+    checkpoint: Path | None,
+    console: Console,
+    find_unused_parameters: bool,
+) -> tuple[Curve, Unreadable]:
+    """Train as a recipe says.
+
+    Args:
+        task: A `convneur.tasks.base.Task`.
+        data: A `convneur.data.module.PictureData`.
+        config: Of the run.
+        recipe: With ``epochs``, ``batch_size``, ``optim`` and ``fit``.
+        out: Folder of the run.
+        checkpoint: To go on from.
+        console: For progress.
+        find_unused_parameters: Whether some steps leave parameters without gradient, for several processes.
+
+    Returns:
+        Metrics after each epoch, and what could not be read.
+    """
+    unreadable = Unreadable(len(data.source.train) + len(data.source.val), config.max_unreadable)
+    curve = fit(
+        task,
+        data,
+        recipe.epochs,
+        recipe.batch_size,
+        config.model,
+        console,
+        recipe.fit,
+        out,
+        checkpoint,
+        [unreadable],
+        recipe.optim.clip_grad,
+        find_unused_parameters,
+    )
+    return curve, unreadable
 
 
 def final_weights(out: Path, averaged: bool, console: Console) -> dict[str, Tensor]:

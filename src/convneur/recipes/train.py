@@ -15,13 +15,12 @@ from convneur.data.parts import fewer, hold_out
 from convneur.data.shards import Shards
 from convneur.data.sources import Source, open_source
 from convneur.data.transforms import Preprocessing
-from convneur.data.unreadable import Unreadable
-from convneur.engine.fit import Curve, fit, resume_from
+from convneur.engine.fit import Curve, resume_from
 from convneur.files import write_atomic
 from convneur.models import VARIANTS, ConvNeur, create_model, from_convnext, load_model
 from convneur.models.names import choose
 from convneur.recipes.classification import ClassificationRecipe
-from convneur.recipes.runs import Length, RunConfig, check_free, claim, final_weights, is_first, names_hash
+from convneur.recipes.runs import Length, RunConfig, check_free, claim, final_weights, fit_recipe, is_first, names_hash
 from convneur.tasks.classification import Classification
 
 # ImageNet's, which every checkpoint of timm's ConvNeXts expects
@@ -127,22 +126,9 @@ def train_classifier(config: TrainConfig, out: Path, resume: bool, console: Cons
     )
     if recipe.compile:
         model.compile()
-    unreadable = Unreadable(len(source.train) + len(source.val), config.max_unreadable)
-    curve = fit(
-        task,
-        data,
-        recipe.epochs,
-        recipe.batch_size,
-        config.model,
-        console,
-        recipe.fit,
-        out,
-        checkpoint,
-        [unreadable],
-        recipe.optim.clip_grad,
-        # A causal read of a single chunk writes nothing, so what makes the writes gets no gradient.
-        find_unused_parameters=model.global_config.memory.read == "causal",
-    )
+    # A causal read of a single chunk writes nothing, so what makes the writes gets no gradient.
+    causal = model.global_config.memory.read == "causal"
+    curve, unreadable = fit_recipe(task, data, config, recipe, out, checkpoint, console, find_unused_parameters=causal)
     if not first:
         return None
     return Trained(_final(config, out, model_args, console), model_args, curve, source, eval_input, unreadable.found)

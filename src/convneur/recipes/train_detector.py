@@ -13,12 +13,11 @@ from torch import nn
 
 from convneur.data.objects import ObjectSource, open_objects
 from convneur.data.objects.loading import Jitter, ObjectData, train_transform
-from convneur.data.unreadable import Unreadable
-from convneur.engine.fit import Curve, fit, resume_from
+from convneur.engine.fit import Curve, resume_from
 from convneur.models import VARIANTS
 from convneur.recipes.detection import DetectionRecipe
 from convneur.recipes.given_weights import PRETRAINED, body_of, start_from
-from convneur.recipes.runs import Length, RunConfig, check_free, claim, final_weights, is_first, names_hash
+from convneur.recipes.runs import Length, RunConfig, check_free, claim, final_weights, fit_recipe, is_first, names_hash
 from convneur.tasks.detection import DetectorKind, create_detector
 from convneur.tasks.detection.models import WITH_MASKS
 from convneur.tasks.detection.task import Detection
@@ -119,21 +118,8 @@ def train_detector(config: TrainDetectorConfig, out: Path, resume: bool, console
         images_per_step=length.images_per_step,
         steps=length.steps,
     )
-    unreadable = Unreadable(len(source.train) + len(source.val), config.max_unreadable)
-    curve = fit(
-        task,
-        data,
-        recipe.epochs,
-        recipe.batch_size,
-        config.model,
-        console,
-        recipe.fit,
-        out,
-        checkpoint,
-        [unreadable],
-        recipe.optim.clip_grad,
-        find_unused_parameters=True,  # such as what makes the writes of a causal memory
-    )
+    # Some steps may leave parameters without gradient, such as what makes the writes of a causal memory.
+    curve, unreadable = fit_recipe(task, data, config, recipe, out, checkpoint, console, find_unused_parameters=True)
     if not first:
         return None
     final = create_detector(**arguments)

@@ -15,11 +15,10 @@ from rich.progress import track
 from convneur.data.decode import decode_image
 from convneur.data.semantic import IGNORED, PixelSource, open_pixels
 from convneur.data.semantic.loading import PixelData, pixel_transform
-from convneur.data.unreadable import Unreadable
-from convneur.engine.fit import Curve, fit, resume_from
+from convneur.engine.fit import Curve, resume_from
 from convneur.models import VARIANTS
 from convneur.recipes.given_weights import start_from
-from convneur.recipes.runs import Length, RunConfig, check_free, claim, final_weights, is_first, names_hash
+from convneur.recipes.runs import Length, RunConfig, check_free, claim, final_weights, fit_recipe, is_first, names_hash
 from convneur.recipes.segmentation import SegmentationRecipe
 from convneur.tasks.segmentation import DecoderName, Segmenter, create_segmenter
 from convneur.tasks.segmentation.inference import Inference
@@ -132,21 +131,8 @@ def train_segmenter(config: TrainSegmenterConfig, out: Path, resume: bool, conso
         images_per_step=length.images_per_step,
         steps=length.steps,
     )
-    unreadable = Unreadable(len(source.train) + len(source.val), config.max_unreadable)
-    curve = fit(
-        task,
-        data,
-        recipe.epochs,
-        recipe.batch_size,
-        config.model,
-        console,
-        recipe.fit,
-        out,
-        checkpoint,
-        [unreadable],
-        recipe.optim.clip_grad,
-        find_unused_parameters=True,  # such as what makes the writes of a causal memory
-    )
+    # Some steps may leave parameters without gradient, such as what makes the writes of a causal memory.
+    curve, unreadable = fit_recipe(task, data, config, recipe, out, checkpoint, console, find_unused_parameters=True)
     if not first:
         return None
     final = create_segmenter(**arguments)
