@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -47,8 +48,11 @@ def save_model(
 
 def _refuse_others(folder: Path) -> None:
     """Detectors and segmentation models are no models of timm."""
-    file = folder / "config.json"
-    if file.is_file() and '"architecture"' not in file.read_text(encoding="utf-8", errors="replace"):
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # told of where it is loaded
+        return
+    if isinstance(config, dict) and {"detector", "segmenter"} & set(config):
         raise ValueError(
             f"{folder} holds no classifier; detectors and segmentation models go with convneur eval, predict and train"
         )
