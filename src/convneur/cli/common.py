@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from convneur.files import write_atomic
-
 MADE = ".convneur-predict"  # names the files of a folder that an earlier prediction made, and the next may replace
 
 
@@ -32,8 +30,8 @@ class Outputs:
             number += 1
             names = [f"{stem}-{number}{end}" for end in ends]
         self.taken |= set(names)
-        self.made |= set(names)
-        write_atomic(self.note, "\n".join(sorted(self.made)) + "\n")
+        with self.note.open("a", encoding="utf-8") as note:  # before the files, and without writing all names again
+            note.writelines(f"{name}\n" for name in names if name not in self.made)
         return [self.out / name for name in names]
 
 

@@ -52,7 +52,10 @@ def decode_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Im
 
 @contextmanager
 def unlimited_pixels() -> Iterator[None]:
-    """Put Pillow's own limit aside, which is looked at when a file is opened: ours may be larger, and says so."""
+    """Put Pillow's own limit aside, which is looked at when a file is opened: ours may be larger, and says so.
+
+    The limit is one for the process, so this is for one thread at a time, as loaders have.
+    """
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield
