@@ -5,6 +5,7 @@ Shape letters: B batch, C channels, H W pixels of the map.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -69,22 +70,36 @@ class ConvNeurBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W); channels-last inside, whatever the memory format of ``x``."""
-        local = self.mlp(self.norm(self.conv_dw(x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
-        scale = self.gamma.view(1, -1, 1, 1)
         if self.global_branch is None:
-            return torch.addcmul(x, self._dropped(local), scale)
-        answers, size = self.global_branch(x), (x.shape[-2], x.shape[-1])
-        context = answers[0]
+            return torch.addcmul(x, self._dropped(self.local(x)), self.gamma.view(1, -1, 1, 1))
+        size = (x.shape[-2], x.shape[-1])
+        return self.join(x, self.global_branch(x), lambda grid: self._upsample(grid, size))
+
+    def local(self, x: Tensor) -> Tensor:
+        """The local branch without its layer scale, (B, C, H, W) -> (B, C, H, W)."""
+        return self.mlp(self.norm(self.conv_dw(x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+
+    def join(self, x: Tensor, answers: tuple[Tensor, Tensor | None], upsample: Callable[[Tensor], Tensor]) -> Tensor:
+        """Local branch of a map and answers of the global one, joined.
+
+        Args:
+            x: (B, C, H, W).
+            answers: As the global branch gives them, each (B, C, h, w) on the token grid.
+            upsample: Brings a grid to the H x W of ``x``. A new tensor, or the grid itself.
+        """
+        local, scale = self.local(x), self.gamma.view(1, -1, 1, 1)
+        context, shift = answers
         if self.fusion in ("gate", "gate_add"):
             # Gate and layer scale meet on the small grid, so the large map is read and written once.
-            gate = self._upsample(context.sigmoid() * scale, size)
+            gate = upsample(context.sigmoid() * scale)
             if self.fusion == "gate":
                 return torch.addcmul(x, self._dropped(local), gate)
-            shift = self._upsample(answers[1], size)
+            assert shift is not None
+            brought = upsample(shift)
             # What was brought up is nobody else's, so the large map need not be made two times more.
-            out = torch.addcmul(shift, local, gate) if shift is answers[1] else shift.addcmul_(local, gate)
+            out = torch.addcmul(brought, local, gate) if brought is shift else brought.addcmul_(local, gate)
             return self._dropped(out).add_(x)
-        context, local = self._upsample(context, size), local * scale
+        context, local = upsample(context), local * scale
         if self.merge is None:
             return x + self._dropped(local + context)
         both = torch.cat([local, context], 1).permute(0, 2, 3, 1)

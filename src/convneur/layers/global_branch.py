@@ -109,13 +109,20 @@ class GlobalBranch(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Map (B, C, H, W) -> context on the token grid (B, C, ceil(H / stride), ceil(W / stride)), and the shift."""
+        tokens, grid = self.tokens(x)
+        written = tokens - tokens.mean(1, keepdim=True) if self.center_tokens else tokens
+        return self.answers(tokens, self._read(written, grid), grid)
+
+    def tokens(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Map (B, C, H, W) -> tokens (B, N, D), not centred yet, and the size of their grid (h, w)."""
         if self.token_stride > 1:
             # A window over the edge is the mean of the pixels it holds, so any H and W will do.
             x = F.avg_pool2d(x, self.token_stride, ceil_mode=True, count_include_pad=False)
-        grid = x.permute(0, 2, 3, 1)
-        tokens = self.down(grid.flatten(1, 2))
-        written = tokens - tokens.mean(1, keepdim=True) if self.center_tokens else tokens
-        context = self.norm(self._read(written, (grid.shape[1], grid.shape[2])))
+        return self.down(x.permute(0, 2, 3, 1).flatten(1, 2)), (x.shape[2], x.shape[3])
+
+    def answers(self, tokens: Tensor, read: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+        """Tokens and what was read about each (B, N, D), of a grid (h, w) -> the answers, each (B, C, h, w)."""
+        context = self.norm(read)
         shift = None if self.up_shift is None else self._on_grid(self.up_shift(context), grid)
         if self.carry_norm is not None:
             context = context + self.carry_norm(tokens)
@@ -141,9 +148,9 @@ class GlobalBranch(nn.Module):
         return write_folded(config, folded, tokens)
 
     @staticmethod
-    def _on_grid(tokens: Tensor, grid: Tensor) -> Tensor:
-        """Tokens (B, N, C) of a grid (B, h, w, C) as a map (B, C, h, w)."""
-        return tokens.view(*grid.shape[:3], -1).permute(0, 3, 1, 2)
+    def _on_grid(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Tokens (B, N, C) of a grid (h, w) as a map (B, C, h, w)."""
+        return tokens.view(tokens.shape[0], *grid, -1).permute(0, 3, 1, 2)
 
 
 def _fold_again(branch: GlobalBranch, _keys: Any) -> None:

@@ -5,6 +5,7 @@ from convneur.memory.folded import Folded, FoldedMaps, Maps, Written, fold, maps
 from convneur.memory.folded_gradient import answer
 from convneur.memory.neural_memory import MemoryState, NeuralMemory
 from convneur.memory.norm import RMSNorm
+from convneur.memory.parts import contexts_in_parts
 from convneur.memory.products import Linear, linear
 from convneur.memory.reference import reference
 
@@ -19,6 +20,7 @@ __all__ = [
     "RMSNorm",
     "Written",
     "answer",
+    "contexts_in_parts",
     "fold",
     "linear",
     "maps_of",

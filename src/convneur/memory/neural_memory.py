@@ -125,6 +125,10 @@ class NeuralMemory(nn.Module):
         context = context.transpose(1, 2).flatten(2)
         return context if last is None else (context, last)
 
+    def read(self, tokens: Tensor, weights: Weights) -> Tensor:
+        """What fast weights say about tokens, (B, N, D) -> (B, N, D); nothing is written."""
+        return self._answers(weights, tokens).transpose(1, 2).flatten(2)
+
     def _causal(
         self, tokens: Tensor, state: MemoryState | None, return_state: bool
     ) -> tuple[Tensor, MemoryState | None]:
@@ -147,8 +151,10 @@ class NeuralMemory(nn.Module):
                     gradient = self.fast.gradient(memories[-1], *writes.chunk(index, size))
                 weights, momentum = advance(memories[-1], momentum, gradient, writes.rates.at(index))
                 memories.append(weights)
-        queries = self._split(self.to_queries(self.retrieve_norm(tokens)))
-        if written:
+        if not written:
+            context = self._answers(memories[0], tokens)
+        else:
+            queries = self._queries(tokens)
             # One batched read of all chunks: queries are padded to whole chunks, and the padding's answers cut off.
             before = stored.shape[1] - count
             after = (written + 1) * size - stored.shape[1]
@@ -156,8 +162,6 @@ class NeuralMemory(nn.Module):
             memories[0] = tuple(w.expand(batch, *w.shape[-3:]) for w in memories[0])
             context = self.fast.read(tuple(torch.stack(w, 2) for w in zip(*memories, strict=True)), queries)
             context = context.flatten(2, 3)[:, :, before : before + count]
-        else:
-            context = self.fast.read(memories[0], queries)
         if not return_state:
             return context, None
         fresh = self.initial_state(batch)
@@ -186,7 +190,7 @@ class NeuralMemory(nn.Module):
                 weights, momentum = advance(weights, momentum, gradient, writes.rates.at(index))
         else:
             weights, momentum = self._write_at_once(writes, weights, momentum, chunks, size, return_state)
-        context = self.fast.read(weights, self._split(self.to_queries(self.retrieve_norm(tokens))))
+        context = self._answers(weights, tokens)
         if not return_state:
             return context, None
         assert momentum is not None  # always known once something was written and a state is wanted
@@ -231,20 +235,28 @@ class NeuralMemory(nn.Module):
         scale: float | Tensor = 1.0
         if self.config.reference_length is not None:
             scale = self._loss_scale(normed, size, self.config.reference_length)
-        steps = self.config.max_step * scale * logits[..., : self.heads].sigmoid()
-        momentum = keep = None
+        rates = Rates(None, None)
         if self.config.momentum or self.config.decay:
-            rates = chunk_mean(logits[..., self.heads :], size).transpose(1, 2)
-            if self.config.momentum and carries:
-                momentum = rates[:, : self.heads].sigmoid()
-            if self.config.decay:
-                keep = (-rates[:, -self.heads :]).sigmoid()  # 1 - sigmoid(x)
-        return _Writes(
-            keys=self.fast.keys(self._split(self.to_keys(normed))),
-            values=self._split(self.to_values(normed)),
-            steps=steps.transpose(1, 2).unsqueeze(-1),
-            rates=Rates(momentum, keep),
+            rates = self.rates(chunk_mean(logits[..., self.heads :], size), carries)
+        return _Writes(*self.taught(normed, logits, scale), rates)
+
+    def taught(self, normed: Tensor, logits: Tensor, scale: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What normalised tokens (B, N, D) teach: keys, values (B, H, N, D) and steps (B, H, N, 1), times ``scale``."""
+        steps = self.config.max_step * scale * logits[..., : self.heads].sigmoid()
+        return (
+            self.fast.keys(self._split(self.to_keys(normed))),
+            self._split(self.to_values(normed)),
+            steps.transpose(1, 2).unsqueeze(-1),
         )
+
+    def rates(self, means: Tensor, carries: bool) -> Rates:
+        """Rates of chunks from the means of their logits, (B, T, 0 to 2 H); no momentum unless one ``carries`` on."""
+        means, momentum, keep = means.transpose(1, 2), None, None
+        if self.config.momentum and carries:
+            momentum = means[:, : self.heads].sigmoid()
+        if self.config.decay:
+            keep = (-means[:, -self.heads :]).sigmoid()  # 1 - sigmoid(x)
+        return Rates(momentum, keep)
 
     @staticmethod
     def _loss_scale(tokens: Tensor, size: int, reference: int) -> float | Tensor:
@@ -262,6 +274,13 @@ class NeuralMemory(nn.Module):
 
     def _chunk_size(self, count: int) -> int:
         return self.config.chunk_size if self.config.chunk_size is not None else count
+
+    def _queries(self, tokens: Tensor) -> Tensor:
+        return self._split(self.to_queries(self.retrieve_norm(tokens)))
+
+    def _answers(self, weights: Weights, tokens: Tensor) -> Tensor:
+        """What fast weights say about tokens (B, N, D), head by head: (B, H, N, D)."""
+        return self.fast.read(weights, self._queries(tokens))
 
     def _split(self, x: Tensor) -> Tensor:
         """Split the width into heads: (B, N, H * D) -> (B, H, N, D)."""
