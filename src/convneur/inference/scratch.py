@@ -1,0 +1,100 @@
+"""What a long job has done so far, on disk: maps in files that strips are written into, and a journal of steps done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convneur.files import write_atomic
+from convneur.inference.rows import Rows
+
+NAME, JOURNAL = ".convneur-scratch-", "journal.txt"
+
+
+class Scratch:
+    """A folder of maps, each (rows, ...), and the steps that are done. A map is mapped into memory row by row.
+
+    Args:
+        parent: Where the folder is, under a name that follows from the plan.
+        plan: What the job is.
+        alone: Remove what other jobs left there.
+    """
+
+    def __init__(self, parent: Path, plan: Mapping[str, Any], alone: bool) -> None:
+        words = json.dumps(dict(plan), sort_keys=True)
+        self.folder = folder = parent / f"{NAME}{hashlib.sha256(words.encode()).hexdigest()[:12]}"
+        if alone:
+            for other in parent.glob(f"{NAME}*"):
+                if other != folder:
+                    shutil.rmtree(other, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.journal = folder / JOURNAL
+        text = self.journal.read_text(encoding="utf-8") if self.journal.is_file() else ""
+        whole = text[: text.rfind("\n") + 1]  # a line that was cut off is a step that is done again
+        if whole != text:
+            self.journal.write_text(whole, encoding="utf-8")
+        self.done = set(whole.splitlines())
+        self._lock = threading.Lock()
+
+    def finish(self, step: str) -> None:
+        """Note that a step is done; what it wrote must be written."""
+        with self._lock:
+            with self.journal.open("a", encoding="utf-8") as file:
+                file.write(f"{step}\n")
+            self.done.add(step)
+
+    def remember(self, name: str, found: dict[str, Any]) -> dict[str, Any]:
+        """What was found when the job began, which a call that goes on must find, too."""
+        path = self.folder / f"{name}.json"
+        if not path.is_file():
+            write_atomic(path, json.dumps(found))
+        kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return kept
+
+    def create(self, name: str, shape: tuple[int, ...], dtype: str) -> Map:
+        """A map that can be written; it goes on from what is there, if it has the same shape."""
+        return Map(self.folder / f"{name}.npy", shape, dtype)
+
+    def drop(self, name: str) -> None:
+        """Remove a map that is not needed any more."""
+        (self.folder / f"{name}.npy").unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove everything."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Map:
+    """An array in a .npy file, of which a few rows are in memory at a time.
+
+    Args:
+        path: Of the file; made if it is not there or has another shape.
+        shape: (rows, ...).
+        dtype: As NumPy names it.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: str) -> None:
+        self.path, self.shape, self.dtype = path, shape, np.dtype(dtype)
+        self.offset: int
+        if path.is_file():
+            there = np.load(path, mmap_mode="r")
+            if there.shape == shape and there.dtype == self.dtype:
+                self.offset = there.offset
+                return
+        made = np.lib.format.open_memmap(path, mode="w+", dtype=self.dtype, shape=shape)
+        self.offset = made.offset
+
+    def rows(self, rows: Rows, writable: bool = False) -> NDArray[Any]:
+        """Some rows, mapped: what is written there is in the file when the array is gone."""
+        rest = self.shape[1:]
+        start = self.offset + rows.start * int(np.prod(rest)) * self.dtype.itemsize
+        # A mapping of its own, so that pages do not stay with the process when the strip is done.
+        return np.memmap(self.path, self.dtype, "r+" if writable else "r", offset=start, shape=(rows.height, *rest))

@@ -1,0 +1,209 @@
+"""Images too large for memory, of which rows are read as they are needed."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convneur.data.decode import UnreadableImageError, decode_image
+from convneur.inference.rows import Rows
+
+TIFF = (".tif", ".tiff", ".btf", ".tf8", ".tf2", ".gtiff", ".svs", ".ndpi")
+WHITE = {"u": lambda kind: float(np.iinfo(kind).max), "f": lambda kind: 1.0}
+MOST_CHANNELS = 64  # what has more at its end has them in front
+
+
+class LargeImage:
+    """Rows of an image, on demand.
+
+    Args:
+        pixels: Gives rows start to stop as (rows, W, C) of any kind of number.
+        height: H.
+        width: W.
+        channels: C.
+        dtype: Kind of number: unsigned whole ones, whose largest is white, or floats, where 1 is.
+        identity: What tells this image from others.
+    """
+
+    def __init__(
+        self,
+        pixels: Callable[[int, int], NDArray[Any]],
+        height: int,
+        width: int,
+        channels: int,
+        dtype: Any,
+        identity: str,
+    ) -> None:
+        self.height, self.width, self.channels, self.identity = height, width, channels, identity
+        self.dtype = np.dtype(dtype)
+        if self.dtype.kind not in WHITE:
+            raise UnreadableImageError(
+                f"{identity} holds numbers of the kind {self.dtype}; store it as unsigned integers or floats"
+            )
+        self._pixels, self._lock = pixels, threading.Lock()
+
+    def read(self, rows: Rows, channels: int) -> NDArray[np.float32]:
+        """Rows (rows, W, ``channels``) in [0, 1].
+
+        Grey is repeated for three channels, and transparency laid over white, as for other images.
+
+        Raises:
+            UnreadableImageError: If there is no way to give so many channels, or the file is damaged.
+        """
+        with self._lock:  # readers share a file
+            try:
+                raw = self._pixels(rows.start, rows.stop)
+            except Exception as error:  # damaged files raise whatever their reader runs into
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise UnreadableImageError(f"{self.identity}, rows {rows.start} to {rows.stop}: {reason}") from error
+        light = np.multiply(raw, np.float32(1 / WHITE[self.dtype.kind](self.dtype)), dtype=np.float32)
+        if channels == 3 and self.channels == 1:
+            return np.repeat(light, 3, axis=2)
+        if channels == 3 and self.channels == 4:
+            opacity = light[..., 3:]
+            return light[..., :3] * opacity + (1 - opacity)
+        return light
+
+    def check_channels(self, channels: int) -> None:
+        """Refuse a model that takes another number of channels."""
+        if self.channels != channels and not (channels == 3 and self.channels in (1, 4)):
+            raise ValueError(
+                f"{self.identity} has {self.channels} channels and the model takes {channels}; "
+                f"choose channels, or create the model with in_chans={self.channels}"
+            )
+
+
+def open_large(source: str | Path | Any) -> LargeImage:
+    """Open an image without reading it.
+
+    Args:
+        source: A TIFF (BigTIFF, OME-TIFF, GeoTIFF, of any layout), a Zarr array or OME-Zarr group, an .npy file, or
+            another image file; or an array (H, W), (H, W, C) or (C, H, W) that gives rows when it is sliced.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        UnreadableImageError: If it is no image, or not of a kind that rows can be read of.
+        ImportError: If a package that reads it is missing.
+    """
+    if not isinstance(source, (str, Path)):
+        return _of_array(source, f"array of {tuple(source.shape)}")
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; give an image")
+    stat = path.stat()
+    identity = f"{path.name} ({stat.st_size} bytes, {stat.st_mtime_ns})"
+    if path.is_dir():
+        return _open_zarr(path, identity)
+    if path.suffix.lower() == ".npy":
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except Exception as error:
+            raise UnreadableImageError(f"{path} is no .npy file of numbers") from error
+        return _of_array(array, identity)
+    if path.suffix.lower() in TIFF:
+        return _open_tiff(path, identity)
+    return _open_other(path, identity)
+
+
+def _open_tiff(path: Path, identity: str) -> LargeImage:
+    try:
+        import tifffile
+        import zarr
+    except ImportError as error:
+        raise ImportError("large TIFF files need more packages; run: pip install 'convneur[large]'") from error
+    try:
+        with tifffile.TiffFile(path) as file:
+            level = file.series[0]
+            axes, shape = level.axes, level.shape
+        array: Any = zarr.open(tifffile.imread(path, aszarr=True, series=0, level=0), mode="r")
+    except Exception as error:  # damaged files raise anything
+        raise UnreadableImageError(f"{path}: {' '.join(str(error).split())}") from error
+    return _of_array(array, identity, _meaning(axes, shape, path))
+
+
+def _open_zarr(path: Path, identity: str) -> LargeImage:
+    try:
+        import zarr
+    except ImportError as error:
+        raise ImportError("Zarr arrays need more packages; run: pip install 'convneur[large]'") from error
+    try:
+        array: Any = zarr.open(path, mode="r")
+        axes = None
+        if not hasattr(array, "shape"):  # OME-Zarr: the first of several resolutions
+            about = dict(array.attrs)
+            scales = about.get("ome", about)["multiscales"][0]
+            axes = "".join(axis["name"] for axis in scales["axes"]).upper()
+            array = array[scales["datasets"][0]["path"]]
+    except Exception as error:
+        raise UnreadableImageError(
+            f"{path} is no Zarr array or OME-Zarr image ({' '.join(str(error).split())})"
+        ) from error
+    return _of_array(array, identity, None if axes is None else _meaning(axes, array.shape, path))
+
+
+def _open_other(path: Path, identity: str) -> LargeImage:
+    """By libvips, where it is installed; whole, as any image, otherwise."""
+    try:
+        import pyvips
+    except (ImportError, OSError):  # the package without the library
+        try:
+            whole = np.asarray(decode_image(path))
+        except UnreadableImageError as error:
+            told = f"{path}: {error}"
+            if "megapixels" in told:
+                told += "; store it as a tiled TIFF, or install libvips and pyvips, which read rows of such files"
+            raise UnreadableImageError(told) from error
+        return _of_array(whole, identity)
+    try:
+        image: Any = pyvips.Image.new_from_file(str(path)).autorot()
+    except pyvips.Error as error:
+        raise UnreadableImageError(f"{path}: {' '.join(str(error).split())}") from error
+
+    def rows(start: int, stop: int) -> NDArray[Any]:
+        return np.asarray(image.crop(0, start, image.width, stop - start).numpy()).reshape(
+            stop - start, image.width, -1
+        )
+
+    return LargeImage(rows, image.height, image.width, image.bands, rows(0, 1).dtype, identity)
+
+
+def _meaning(axes: str, shape: tuple[int, ...], path: Path) -> tuple[int, int, int | None]:
+    """Where rows, columns and channels are; other axes must have a length of 1, as far as anything is there."""
+    for name, length in zip(axes, shape, strict=True):
+        if name not in "YXSC" and length != 1:
+            raise UnreadableImageError(f"{path} has the axes {axes} of {shape}; give an image without {name}")
+    channels = [place for place, name in enumerate(axes) if name in "SC" and shape[place] > 1]
+    if len(channels) > 1 or "Y" not in axes or "X" not in axes:
+        raise UnreadableImageError(f"{path} has the axes {axes} of {shape}; give rows, columns and channels")
+    return axes.index("Y"), axes.index("X"), channels[0] if channels else None
+
+
+def _of_array(array: Any, identity: str, places: tuple[int, int, int | None] | None = None) -> LargeImage:
+    shape = tuple(int(length) for length in array.shape)
+    if places is None:
+        if len(shape) not in (2, 3) or not all(shape):
+            raise UnreadableImageError(f"{identity} has the shape {shape}; give (H, W), (H, W, C) or (C, H, W)")
+        front = len(shape) == 3 and shape[2] > MOST_CHANNELS
+        places = (0, 1, None) if len(shape) == 2 else (1, 2, 0) if front else (0, 1, 2)
+    row, column, channel = places
+
+    def rows(start: int, stop: int) -> NDArray[Any]:
+        index: list[Any] = [0] * len(shape)
+        index[row], index[column] = slice(start, stop), slice(None)
+        if channel is not None:
+            index[channel] = slice(None)
+        part = np.asarray(array[tuple(index)])
+        kept = [place for place in (row, column, channel) if place is not None]
+        part = part.transpose(np.argsort(np.argsort(kept)).tolist())
+        return part if channel is not None else part[..., None]
+
+    count = 1 if channel is None else shape[channel]
+    if isinstance(array, np.ndarray) and not isinstance(array, np.memmap):
+        identity = f"{identity} {hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]}"
+    return LargeImage(rows, shape[row], shape[column], count, array.dtype, identity)

@@ -1,0 +1,298 @@
+"""What strips give is what the whole image gives, for every kind of model, image and interruption."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import product
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+import zarr
+from PIL import Image
+
+from convneur.data.decode import UnreadableImageError
+from convneur.inference import open_large, stream
+from convneur.inference.rows import GridRows, Rows, strips
+from convneur.memory import MemoryConfig
+from tests.models.builders import create
+
+SMALL = {"dims": (8, 12, 16, 24), "depths": (2, 1, 2, 1), "num_classes": 5, "ls_init_value": 0.5}
+MODES = [
+    {"state": state, "read": read, "anchor": anchor, "chunk_size": size, "max_step": 0.02}
+    for state, read, anchor, size in product(
+        ("linear", "mlp"), ("global", "causal"), ("initial", "previous"), (None, 37)
+    )
+    if size is not None or read == "global"
+]
+
+
+def small(**arguments):
+    torch.manual_seed(0)
+    return create("convneur_m1", **SMALL | arguments).double().eval()
+
+
+def picture(height, width, channels=3, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+def whole(model, pixels):
+    """What the model says of all at once, from bytes (H, W, C)."""
+    count = pixels.shape[2]
+    mean, std = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if count == 3 else ((0.5,) * count, (0.25,) * count)
+    x = torch.from_numpy(pixels).permute(2, 0, 1).double() / 255
+    x = (x - torch.tensor(mean).double()[:, None, None]) / torch.tensor(std).double()[:, None, None]
+    with torch.inference_mode():
+        last, maps = model.forward_intermediates(x[None])
+        return model.forward_head(last), [each[0].permute(1, 2, 0).numpy() for each in maps]
+
+
+def assert_same(found, expected, atol=1e-5):
+    logits, maps = expected
+    torch.testing.assert_close(found.logits.double(), logits, rtol=0, atol=atol)
+    for index, path in found.maps.items():
+        np.testing.assert_allclose(np.load(path), maps[index], rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("memory", MODES, ids=lambda m: "-".join(str(value) for value in m.values()))
+def test_every_memory_gives_what_it_gives_on_the_whole(memory, tmp_path):
+    model, pixels = small(memory=memory), picture(203, 118)
+    found = stream(model, pixels, tmp_path / "out", out_indices=range(4), rows=11, progress=False)
+    assert sorted(found.maps) == [0, 1, 2, 3]
+    assert_same(found, whole(model, pixels))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"global_placement": "none"},
+        {"global_placement": "per_layer"},
+        {"fusion": "gate"},
+        {"fusion": "add"},
+        {"fusion": "concat"},
+        {"preset": "published", "memory": {"max_step": 0.02}},
+        {"center_tokens": False, "carry_tokens": False},
+        {"patch_size": 2},
+        {"token_strides": (3, 2, 2, 1)},
+    ],
+    ids=str,
+)
+def test_every_block_gives_what_it_gives_on_the_whole(arguments, tmp_path):
+    model, pixels = small(**arguments), picture(150, 171)
+    assert_same(stream(model, pixels, tmp_path, out_indices=(0, 3), rows=9, progress=False), whole(model, pixels))
+
+
+@pytest.mark.parametrize("rows", [1, 5, 32, 1000])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_neither_strips_nor_workers_are_seen(rows, workers, tmp_path):
+    model, pixels = small(), picture(131, 97)
+    found = stream(model, pixels, tmp_path, out_indices=(1,), rows=rows, workers=workers, progress=False)
+    assert_same(found, whole(model, pixels))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "features.npy",
+        "logits.npy",
+        "stage_1.npy",
+        "stream.json",
+    ]
+
+
+def test_a_fused_model_in_single_precision(tmp_path):
+    model, pixels = small().float(), picture(140, 200)
+    expected = whole(small(), pixels)
+    assert_same(stream(model.fuse(), pixels, tmp_path, out_indices=(3,), rows=10, progress=False), expected, 1e-4)
+    assert not model.training
+
+
+@pytest.mark.parametrize(("height", "token_stride"), [(40, 4), (41, 4), (43, 2), (7, 1), (9, 4)])
+def test_rows_of_a_grid_are_brought_up_as_all_of_them(height, token_stride):
+    count = -(-height // token_stride)
+    grid = torch.randn(1, 3, count, 5, dtype=torch.float64)
+    size = (height, 5 * token_stride)
+    expected = grid if token_stride == 1 else torch.nn.functional.interpolate(grid, size, mode="bilinear")
+    for rows in strips(height, 3):
+        bring = GridRows(rows, height, count, size[1], token_stride)
+        part = bring(bring.needed.cut(grid, Rows(0, count)))
+        torch.testing.assert_close(part, rows.cut(expected, Rows(0, height)), rtol=0, atol=1e-12)
+
+
+def test_what_looks_at_the_whole_in_another_way_is_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match="globalizer='attention'"):
+        stream(small(globalizer="attention"), picture(64, 64), tmp_path, progress=False)
+    with pytest.raises(ValueError, match="global_pool='max'"):
+        stream(small(global_pool="max"), picture(64, 64), tmp_path, progress=False)
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="5 channels and the model takes 3"):
+        stream(small(), picture(64, 64, 5), tmp_path, progress=False)
+    with pytest.raises(ValueError, match="total stride, 32 px"):
+        stream(small(), picture(64, 31), tmp_path, progress=False)
+    with pytest.raises(ValueError, match="memory limit leaves 0 MB"):
+        stream(small(), picture(64, 64), tmp_path, memory_limit=1e6, progress=False)
+    with pytest.raises(ValueError, match="out_indices"):
+        stream(small(), picture(64, 64), tmp_path, out_indices=(4,), progress=False)
+    with pytest.raises(FileNotFoundError):
+        stream(small(), tmp_path / "none.tif", tmp_path, progress=False)
+
+
+def as_bigtiff(path, pixels):
+    tifffile.imwrite(path, pixels, bigtiff=True, tile=(64, 64), compression="deflate", photometric="rgb")
+
+
+def as_ome(path, pixels):
+    tifffile.imwrite(path, np.moveaxis(pixels, 2, 0), ome=True, photometric="minisblack", metadata={"axes": "CYX"})
+
+
+def as_jpeg_tiff(path, pixels):
+    tifffile.imwrite(path, pixels, tile=(64, 64), photometric="rgb", compression="lzw", rowsperstrip=7)
+
+
+def as_zarr(path, pixels):
+    zarr.save_array(path, pixels)
+
+
+def as_ome_zarr(path, pixels):
+    group = zarr.create_group(path)
+    group.create_array("0", data=np.moveaxis(pixels, 2, 0)[None])
+    axes = [{"name": name} for name in "tcyx"]
+    group.attrs["ome"] = {"multiscales": [{"axes": axes, "datasets": [{"path": "0"}]}]}
+
+
+def as_npy(path, pixels):
+    np.save(path, pixels)
+
+
+def as_png(path, pixels):
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("a.tif", as_bigtiff),
+        ("a.ome.tif", as_ome),
+        ("b.tiff", as_jpeg_tiff),
+        ("a.zarr", as_zarr),
+        ("b.ome.zarr", as_ome_zarr),
+        ("a.npy", as_npy),
+        ("a.png", as_png),
+    ],
+)
+def test_rows_of_every_kind_of_file(name, write, tmp_path):
+    pixels = picture(150, 90)
+    write(tmp_path / name, pixels)
+    image = open_large(tmp_path / name)
+    assert (image.height, image.width, image.channels) == (150, 90, 3)
+    for rows in strips(150, 47):
+        np.testing.assert_allclose(image.read(rows, 3), pixels[rows.start : rows.stop] / 255, atol=1e-7)
+
+
+def test_grey_sixteen_bits_and_transparency():
+    deep = (picture(40, 30, 1).astype(np.uint16) * 257)[..., 0]
+    np.testing.assert_allclose(open_large(deep).read(Rows(0, 40), 3)[..., 1], deep / 65535, atol=1e-7)
+    clear = picture(40, 30, 4)
+    clear[..., 3] = 0
+    assert (open_large(clear).read(Rows(3, 9), 3) == 1).all()
+    light = picture(40, 30).astype(np.float32) / 255
+    kept = light.copy()
+    np.testing.assert_allclose(open_large(light).read(Rows(0, 40), 3), light)
+    np.testing.assert_array_equal(light, kept)
+
+
+def test_files_that_are_no_image_say_so(tmp_path):
+    for name in ("a.tif", "a.png", "a.npy"):
+        (tmp_path / name).write_bytes(b"no image")
+    with pytest.raises(UnreadableImageError):
+        open_large(tmp_path / "a.tif")
+    with pytest.raises(UnreadableImageError):
+        open_large(tmp_path / "a.png")
+    with pytest.raises(UnreadableImageError):
+        open_large(tmp_path / "a.npy")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UnreadableImageError, match="no Zarr array"):
+        open_large(tmp_path / "folder")
+
+
+JOURNAL = ".convneur-scratch-*/journal.txt"
+JOB = """
+import sys, torch
+from pathlib import Path
+from tests.inference.test_stream import run, small
+torch.set_num_threads(1)
+run(small(), Path(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+def run(model, image, out):
+    return stream(model, image, out, out_indices=(0, 3), rows=4, progress=False)
+
+
+def test_a_killed_job_goes_on_and_gives_the_same_bytes(tmp_path):
+    image = tmp_path / "image.npy"
+    np.save(image, picture(1500, 640))
+    run(small(), image, tmp_path / "unbroken")
+    job = subprocess.Popen([sys.executable, "-c", JOB, image, tmp_path / "killed"], start_new_session=True)
+    steps = 0
+    while job.poll() is None and steps < 120:
+        steps = sum(path.read_text().count("\n") for path in (tmp_path / "killed").glob(JOURNAL))
+        time.sleep(0.005)
+    os.killpg(job.pid, signal.SIGKILL)
+    assert job.wait() == -signal.SIGKILL, "the job was over before it was killed"
+    (journal,) = (tmp_path / "killed").glob(JOURNAL)
+    assert "0 blocks 0" in journal.read_text().splitlines()
+    run(small(), image, tmp_path / "killed")
+    for name in ("stage_0.npy", "stage_3.npy", "features.npy", "logits.npy"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
+    assert not journal.parent.exists()
+
+
+class Failing:
+    """An image whose rows cannot be read from the n-th time on."""
+
+    def __init__(self, pixels, times):
+        self.pixels, self.left, self.shape, self.dtype = pixels, times, pixels.shape, pixels.dtype
+
+    def __getitem__(self, index):
+        self.left -= 1
+        if self.left < 0:
+            raise OSError("the disk is gone")
+        return self.pixels[index]
+
+
+def test_steps_that_are_done_are_not_done_again(tmp_path):
+    pixels, model = picture(300, 200), small()
+    with pytest.raises(UnreadableImageError, match=r"rows .*: the disk is gone"):
+        stream(model, Failing(pixels, 12), tmp_path, rows=8, progress=False)
+    # 75 rows of the first stage are 10 strips of tokens, and 10 of blocks, of which the second failed.
+    found = stream(model, Failing(pixels, 8), tmp_path, rows=8, progress=False)
+    torch.testing.assert_close(found.logits, whole(model, pixels)[0], rtol=0, atol=1e-5)
+
+
+def test_another_job_begins_anew_and_leaves_strange_files(tmp_path):
+    left = tmp_path / "out" / ".convneur-scratch-ofanother"
+    left.mkdir(parents=True)
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    model, pixels = small(), picture(96, 64)
+    found = stream(model, pixels, tmp_path / "out", scratch=tmp_path / "elsewhere", progress=False)
+    assert left.is_dir()  # a scratch folder that is shared is nobody's to clear
+    assert_same(found, whole(model, pixels))
+    other = picture(96, 64, seed=1)
+    assert_same(stream(model, other, tmp_path / "out", progress=False), whole(model, other))
+    assert not left.exists()
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_four_bands(tmp_path):
+    model, pixels = small(in_chans=4), picture(90, 80, 4)
+    found = stream(model, pixels, tmp_path, mean=(0.5,) * 4, std=(0.25,) * 4, progress=False)
+    assert_same(found, whole(model, pixels))
+
+
+def test_the_default_memory_of_a_model_is_one_of_those_tested():
+    assert vars(MemoryConfig()) | {"max_step": 0.02} in [vars(MemoryConfig(**mode)) for mode in MODES]
