@@ -2,5 +2,6 @@
 
 from convneur.inference.sources import LargeImage, open_large
 from convneur.inference.stream import Streamed, stream
+from convneur.inference.video import video
 
-__all__ = ["LargeImage", "Streamed", "open_large", "stream"]
+__all__ = ["LargeImage", "Streamed", "open_large", "stream", "video"]
