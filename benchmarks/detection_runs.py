@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from side_by_side import sheet
 
 from convneur.data.decode import decode_image
 from convneur.data.objects import ObjectSource, open_objects
@@ -77,12 +78,7 @@ def pictures(runs: dict[str, Path], source: ObjectSource, numbers: list[int]) ->
             sure = [each for each in results if each["score"] >= SCORE]
             column.append(draw_found(picture, sure, saved.classes, saved.category_ids))
         columns.append(column)
-    heights = [round(SIDE * picture.height / picture.width) for picture in shown]
-    sheet = Image.new("RGB", (SIDE * len(columns), sum(heights)), "white")
-    for column, each in enumerate(columns):
-        for row, picture in enumerate(each):
-            sheet.paste(picture.resize((SIDE, heights[row])), (SIDE * column, sum(heights[:row])))
-    return sheet
+    return sheet(columns, SIDE)
 
 
 def main() -> None:
