@@ -17,11 +17,14 @@ import zarr
 from PIL import Image
 
 from convneur.data.decode import UnreadableImageError
+from convneur.data.semantic.loading import normalised
 from convneur.inference import open_large, stream
 from convneur.inference.rows import GridRows, Rows, strips
 from convneur.memory import MemoryConfig
+from convneur.tasks.segmentation import create_segmenter
 from tests.models.builders import create
 
+SEGMENTER = {"dims": (8, 12, 16, 24), "depths": (1, 1, 2, 1), "memory_width": 16, "ls_init_value": 0.5}
 SMALL = {"dims": (8, 12, 16, 24), "depths": (2, 1, 2, 1), "num_classes": 5, "ls_init_value": 0.5}
 MODES = [
     {"state": state, "read": read, "anchor": anchor, "chunk_size": size, "max_step": 0.02}
@@ -286,6 +289,33 @@ def test_another_job_begins_anew_and_leaves_strange_files(tmp_path):
     assert not left.exists()
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("size", [(203, 118), (96, 160)])
+def test_segmentation_says_what_it_says_of_the_whole(size, tmp_path):
+    torch.manual_seed(0)
+    model = create_segmenter(num_classes=7, backbone_args=SEGMENTER, pyramid_channels=32, channels=32).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    pixels = picture(*size)
+    with torch.inference_mode():
+        logits = model(normalised(torch.from_numpy(pixels).permute(2, 0, 1))[None].double())[0]
+    found = stream(model, pixels, tmp_path, rows=5, progress=False)
+    said, best = torch.from_numpy(np.load(found.classes)), logits.topk(2, 0)
+    sure = best.values[0] - best.values[1] > 1e-4  # of the others rounding decides
+    assert said.shape == size
+    assert sure.double().mean() > 0.99
+    assert len(said.unique()) > 2
+    assert torch.equal(said[sure].long(), best.indices[0][sure])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["classes.npy", "stream.json"]
+
+
+def test_other_decoders_and_backbones_are_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match="UPerNet cannot be streamed"):
+        stream(create_segmenter("upernet", num_classes=3), picture(64, 64), tmp_path, progress=False)
+    with pytest.raises(ValueError, match="cannot be streamed; take a ConvNeur"):
+        stream(create_segmenter(backbone="resnet18", num_classes=3), picture(64, 64), tmp_path, progress=False)
 
 
 def test_four_bands(tmp_path):

@@ -30,7 +30,7 @@ class Rows(NamedTuple):
 
     def within(self, height: int) -> Rows:
         """Those that a map of this height has."""
-        return Rows(max(self.start, 0), min(self.stop, height))
+        return Rows(min(max(self.start, 0), height), min(self.stop, height))
 
     def wider(self, halo: int, height: int) -> Rows:
         """With ``halo`` rows more on each side, where the map has them."""

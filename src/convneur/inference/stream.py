@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -22,13 +23,19 @@ import numpy as np
 import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from timm.data import resolve_model_data_config
-from torch import Tensor
+from torch import Tensor, nn
 
 from convneur.files import write_atomic
-from convneur.inference.job import Job
+from convneur.inference.backbone import BackboneOnDisk
+from convneur.inference.budget import resident_bytes
+from convneur.inference.passes import Passes
 from convneur.inference.scratch import Scratch
+from convneur.inference.semantic_fpn import SemanticFpnOnDisk
 from convneur.inference.sources import open_large
 from convneur.models import ConvNeur
+from convneur.tasks.pyramid import STRIDES
+from convneur.tasks.segmentation.models import Segmenter
+from convneur.tasks.segmentation.semantic_fpn import SemanticFPN
 
 
 @dataclass(frozen=True)
@@ -37,21 +44,23 @@ class Streamed:
 
     Attributes:
         folder: Where it is.
-        features: (1, C4), pooled.
-        logits: (1, classes); None if the model has no classifier.
+        features: (1, C4), pooled; None of a segmentation model.
+        logits: (1, classes), of a classifier.
+        classes: Of a segmentation model, .npy file (H, W) of bytes.
         maps: By number of the stage from 0, .npy files (H, W, C) to be opened with ``numpy.load(path, mmap_mode="r")``.
         seconds: Of this call.
     """
 
     folder: Path
-    features: Tensor
+    features: Tensor | None
     logits: Tensor | None
+    classes: Path | None
     maps: dict[int, Path]
     seconds: float
 
 
 def stream(
-    model: ConvNeur,
+    model: ConvNeur | Segmenter,
     source: str | Path | Any,
     sink: str | Path,
     *,
@@ -64,21 +73,21 @@ def stream(
     std: Sequence[float] | None = None,
     progress: bool = True,
 ) -> Streamed:
-    """Run a backbone on an image of any size, exactly, in bounded memory.
+    """Run a model on an image of any size, exactly, in bounded memory.
 
     A call that was killed goes on where it stopped when it is made again, and gives the same bytes; what was written
     between is removed when it ends.
 
     Args:
-        model: Without a global branch, or with neural memories of any configuration.
+        model: A backbone without global branch, or with neural memories of any configuration; or a Semantic FPN on one.
         source: See `open_large`.
-        sink: Folder for what comes out: ``features.npy``, ``logits.npy`` and ``stage_0.npy``, ...
+        sink: Folder for what comes out: ``features.npy``, ``logits.npy``, ``classes.npy`` and ``stage_0.npy``, ...
         out_indices: Stages, from 0, whose maps are kept.
         memory_limit: Bytes that this process should have at most. What a device of its own has is not counted.
         workers: Strips at once, each in a thread of its own.
-        rows: Rows of a strip, in rows of each stage's map, instead of as many as fit.
-        scratch: Folder for maps between; inside ``sink`` if not given. They take about 18 bytes for each pixel of the
-            image (convneur_m1).
+        rows: Rows of a strip, in rows of each map, instead of as many as fit.
+        scratch: Folder for maps between; inside ``sink`` if not given. For each pixel of the image they take about 18
+            bytes (convneur_m1), with a decoder of 128 channels 100.
         mean: Per channel, of images in [0, 1]; the model's own if not given.
         std: Likewise.
         progress: Show a bar on the terminal.
@@ -90,65 +99,106 @@ def stream(
         OSError: If the disk is full.
     """
     begun = time.perf_counter()
-    wrong = [index for index in out_indices if not 0 <= index < len(model.stages)]
+    backbone, decoder = _parts(model)
+    wrong = [index for index in out_indices if not 0 <= index < len(backbone.stages)]
     if wrong:
-        raise ValueError(f"out_indices={tuple(out_indices)} is out of range; give 0 to {len(model.stages) - 1}")
+        raise ValueError(f"out_indices={tuple(out_indices)} is out of range; give 0 to {len(backbone.stages) - 1}")
     if workers < 1 or (rows is not None and rows < 1):
         raise ValueError("workers and rows are 1 or more")
-    if model.head.global_pool.pool_type not in ("avg", ""):
-        raise ValueError(
-            f"global_pool={model.head.global_pool.pool_type!r} cannot be streamed; create the model with 'avg'"
-        )
     image = open_large(source)
-    image.check_channels(model.in_chans)
-    if min(image.height, image.width) < model.total_stride:
+    image.check_channels(backbone.in_chans)
+    if min(image.height, image.width) < backbone.total_stride:
         raise ValueError(
-            f"the image of {image.height} x {image.width} px is smaller than the total stride, {model.total_stride} px"
+            f"the image of {image.height} x {image.width} px is smaller than the total stride, "
+            f"{backbone.total_stride} px"
         )
-    known = resolve_model_data_config(model)
+    known = resolve_model_data_config(backbone)
     look = (tuple(mean or known["mean"]), tuple(std or known["std"]))
-    if {len(each) for each in look} != {model.in_chans}:
-        raise ValueError(f"give mean and std of {model.in_chans} channels")
+    if {len(each) for each in look} != {backbone.in_chans}:
+        raise ValueError(f"give mean and std of {backbone.in_chans} channels")
     folder = Path(sink).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-    kept = Scratch(
-        folder if scratch is None else Path(scratch).expanduser(),
-        {
-            "image": image.identity,
-            "model": _fingerprint(model),
-            "mean_std": look,
-            "out_indices": sorted(set(out_indices)),
-            "rows": rows,
-        },
-        alone=scratch is None,
-    )
+    plan = {
+        "image": image.identity,
+        "model": _fingerprint(model, backbone),
+        "mean_std": look,
+        "out_indices": sorted(set(out_indices)),
+        "rows": rows,
+    }
+    kept = Scratch(folder if scratch is None else Path(scratch).expanduser(), plan, alone=scratch is None)
+    free = int((memory_limit - resident_bytes()) / workers)
+    passes = Passes(kept, next(model.parameters()), workers, free, rows)
+    wanted = set(range(4)) if decoder is not None else set(out_indices)
+    features = logits = classes = None
     training = model.training
     try:
-        job = Job(model.eval(), image, look, kept, set(out_indices), memory_limit, workers, rows)
+        model.eval()
+        body = BackboneOnDisk(backbone, image, look, passes, wanted, 1 if decoder is None else STRIDES[-1])
+        head = None if decoder is None else SemanticFpnOnDisk(decoder, passes, (image.height, image.width))
         with _bar(progress) as bar:
-            task = bar.add_task(f"{image.height} x {image.width} px", total=job.work)
-            pooled = job.run(lambda done: bar.update(task, advance=done))
-        with torch.inference_mode():
-            features = model.forward_head(pooled, pre_logits=True).cpu()
-            logits = model.forward_head(pooled).cpu() if model.num_classes else None
+            work = body.work + (head.work if head is not None else 0)
+            task = bar.add_task(f"{image.height} x {image.width} px", total=work)
+
+            def advance(done: float) -> None:
+                bar.update(task, advance=done)
+
+            body.run(advance)
+            if head is not None:
+                classes = head.run(body.maps(), advance)
+        if head is None:
+            with torch.inference_mode():
+                pooled = body.pooled()
+                features = backbone.forward_head(pooled, pre_logits=True).cpu()
+                logits = backbone.forward_head(pooled).cpu() if backbone.num_classes else None
     finally:
         model.train(training)
-    maps = {}
-    for index, path in job.outputs().items():
-        maps[index] = folder / f"stage_{index}.npy"
-        shutil.move(path, maps[index])
     for name, value in (("features", features), ("logits", logits)):
         if value is not None:
             np.save(folder / f"{name}.npy", value.numpy())
+    maps = {
+        index: _placed(held.path, folder / f"stage_{index}.npy")
+        for index, held in body.maps().items()
+        if index in out_indices
+    }
+    said = None if classes is None else _placed(classes.path, folder / "classes.npy")
     seconds = time.perf_counter() - begun
     write_atomic(folder / "stream.json", json.dumps({"image": image.identity, "seconds": seconds}) + "\n")
     kept.remove()
-    return Streamed(folder, features, logits, maps, seconds)
+    return Streamed(folder, features, logits, said, maps, seconds)
 
 
-def _fingerprint(model: ConvNeur) -> str:
+def _parts(model: ConvNeur | Segmenter) -> tuple[ConvNeur, SemanticFPN | None]:
+    """Backbone and decoder of what can be streamed."""
+    if isinstance(model, ConvNeur):
+        pool = model.head.global_pool.pool_type
+        if pool not in ("avg", ""):
+            raise ValueError(f"global_pool={pool!r} cannot be streamed; create the model with 'avg'")
+        return model, None
+    net = model.net if isinstance(model, Segmenter) else model
+    if not isinstance(net, SemanticFPN):
+        raise ValueError(f"{type(net).__name__} cannot be streamed; a ConvNeur can, and Semantic FPN on one")
+    backbone: Any = getattr(net.pyramid.body, "model", net.pyramid.body)
+    if not isinstance(backbone, ConvNeur):
+        raise ValueError(f"{type(backbone).__name__} cannot be streamed; take a ConvNeur as the backbone")
+    return backbone, net
+
+
+def _placed(path: Path, target: Path) -> Path:
+    """A second name for a file, so that a call that is killed now still finds the first; a copy on another disk."""
+    fresh = target.with_name(f".{target.name}")
+    for old in (fresh, target):
+        old.unlink(missing_ok=True)
+    try:
+        os.link(path, fresh)
+    except OSError:
+        shutil.copyfile(path, fresh)
+    fresh.replace(target)
+    return target
+
+
+def _fingerprint(model: nn.Module, backbone: ConvNeur) -> str:
     """What tells these weights and settings from others."""
-    found = hashlib.sha256(repr(model.global_config).encode())
+    found = hashlib.sha256(repr(backbone.global_config).encode())
     for name, value in sorted(model.state_dict().items()):
         found.update(name.encode())
         found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())

@@ -5,19 +5,18 @@ Shape letters: C channels, H W pixels of a map, h w of its token grid, D memory 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from convneur.inference.budget import resident_bytes, strip_rows
+from convneur.inference.budget import strip_rows
+from convneur.inference.passes import Passes, Step
 from convneur.inference.rows import GridRows, Rows, strips
-from convneur.inference.scratch import Map, Scratch
+from convneur.inference.scratch import Map
 from convneur.inference.segments import Segment, segments_of
 from convneur.inference.sources import LargeImage
 from convneur.layers import GlobalBranch
@@ -27,49 +26,42 @@ from convneur.models import ConvNeur
 TOKENS_AT_ONCE = 2**16  # that a memory writes or reads
 
 
-class Step(NamedTuple):
-    """What is done for one strip, and noted by its name; ``work`` is for the progress bar."""
+class BackboneOnDisk:
+    """One image through one backbone.
 
-    name: str
-    work: float
-    act: Callable[[], None]
-
-
-class Job:
-    """One image through one model."""
+    Args:
+        model: In eval mode.
+        image: To read rows of.
+        look: Mean and standard deviation of each channel.
+        passes: Where maps are, and how steps are taken.
+        out_indices: Stages whose maps are kept.
+        multiple: Sides are padded with zeros to a multiple of this, below and on the right.
+    """
 
     def __init__(
         self,
         model: ConvNeur,
         image: LargeImage,
         look: tuple[tuple[float, ...], tuple[float, ...]],
-        scratch: Scratch,
+        passes: Passes,
         out_indices: set[int],
-        memory_limit: float,
-        workers: int,
-        rows: int | None,
+        multiple: int = 1,
     ) -> None:
-        self.model, self.image, self.scratch, self.out_indices, self.workers = (
-            model,
-            image,
-            scratch,
-            out_indices,
-            workers,
-        )
-        weight = next(model.parameters())
-        self.device, self.kind = weight.device, torch.empty(0, dtype=weight.dtype).numpy().dtype
-        self.mean, self.std = (torch.tensor(each, dtype=weight.dtype)[:, None, None] for each in look)
+        self.model, self.image, self.passes, self.out_indices = model, image, passes, out_indices
+        self.mean, self.std = (torch.tensor(each, dtype=passes.like.dtype)[:, None, None] for each in look)
         self.segments = segments_of(model)
         self.sizes: list[tuple[int, int]] = []
-        height, width, channels = image.height, image.width, image.channels
-        free = int((memory_limit - resident_bytes()) / workers)
+        self.padding = (-image.height % multiple, -image.width % multiple)
+        height, width, channels = image.height + self.padding[0], image.width + self.padding[1], image.channels
         found = []
         for segment in self.segments:
             before = (width, channels)
             height, width, channels = height // segment.stride, width // segment.stride, segment.channels
             self.sizes.append((height, width))
-            found.append(rows or strip_rows(segment, (height, width), before, self.kind.itemsize, free))
-        self.rows: list[int] = scratch.remember("strips", {"rows": found})["rows"]
+            found.append(
+                passes.rows or strip_rows(segment, (height, width), before, passes.like.element_size(), passes.free)
+            )
+        self.rows: list[int] = passes.scratch.remember("backbone", {"rows": found})["rows"]
 
     @property
     def work(self) -> float:
@@ -83,31 +75,30 @@ class Job:
         height, width = self.sizes[number]
         return height * width * self.segments[number].channels ** 2 * blocks
 
-    def run(self, advance: Callable[[float], None]) -> Tensor:
-        """Everything; returns the mean of the last map, (1, C4, 1, 1).
+    def run(self, advance: Callable[[float], None]) -> None:
+        """Everything.
 
         Args:
             advance: Called with the work that was done since, in the unit of ``work``.
         """
         for number, segment in enumerate(self.segments):
             branch, name = segment.branch, f"segment {number}"
-            if name in self.scratch.done:  # and what it was made from may be gone
+            if name in self.passes.scratch.done:  # and what it was made from may be gone
                 advance(self._work(number, len(segment.blocks) + 0.5 * (branch is not None)))
                 continue
             if branch is not None:
-                self._take(self._tokens(number, branch), advance)
-                self._take([Step(f"{number} memory", 0.0, partial(self._memory, number, branch))], advance)
-            self._take(self._blocks(number, segment), advance)
-            self.scratch.finish(name)
+                self.passes.take(self._tokens(number, branch), advance)
+                self.passes.take([Step(f"{number} memory", 0.0, partial(self._memory, number, branch))], advance)
+            self.passes.take(self._blocks(number, segment), advance)
+            self.passes.scratch.finish(name)
             for kind in ("tokens", "contexts", "sums"):
-                self.scratch.drop(f"{kind}_{number}")
+                self.passes.scratch.drop(f"{kind}_{number}")
             if number and not self._is_wanted(number - 1):
-                self.scratch.drop(f"map_{number - 1}")
-        return self._pooled()
+                self.passes.scratch.drop(f"map_{number - 1}")
 
-    def outputs(self) -> dict[int, Path]:
-        """Files of the maps that are wanted, by stage."""
-        return {s.stage: self._map(n).path for n, s in enumerate(self.segments) if self._is_wanted(n)}
+    def maps(self) -> dict[int, Map]:
+        """The maps that are wanted, by stage."""
+        return {s.stage: self._map(n) for n, s in enumerate(self.segments) if self._is_wanted(n)}
 
     def _is_wanted(self, number: int) -> bool:
         segment = self.segments[number]
@@ -115,22 +106,21 @@ class Job:
 
     def _map(self, number: int) -> Map:
         """What comes out of a segment, (H, W, C)."""
-        return self._array(f"map_{number}", *self.sizes[number], self.segments[number].channels)
-
-    def _array(self, name: str, *shape: int) -> Map:
-        return self.scratch.create(name, shape, self.kind.name)
+        return self.passes.array(f"map_{number}", *self.sizes[number], self.segments[number].channels)
 
     def _token_map(self, number: int, kind: str) -> Map:
         """``tokens``, not centred, or ``contexts`` that were read about them, (h, w, D)."""
         branch = self.segments[number].branch
         assert branch is not None
-        return self._array(f"{kind}_{number}", *self._grid(number), branch.norm.weight.shape[0])
+        return self.passes.array(f"{kind}_{number}", *self._grid(number), branch.norm.weight.shape[0])
 
     def _sums(self, number: int) -> Map:
         """Sum of the tokens of each strip, (strips, D)."""
         lines = max(1, self.rows[number] // self.segments[number].token_stride)
         count = -(-self._grid(number)[0] // lines)
-        return self.scratch.create(f"sums_{number}", (count, self._token_map(number, "tokens").shape[2]), "float64")
+        return self.passes.scratch.create(
+            f"sums_{number}", (count, self._token_map(number, "tokens").shape[2]), "float64"
+        )
 
     def _grid(self, number: int) -> tuple[int, int]:
         stride = self.segments[number].token_stride
@@ -141,20 +131,14 @@ class Job:
         """Rows of the map that the blocks of a segment get, (1, C, rows, W)."""
         segment = self.segments[number]
         before = rows.scaled(segment.stride)
-        if number:
-            x = self._tensor(self._map(number - 1), before)
-        else:
-            pixels = torch.from_numpy(self.image.read(before, self.model.in_chans)).permute(2, 0, 1)
-            x = (pixels.to(self.mean.dtype).sub_(self.mean).div_(self.std))[None].to(self.device)
-        return segment.enter(x)
+        return segment.enter(self.passes.read(self._map(number - 1), before) if number else self._pixels(before))
 
-    def _tensor(self, held: Map, rows: Rows) -> Tensor:
-        """Rows of a map on disk (H, W, C) as (1, C, rows, W)."""
-        return torch.from_numpy(np.array(held.rows(rows))).to(self.device).permute(2, 0, 1)[None]
-
-    def _as_tokens(self, held: Map, rows: Rows) -> Tensor:
-        """Rows of a map on disk (h, w, D) as (1, N, D)."""
-        return torch.from_numpy(np.array(held.rows(rows))).to(self.device).flatten(0, 1)[None]
+    def _pixels(self, rows: Rows) -> Tensor:
+        """Rows of the padded image as the model takes them, (1, C, rows, W)."""
+        there = rows.within(self.image.height)
+        pixels = torch.from_numpy(self.image.read(there, self.model.in_chans)).permute(2, 0, 1)
+        x = pixels.to(self.mean.dtype).sub_(self.mean).div_(self.std)[None].to(self.passes.like.device)
+        return F.pad(x, (0, self.padding[1], 0, rows.height - there.height)) if any(self.padding) else x
 
     def _tokens(self, number: int, branch: GlobalBranch) -> Iterator[Step]:
         """Tokens of each strip, and their sum."""
@@ -181,10 +165,10 @@ class Job:
         mean = None
         if branch.center_tokens:
             sums = torch.from_numpy(self._sums(number).rows(Rows(0, self._sums(number).shape[0])).sum(0))
-            mean = (sums / (height * width)).to(self.mean.dtype).to(self.device)[None, None]
+            mean = (sums / (height * width)).to(self.passes.like)[None, None]
 
         def given() -> Iterator[Tensor]:
-            return (self._as_tokens(tokens, rows) for rows in parts)
+            return (self.passes.tokens(tokens, rows) for rows in parts)
 
         read = contexts_in_parts(memory, given, height * width, mean)
         for rows, context in zip(parts, read, strict=True):
@@ -197,47 +181,29 @@ class Job:
 
         def answers(branch: GlobalBranch, rows: Rows) -> tuple[tuple[Tensor, Tensor | None], GridRows]:
             across = GridRows(rows, height, self._grid(number)[0], width, branch.token_stride)
-            tokens = self._as_tokens(self._token_map(number, "tokens"), across.needed)
-            contexts = self._as_tokens(self._token_map(number, "contexts"), across.needed)
+            tokens = self.passes.tokens(self._token_map(number, "tokens"), across.needed)
+            contexts = self.passes.tokens(self._token_map(number, "contexts"), across.needed)
             grid = (across.needed.height, self._grid(number)[1])
             return branch.answers(tokens, branch.proj(contexts), grid), across
 
         def act(wanted: Rows) -> None:
             held = wanted.wider(segment.halo, height)
             x = segment.run(self._entered(number, held), held, wanted, height, answers)
-            out.rows(wanted, writable=True)[:] = x[0].permute(1, 2, 0).cpu().numpy()
+            self.passes.write(out, wanted, x)
 
         for index, wanted in enumerate(strips(height, self.rows[number])):
             work = self._work(number, len(segment.blocks)) * wanted.height / height
             yield Step(f"{number} blocks {index}", work, partial(act, wanted))
 
-    def _pooled(self) -> Tensor:
+    def pooled(self) -> Tensor:
+        """Mean of the last map, (1, C4, 1, 1)."""
         last = len(self.segments) - 1
         held, (height, width) = self._map(last), self.sizes[last]
         total = np.zeros(self.segments[last].channels)
         for rows in strips(height, self.rows[last]):
             total += held.rows(rows).sum((0, 1), dtype=np.float64)
-        return torch.from_numpy(total / (height * width)).to(self.mean.dtype).to(self.device)[None, :, None, None]
-
-    def _take(self, steps: Iterable[Step], advance: Callable[[float], None]) -> None:
-        """Take the steps that are not done, some at once."""
-
-        def take(step: Step) -> float:
-            if step.name not in self.scratch.done:
-                with torch.inference_mode():
-                    step.act()
-                self.scratch.finish(step.name)
-            return step.work
-
-        if self.workers == 1:
-            for step in steps:
-                advance(take(step))
-            return
-        # Threads that torch uses are counted for each thread that calls it.
-        share = max(1, torch.get_num_threads() // self.workers)
-        pool = ThreadPoolExecutor(self.workers, initializer=torch.set_num_threads, initargs=(share,))
-        try:
-            for work in pool.map(take, steps):
-                advance(work)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        return (
+            torch.from_numpy(total / (height * width))
+            .to(self.mean.dtype)
+            .to(self.passes.like.device)[None, :, None, None]
+        )
