@@ -24,7 +24,7 @@ import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
-from convneur.data.decode import SUFFIXES
+from convneur.data.decode import image_files
 from convneur.data.split import Split, stratified_split
 
 Labels = npt.NDArray[np.int64]
@@ -234,8 +234,7 @@ def _files(root: Path, classes: Sequence[str], may_lack: bool = False) -> FileIm
     labels: list[int] = []
     for label, name in enumerate(classes):
         before = len(paths)
-        for folder, _, files in sorted(os.walk(root / name, followlinks=True)):
-            paths += [str(Path(folder) / file) for file in sorted(files) if Path(file).suffix.lower() in SUFFIXES]
+        paths += image_files(root / name)
         if len(paths) == before and not may_lack:
             raise ValueError(f"{root / name} has no images; add some (.jpg, .png, .webp, ...) or remove the folder")
         labels += [label] * (len(paths) - before)
