@@ -108,7 +108,7 @@ class TableImages:
     def read(self, index: int) -> bytes:
         """Return the bytes in the image column."""
         file, row = self._find(index)
-        return _image_bytes(self.columns[file][row].as_py())
+        return image_bytes(self.columns[file][row].as_py())
 
     def name(self, index: int) -> str:
         """File and row."""
@@ -128,7 +128,7 @@ class HubImages:
 
     def read(self, index: int) -> bytes:
         """Return the encoded image of a row."""
-        return _image_bytes(self.rows[index][self.image])
+        return image_bytes(self.rows[index][self.image])
 
     def name(self, index: int) -> str:
         """Dataset and row."""
@@ -326,7 +326,7 @@ def _split(images: Images, classes: list[str], val_share: float, seed: int) -> S
     return Source(Subset(images, split.train), Subset(images, split.val), classes, split)
 
 
-def _image_bytes(value: Any) -> bytes:
+def image_bytes(value: Any) -> bytes:
     """What an image column holds: bytes, or a struct of bytes and path as Hugging Face writes it."""
     if isinstance(value, dict):
         value = value.get("bytes") or (Path(value["path"]).read_bytes() if value.get("path") else None)
