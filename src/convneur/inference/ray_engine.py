@@ -1,8 +1,9 @@
 """Parts computed on Ray: a cluster, or several processes of this machine.
 
 What goes through Ray is the number of a part; images are read, and parts written, where they are computed, so all
-machines must see both folders under the same paths. Ray starts a worker that died anew and has it do its part again.
-As a part appears when it is whole, and one that is there is not computed again, none is lost or doubled.
+machines must see both folders under the same paths. Ray Data starts a worker that died anew and has it do its part
+again, for ever if need be. As a part appears when it is whole, and one that is there is not computed again, none is
+lost or doubled.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from convneur.data.bulk import BulkImages
 from convneur.inference.embedder import Embedder
@@ -49,15 +51,32 @@ class PartWorker:
         self.embedder = Embedder(images, model, parts, batch_size, workers, device_for(device), max_pixels)
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        """A number -> the number, rows, and which images could not be read."""
+        """A number -> what `told_of` reads; what a user can mend is told rather than raised, or Ray would wrap it."""
         number = int(batch["number"][0])
+        try:
+            told = json.dumps(self._done(number))
+        except (OSError, torch.OutOfMemoryError) as error:
+            told = json.dumps(str(error))
+        return {"told": np.array([told], dtype=object)}
+
+    def _done(self, number: int) -> Done:
         done = self.parts.find(number)  # there if a worker died between writing and telling
-        if done is None:
-            (part,) = self.embedder.compute([number])
-            done = self.parts.write(part, self.images)
-        told = np.empty(1, dtype=object)
-        told[0] = json.dumps(done.unreadable)
-        return {"number": np.array([number]), "rows": np.array([done.rows]), "unreadable": told}
+        if done is not None:
+            return done
+        if self.parts.count_try(number) > TRIES:
+            where = [self.images.name(index) for index in self.parts.images(number)]
+            raise OSError(f"workers died {TRIES} times at the images from {where[0]} to {where[-1]}; give more memory")
+        (part,) = self.embedder.compute([number])
+        return self.parts.write(part, self.images)
+
+
+def told_of(text: str) -> Done:
+    """What a worker told: a part, or an OSError with what went wrong."""
+    told = json.loads(text)
+    if isinstance(told, str):
+        raise OSError(f"a worker of Ray could not go on: {told}")
+    number, rows, unreadable = told
+    return Done(number, rows, [(name, reason) for name, reason in unreadable])
 
 
 def compute_on_ray(
@@ -73,7 +92,7 @@ def compute_on_ray(
     Raises:
         ConnectionError: If there is no cluster at the address.
         ValueError: If a GPU is asked for and the cluster has none.
-        OSError: If a part cannot be computed or written, or its worker dies again and again.
+        OSError: If a part cannot be written, or its workers die again and again.
     """
     with _connected(config):
         gpus = ray.cluster_resources().get("GPU", 0)
@@ -90,16 +109,11 @@ def compute_on_ray(
             batch_size=1,
             num_cpus=max(1, workers),
             num_gpus=1 if on_gpu else None,
-            max_restarts=-1,
-            max_task_retries=TRIES,
         )
-        try:
-            for row in done.iter_rows():
-                advance(len(parts.images(row["number"])))
-                unreadable = [(name, reason) for name, reason in json.loads(row["unreadable"])]
-                yield Done(row["number"], row["rows"], unreadable)
-        except ray.exceptions.RayError as error:
-            raise OSError(f"Ray could not go on: {_reason(error)}; the same command goes on from here") from error
+        for row in done.iter_rows():
+            part = told_of(row["told"])
+            advance(len(parts.images(part.number)))
+            yield part
 
 
 @contextmanager
@@ -109,6 +123,7 @@ def _connected(config: EmbedConfig) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers of each start
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of each pool of Ray Data's
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if config.ray_address is not None:
@@ -123,8 +138,10 @@ def _connected(config: EmbedConfig) -> Iterator[None]:
                 **quiet,
             )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        where = config.ray_address or "this machine"
-        raise ConnectionError(f"no Ray at {where} ({_reason(error)}); give --ray-address, or leave it out") from error
+        where, reason = config.ray_address or "this machine", str(error).strip().splitlines()[:1]
+        raise ConnectionError(
+            f"no Ray at {where} ({' '.join(reason)}); start one, or leave --ray-address out"
+        ) from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -132,9 +149,3 @@ def _connected(config: EmbedConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def _reason(error: BaseException) -> str:
-    """The last line of what Ray tells, which is what the worker said; the first 300 characters."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__
