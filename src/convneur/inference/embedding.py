@@ -19,6 +19,7 @@ from convneur.data.unreadable import Unreadable
 from convneur.inference.embedder import Embedder
 from convneur.inference.features import FeatureModel, load_features
 from convneur.inference.parts import Done, Parts
+from convneur.inference.stopping import stopping
 from convneur.tasks.evaluation import device_for
 
 EngineName = Literal["local", "ray"]
@@ -178,8 +179,14 @@ def _compute_here(
     count = sum(len(parts.images(number)) for number in wanted)
     workers = min(count // config.batch_size, default_workers()) if config.workers is None else config.workers
     embedder = Embedder(images, features, parts, config.batch_size, workers, device, config.max_pixels)
-    for part in embedder.compute(wanted, advance):
-        yield parts.write(part, images)
+    with stopping() as check:
+
+        def after_batch(count: int) -> None:
+            advance(count)
+            check()
+
+        for part in embedder.compute(wanted, after_batch):
+            yield parts.write(part, images)
 
 
 def _fill(
