@@ -104,6 +104,13 @@ def test_a_part_at_which_workers_die_is_counted(tmp_path):
     assert parts.count_try(1) == 1
 
 
+def test_a_wrong_address_is_told_at_once(job, tmp_path):
+    pytest.importorskip("ray")
+    source, model, _ = job
+    with pytest.raises(ConnectionError, match=r"no Ray at 127\.0\.0\.1:9 .*leave --ray-address out"):
+        embed(source, model, tmp_path, EmbedConfig(**SMALL, engine="ray", ray_address="127.0.0.1:9"))
+
+
 def test_without_ray_the_line_says_what_to_install(job, tmp_path, monkeypatch):
     source, model, _ = job
     monkeypatch.setitem(sys.modules, "ray", None)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ try:
 except ImportError as error:
     raise ImportError("--engine ray needs the package ray; pip install 'convneur[ray]'") from error
 
+DECODERS = 4  # processes that decode for a model on a GPU
 TRIES = 5  # after a worker has died so often at one part, that part is the reason
 STORE_BYTES = 300_000_000  # for numbers of parts, a model, and names of images
 
@@ -99,7 +101,9 @@ def compute_on_ray(
         if config.device == "cuda" and not gpus:
             raise ValueError("--device cuda: Ray knows of no GPU; leave it out, or give cpu")
         on_gpu = config.device in ("auto", "cuda") and gpus > 0
-        workers = (4 if on_gpu else 0) if config.workers is None else config.workers  # a CPU decodes while it waits
+        workers = (
+            (DECODERS if on_gpu else 0) if config.workers is None else config.workers
+        )  # a CPU decodes while it waits
         job = ray.put((images, features, parts, config.batch_size, workers, config.device, config.max_pixels))
         numbers = ray.data.from_items([{"number": n} for n in wanted], override_num_blocks=len(wanted))
         done = numbers.map_batches(
@@ -127,9 +131,11 @@ def _connected(config: EmbedConfig) -> Iterator[None]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if config.ray_address is not None:
+            _knock(config.ray_address)
             ray.init(address=config.ray_address, **quiet)
         else:
-            cpus = max(os.cpu_count() or 1, config.ray_workers * max(1, config.workers or 0))  # or some never start
+            each = DECODERS if config.workers is None else max(1, config.workers)
+            cpus = max(os.cpu_count() or 1, config.ray_workers * each)  # with fewer, some would never start
             ray.init(
                 address="local",
                 num_cpus=cpus,
@@ -137,7 +143,7 @@ def _connected(config: EmbedConfig) -> Iterator[None]:
                 object_store_memory=STORE_BYTES,
                 **quiet,
             )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         where, reason = config.ray_address or "this machine", str(error).strip().splitlines()[:1]
         raise ConnectionError(
             f"no Ray at {where} ({' '.join(reason)}); start one, or leave --ray-address out"
@@ -149,3 +155,10 @@ def _connected(config: EmbedConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """An OSError where nobody answers, which Ray itself would take minutes to tell."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
