@@ -12,14 +12,25 @@ from pathlib import Path
 
 def write_atomic(path: Path, text: str) -> None:
     """Write a text file so that a crash or a full disk leaves the old one or none, never half of the new one."""
+    with replace_file(path) as fresh:
+        fresh.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[Path]:
+    """A new file to write into, which takes the place of ``path`` when all is well, and vanishes otherwise.
+
+    It is in the same folder, with a dot before its name; a process that is killed leaves it there.
+    """
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    os.close(handle)
+    fresh = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
+        yield fresh
+        fresh.chmod(0o644)
+        fresh.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        fresh.unlink(missing_ok=True)
         raise
 
 

@@ -12,6 +12,7 @@ import tyro
 from convneur.cli.ablate import ablate_verb
 from convneur.cli.bench import bench
 from convneur.cli.demo import demo
+from convneur.cli.embed import embed
 from convneur.cli.evaluate import eval_
 from convneur.cli.export import export
 from convneur.cli.info import info
@@ -27,6 +28,7 @@ def verbs(arguments: Sequence[str]) -> dict[str, Callable[..., Any]]:
         "train": train_verb(arguments),
         "eval": eval_,
         "predict": predict,
+        "embed": embed,
         "info": info,
         "ablate": ablate_verb(arguments),
         "bench": bench,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -145,12 +144,11 @@ def find_images(paths: Sequence[str]) -> list[str]:
 
 
 def _expanded(path: str) -> Iterator[str]:
-    from convneur.data.decode import SUFFIXES
+    from convneur.data.decode import image_files
 
     path = str(Path(path).expanduser())
     if Path(path).is_dir():
-        for folder, _, files in sorted(os.walk(path, followlinks=True)):
-            yield from (str(Path(folder) / f) for f in sorted(files) if Path(f).suffix.lower() in SUFFIXES)
+        yield from image_files(path)
     elif Path(path).exists():
         yield path
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,12 @@ SUFFIXES = frozenset(
     (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".jp2", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 )
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+
+
+def image_files(folder: Path | str) -> Iterator[str]:
+    """Paths of the image files in a folder and the folders in it, by name; links are followed."""
+    for place, _, files in sorted(os.walk(folder, followlinks=True)):
+        yield from (str(Path(place) / file) for file in sorted(files) if Path(file).suffix.lower() in SUFFIXES)
 
 
 class UnreadableImageError(ValueError):

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
-from convneur.data.decode import SUFFIXES
+from convneur.data.decode import image_files
 from convneur.data.split import Split, stratified_split
 
 Labels = npt.NDArray[np.int64]
@@ -108,7 +108,7 @@ class TableImages:
     def read(self, index: int) -> bytes:
         """Return the bytes in the image column."""
         file, row = self._find(index)
-        return _image_bytes(self.columns[file][row].as_py())
+        return image_bytes(self.columns[file][row].as_py())
 
     def name(self, index: int) -> str:
         """File and row."""
@@ -128,7 +128,7 @@ class HubImages:
 
     def read(self, index: int) -> bytes:
         """Return the encoded image of a row."""
-        return _image_bytes(self.rows[index][self.image])
+        return image_bytes(self.rows[index][self.image])
 
     def name(self, index: int) -> str:
         """Dataset and row."""
@@ -234,8 +234,7 @@ def _files(root: Path, classes: Sequence[str], may_lack: bool = False) -> FileIm
     labels: list[int] = []
     for label, name in enumerate(classes):
         before = len(paths)
-        for folder, _, files in sorted(os.walk(root / name, followlinks=True)):
-            paths += [str(Path(folder) / file) for file in sorted(files) if Path(file).suffix.lower() in SUFFIXES]
+        paths += image_files(root / name)
         if len(paths) == before and not may_lack:
             raise ValueError(f"{root / name} has no images; add some (.jpg, .png, .webp, ...) or remove the folder")
         labels += [label] * (len(paths) - before)
@@ -327,7 +326,7 @@ def _split(images: Images, classes: list[str], val_share: float, seed: int) -> S
     return Source(Subset(images, split.train), Subset(images, split.val), classes, split)
 
 
-def _image_bytes(value: Any) -> bytes:
+def image_bytes(value: Any) -> bytes:
     """What an image column holds: bytes, or a struct of bytes and path as Hugging Face writes it."""
     if isinstance(value, dict):
         value = value.get("bytes") or (Path(value["path"]).read_bytes() if value.get("path") else None)

@@ -1,7 +1,8 @@
-"""Inference on more than an image at a time holds: images larger than memory, and videos."""
+"""Models at work on more than a few images: larger than memory, by the million, or one after the other."""
 
+from convneur.inference.embedding import EmbedConfig, Embedded, embed
 from convneur.inference.sources import LargeImage, open_large
 from convneur.inference.stream import Streamed, stream
 from convneur.inference.video import video
 
-__all__ = ["LargeImage", "Streamed", "open_large", "stream", "video"]
+__all__ = ["EmbedConfig", "Embedded", "LargeImage", "Streamed", "embed", "open_large", "stream", "video"]

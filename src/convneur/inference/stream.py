@@ -9,7 +9,6 @@ Shape letters: C channels, H W pixels of a map, h w of its token grid, D memory 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -23,11 +22,12 @@ import numpy as np
 import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from timm.data import resolve_model_data_config
-from torch import Tensor, nn
+from torch import Tensor
 
 from convneur.files import write_atomic
 from convneur.inference.backbone import BackboneOnDisk
 from convneur.inference.budget import resident_bytes
+from convneur.inference.features import weights_hash
 from convneur.inference.passes import Passes
 from convneur.inference.scratch import Scratch
 from convneur.inference.semantic_fpn import SemanticFpnOnDisk
@@ -120,7 +120,8 @@ def stream(
     folder.mkdir(parents=True, exist_ok=True)
     plan = {
         "image": image.identity,
-        "model": _fingerprint(model, backbone),
+        "weights": weights_hash(model),
+        "memory": repr(backbone.global_config),  # weights fit several
         "mean_std": look,
         "out_indices": sorted(set(out_indices)),
         "rows": rows,
@@ -194,15 +195,6 @@ def _placed(path: Path, target: Path) -> Path:
         shutil.copyfile(path, fresh)
     fresh.replace(target)
     return target
-
-
-def _fingerprint(model: nn.Module, backbone: ConvNeur) -> str:
-    """What tells these weights and settings from others."""
-    found = hashlib.sha256(repr(backbone.global_config).encode())
-    for name, value in sorted(model.state_dict().items()):
-        found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return found.hexdigest()
 
 
 def _bar(shown: bool) -> Progress:

@@ -1,0 +1,99 @@
+"""Images in WebDataset shards, each read from where it begins: any can be picked, which a stream does not allow."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convneur.data.bulk.images import fingerprint_of
+from convneur.data.decode import SUFFIXES
+from convneur.data.sources import FileImages
+
+
+class ShardImages:
+    """Images in uncompressed tar files, found by where they begin.
+
+    Args:
+        root: Folder of the shards.
+        shards: Their names.
+        names: ``SHARD:KEY`` of each image.
+        places: (N, 3) shard, first byte and length of each image.
+        own: Label of each image, None for those without; None if none has one.
+        fingerprint: See `BulkImages`.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        shards: Sequence[str],
+        names: Sequence[str],
+        places: Sequence[tuple[int, int, int]],
+        own: Sequence[int | None] | None,
+        fingerprint: str,
+    ) -> None:
+        self.root, self.shards, self.own = root, list(shards), own
+        self.own_labels = None if own is None else "int64"
+        self.named = FileImages(names, [0] * len(names))
+        self.labels = self.named.labels
+        self.places = np.array(places, dtype=np.int64)
+        self.fingerprint = fingerprint
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> bytes:
+        """Return the bytes of the image; an OSError if the shard is cut off."""
+        shard, first, length = self.places[index].tolist()
+        with (self.root / self.shards[shard]).open("rb") as file:
+            file.seek(first)
+            content = file.read(length)
+        if len(content) < length:
+            raise OSError("the shard is cut off")
+        return content
+
+    def name(self, index: int) -> str:
+        """Shard and key."""
+        return self.named.name(index)
+
+    def known_labels(self, first: int, stop: int) -> list[Any]:
+        """Those in ``.cls`` files."""
+        return [None] * (stop - first) if self.own is None else list(self.own[first:stop])
+
+
+def open_shard_images(root: Path, shards: Sequence[str], spec: str) -> ShardImages:
+    """Look through shards for what is in them; their headers are read, not the images.
+
+    Raises:
+        ValueError: If a shard is damaged or compressed, or there are no images.
+    """
+    names: list[str] = []
+    places: list[tuple[int, int, int]] = []
+    own: list[int | None] = []
+    for number, shard in enumerate(shards):
+        labels: dict[str, int] = {}
+        began = len(names)
+        try:
+            with tarfile.open(root / shard, "r:") as tar:  # a compressed one cannot be read from the middle
+                for member in tar:
+                    folder, _, file = member.name.rpartition("/")
+                    stem, _, kind = file.partition(".")
+                    key = f"{shard}:{folder}/{stem}" if folder else f"{shard}:{stem}"
+                    if kind == "cls":
+                        content = tar.extractfile(member)
+                        assert content is not None
+                        labels[key] = int(content.read())
+                    elif f".{kind.rpartition('.')[-1].lower()}" in SUFFIXES and names[-1:] != [key]:
+                        names.append(key)  # of two images in a sample the first, as in training
+                        places.append((number, member.offset_data, member.size))
+        except (tarfile.TarError, ValueError) as error:
+            raise ValueError(f"{root / shard} is no whole, uncompressed shard ({error})") from error
+        own += [labels.get(name) for name in names[began:]]
+    if not names:
+        raise ValueError(f"{spec} holds no images; give shards (.tar) of images, or a folder of them")
+    sizes = ((shard, (root / shard).stat().st_size) for shard in shards)
+    some = any(label is not None for label in own)
+    return ShardImages(root, shards, names, places, own if some else None, fingerprint_of("shards", sizes))
