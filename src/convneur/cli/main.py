@@ -18,6 +18,7 @@ from convneur.cli.export import export
 from convneur.cli.info import info
 from convneur.cli.predict import predict
 from convneur.cli.push import push
+from convneur.cli.stream import stream
 from convneur.cli.train import train_verb
 
 
@@ -29,6 +30,7 @@ def verbs(arguments: Sequence[str]) -> dict[str, Callable[..., Any]]:
         "eval": eval_,
         "predict": predict,
         "embed": embed,
+        "stream": stream,
         "info": info,
         "ablate": ablate_verb(arguments),
         "bench": bench,

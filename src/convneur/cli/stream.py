@@ -1,0 +1,103 @@
+"""``convneur stream``: an image of any size through a model, exactly, in bounded memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from convneur.data.semantic import MaskCode
+
+PREVIEW = 1600  # pixels of the longer side
+
+
+def stream(
+    image: Annotated[str, tyro.conf.Positional],
+    model: str,
+    out: Path = Path("runs/stream"),
+    maps: tuple[int, ...] = (),
+    memory_gb: float = 4.0,
+    workers: int = 1,
+    scratch: Path | None = None,
+    top_k: int = 3,
+) -> int:
+    """Run a classifier or a Semantic FPN on an image larger than memory, as on the whole of it.
+
+    A call that was killed goes on where it stopped when it is made again. Exit code 0.
+
+    Args:
+        image: TIFF of any layout (BigTIFF, OME, GeoTIFF), Zarr array or OME-Zarr, .npy file, or any other image.
+        model: Folder of a run or model, hf-hub:USER/NAME, or a timm name with pretrained weights.
+        out: Folder for what comes out: features.npy and logits.npy, or classes.npy and a preview.
+        maps: Stages, from 1, whose maps are kept, as stage_0.npy and so on.
+        memory_gb: Memory that may be used in all.
+        workers: Strips at once.
+        scratch: Folder for maps between, some 20 to 100 bytes per pixel; inside --out if not given.
+        top_k: Answers of a classifier.
+    """
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if top_k < 1:
+        raise ValueError(f"--top-k {top_k} is out of range; give at least 1")
+    if any(not 1 <= stage <= 4 for stage in maps):
+        raise ValueError(f"--maps {' '.join(map(str, maps))} is out of range; give stages from 1 to 4")
+    with console.status("Loading PyTorch"):
+        from convneur.inference import stream as run
+        from convneur.models import load_model
+        from convneur.tasks.evaluation import device_for
+        from convneur.tasks.segmentation.saved import load_segmenter, segmenter_folder
+    code = names = None
+    loaded: Any
+    with console.status(f"Loading {model}"):
+        if segmenter_folder(model) is not None:
+            saved = load_segmenter(model)
+            loaded, code = saved.model, saved.code
+        else:
+            loaded, _, names = load_model(model)
+    found = run(
+        loaded.to(device_for()),
+        image,
+        out,
+        out_indices=[stage - 1 for stage in maps],
+        memory_limit=memory_gb * 1e9,
+        workers=workers,
+        scratch=scratch,
+    )
+    if found.logits is not None:
+        scores = found.logits.softmax(1)[0]
+        best = scores.topk(min(top_k, len(scores)))
+        for score, label in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            print(f"{names[label] if names else label}\t{score:.1%}")  # noqa: T201  what was asked for
+    if found.classes is not None and code is not None:
+        _tell_classes(image, found.classes, code, out, console)
+    kinds = sorted(path.name for path in out.iterdir() if path.suffix in (".npy", ".jpg"))
+    console.print(f"{out}: {', '.join(kinds)}", soft_wrap=True, markup=False, highlight=False)
+    return 0
+
+
+def _tell_classes(image: str, classes: Path, code: MaskCode, out: Path, console: Console) -> None:
+    """Share of each class, and a small picture to look at."""
+    import numpy as np
+    from PIL import Image
+
+    from convneur.explain.segmenter import overlay
+    from convneur.inference import open_large
+    from convneur.inference.rows import Rows
+
+    said = np.load(classes, mmap_mode="r")
+    counts = np.zeros(256, np.int64)
+    for top in range(0, len(said), 1024):
+        counts += np.bincount(said[top : top + 1024].ravel(), minlength=256)
+    for number in np.argsort(-counts)[: len(code.classes)]:
+        if counts[number]:
+            print(f"{code.classes[number]}\t{counts[number] / said.size:.1%}")  # noqa: T201  what was asked for
+    step = -(-max(said.shape) // PREVIEW)
+    source = open_large(image)
+    rows = [source.read(Rows(row, row + 1), 3)[0, ::step] for row in range(0, source.height, step)]
+    picture = Image.fromarray((np.stack(rows) * 255).round().astype(np.uint8))
+    overlay(picture, np.ascontiguousarray(said[::step, ::step]), code).save(out / "preview.jpg", quality=85)
