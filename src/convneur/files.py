@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a crash or a full disk leaves the old one or none, never half of the new one."""
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file (text as UTF-8) so that a crash or a full disk leaves the old one or none, never half of the new one."""
+    data = content.encode("utf-8") if isinstance(content, str) else content
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
         Path(name).chmod(0o644)
         Path(name).replace(path)
     except BaseException:
