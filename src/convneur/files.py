@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file (text as UTF-8) so that a crash or a full disk leaves the old one or none, never half of the new one."""
+    """Write a file so that a crash or a full disk leaves the old one or none, never half of the new; text as UTF-8."""
     data = content.encode("utf-8") if isinstance(content, str) else content
     handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:

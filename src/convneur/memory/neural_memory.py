@@ -155,9 +155,7 @@ class NeuralMemory(nn.Module):
             for index in range(-(-written // size)):
                 chunk = writes.chunk(index, size)
                 answers.append(self.fast.read(memory, chunk[0]))
-                memory, momentum = advance(
-                    memory, momentum, self.fast.gradient(memory, *chunk), writes.rates.at(index)
-                )
+                memory, momentum = advance(memory, momentum, self.fast.gradient(memory, *chunk), writes.rates.at(index))
         loss = (torch.cat(answers, 2) - writes.values).square().mean((1, 3))
         return F.pad(loss, (0, count - written), value=torch.nan)
 
