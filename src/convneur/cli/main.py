@@ -13,6 +13,7 @@ from convneur.cli.ablate import ablate_verb
 from convneur.cli.bench import bench
 from convneur.cli.demo import demo
 from convneur.cli.evaluate import eval_
+from convneur.cli.explain import explain
 from convneur.cli.export import export
 from convneur.cli.info import info
 from convneur.cli.predict import predict
@@ -27,6 +28,7 @@ def verbs(arguments: Sequence[str]) -> dict[str, Callable[..., Any]]:
         "train": train_verb(arguments),
         "eval": eval_,
         "predict": predict,
+        "explain": explain,
         "info": info,
         "ablate": ablate_verb(arguments),
         "bench": bench,

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from convneur.explain.layers import Layer
 
 COUNTED, NAMED = 20, 60  # up to so many classes a confusion matrix shows counts, and names
 COLOURS = {"convneur": "#1f6feb", "local-only": "#d1701f"}
@@ -77,6 +80,38 @@ def gates(image: Tensor, maps: Sequence[Tensor]) -> Figure:
             shown = axis.imshow(picture.numpy(), cmap="magma")
             axis.set_title(f"stage {column}, {what} gate", fontsize=10)
             figure.colorbar(shown, ax=axis, fraction=0.046)
+    return figure
+
+
+def overlays(picture: Tensor, layers: Sequence[Layer], titles: Sequence[str]) -> Figure:
+    """A photograph, and maps: above over the photograph, below alone at the same places; each has a colour bar.
+
+    Args:
+        picture: (3, H, W) in [0, 1].
+        layers: Maps of it.
+        titles: One for each.
+    """
+    height, width = picture.shape[-2:]
+    pixels = picture.permute(1, 2, 0).numpy()
+    tall = min(3.0, max(0.4, height / width))
+    figure = Figure(figsize=(3.2 * (len(layers) + 1), 6.0 * tall + 1.4), layout="constrained")
+    axes = figure.subplots(2, len(layers) + 1, squeeze=False)
+    for axis in axes.flat:
+        axis.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
+        axis.set_axis_off()
+    axes[0, 0].imshow(pixels, extent=(0, width, height, 0))
+    axes[0, 0].set_title("photograph", fontsize=10)
+    for column, (layer, title) in enumerate(zip(layers, titles, strict=True), start=1):
+        rows, columns = layer.covered
+        over, alone = axes[:, column]
+        over.imshow(pixels, extent=(0, width, height, 0))
+        for axis, opacity in ((over, 0.6), (alone, 1.0)):
+            axis.imshow(
+                layer.scale.paint(layer.values), extent=(0, columns, rows, 0), alpha=opacity, interpolation="nearest"
+            )
+        over.set_title(title, fontsize=10)
+        shades = ScalarMappable(layer.scale.norm, layer.scale.colours)
+        figure.colorbar(shades, ax=list(axes[:, column]), orientation="horizontal", fraction=0.05, shrink=0.9)
     return figure
 
 

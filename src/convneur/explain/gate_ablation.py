@@ -19,7 +19,7 @@ Answers = tuple[Tensor, Tensor | None]
 
 @dataclass(frozen=True)
 class GateAblation:
-    """Probabilities of the classes, all (K,).
+    """Probabilities of the classes, all (K,), on the CPU.
 
     Attributes:
         probabilities: Of the model as it is.
@@ -72,7 +72,7 @@ def ablate_gates(model: ConvNeur, image: Tensor) -> GateAblation:
 def _ask(model: ConvNeur, image: Tensor, hooks: Sequence[tuple[nn.Module, Hook]] = ()) -> Tensor:
     with hooked(hooks):
         logits: Tensor = model(image)
-    return logits.float().softmax(1)[0]
+    return logits.float().softmax(1)[0].cpu()
 
 
 def _flat(_branch: object, _inputs: object, answers: Answers) -> Answers:

@@ -19,7 +19,7 @@ from convneur.models import ConvNeur
 
 @dataclass(frozen=True)
 class StageInspection:
-    """What the first global branch of a stage did.
+    """What the first global branch of a stage did; tensors are on the CPU.
 
     Attributes:
         gate: (C, h, w) in [0, 1], what the local features were multiplied with.
@@ -83,7 +83,7 @@ def inspect(model: ConvNeur, image: Tensor) -> Inspection:
 
     Args:
         model: With gates; on the device of the image. It may be fused.
-        image: (C, H, W) or (1, C, H, W), normalised, of any size that the model takes.
+        image: (C, H, W) or (1, C, H, W), normalised, of any size the model takes.
 
     Raises:
         ValueError: If the model has no gates (it is local-only, or ``add`` or ``concat`` is its fusion), or if the image
@@ -97,13 +97,13 @@ def inspect(model: ConvNeur, image: Tensor) -> Inspection:
             told: list[Tensor] = []
             note = (branch.memory, lambda memory, given, _answer: told.append(memory.surprise(given[0])))
             with hooked([note, *unwritten([branch])]):
-                gate = branch.forward(*inputs)[0][0].sigmoid()  # not a call, which would come here again
-            surprise = told[0][0].view(gate.shape[-2:])
+                gate = branch.forward(*inputs)[0][0].sigmoid().cpu()  # not a call, which would come here again
+            surprise = told[0][0].view(gate.shape[-2:]).cpu()
         info = model.feature_info[len(stages)]
         height, width = inputs[0].shape[-2:]
         stages.append(
             StageInspection(
-                answers[0][0].sigmoid(), surprise, gate, info["reduction"], branch.token_stride, (height, width)
+                answers[0][0].sigmoid().cpu(), surprise, gate, info["reduction"], branch.token_stride, (height, width)
             )
         )
 

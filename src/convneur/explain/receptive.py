@@ -26,7 +26,7 @@ def receptive_fields(model: ConvNeur, image: Tensor) -> tuple[Tensor, Tensor]:
         image: (C, H, W) or (1, C, H, W), normalised as the model takes it.
 
     Returns:
-        Two of (H, W). With: by all paths. Without: what the global branches answer is held as it is, so that slopes
+        Two of (H, W), on the CPU. With: by all paths. Without: what the global branches answer is held as it is, so that slopes
         pass through the convolutions alone; of a model that has no global branch the same.
 
     Raises:
@@ -50,4 +50,4 @@ def _slopes(model: ConvNeur, image: Tensor) -> Tensor:
     last = model.forward_features(image)
     middle = last[0, :, last.shape[2] // 2, last.shape[3] // 2]
     (slopes,) = torch.autograd.grad(middle.sum(), image)
-    return slopes[0].abs().mean(0)
+    return slopes[0].abs().mean(0).cpu()
