@@ -45,7 +45,7 @@ def tell_notes(notes: Sequence[str], console: Any) -> None:
 def tell_unreadable(rows: Sequence[Any], unreadable: Sequence[tuple[str, str]], console: Any) -> int:
     """Name files that could not be read, and why; the exit code, which is 2 if nothing came of any."""
     for name, reason in unreadable:
-        console.print(f"convneur: {name} could not be read ({reason})", soft_wrap=True, highlight=False)
+        console.print(f"convneur: {name} could not be read ({reason})", soft_wrap=True, markup=False, highlight=False)
     return 0 if rows else 2
 
 

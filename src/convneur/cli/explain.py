@@ -63,7 +63,7 @@ def explain(
         console.print(f"{model} has no trained weights: its maps show what can be seen, and mean nothing")
     cam = bool(subject.classes) and importlib.util.find_spec("pytorch_grad_cam") is not None
     if subject.classes and not cam:
-        console.print(f"{NEEDS}; all else is told", soft_wrap=True)
+        console.print(f"{NEEDS}; all else is told", soft_wrap=True, markup=False, highlight=False)
     device, outputs = device_for(), Outputs(out, "explain")
     subject.backbone.to(device)
     command = " ".join(["convneur", *sys.argv[1:]])
@@ -88,7 +88,7 @@ def explain(
 def _too_large(image: Tensor) -> str:
     height, width = image.shape[2:]
     return (
-        f"the model would take it as {width} x {height} px, and {MOST_PIXELS / 1e6:g} megapixels at once are the limit; "
+        f"the model would take it as {width} x {height} px, and {MOST_PIXELS / 1e6:g} megapixels at once is the most; "
         "give a smaller --image-size"
     )
 

@@ -88,7 +88,7 @@ def _of_classifier(model: str, image_size: int | None) -> Subject:
     if new:
         notes.append("The weights are random: the maps show what can be seen, and mean nothing.")
     return Subject(
-        model,
+        config.get("architecture", model),
         _with_gates(loaded, model),
         lambda picture: transform(picture)[None],
         to.mean,

@@ -94,7 +94,7 @@ class Explanation:
         return told
 
     def _half_radius(self, field: Tensor) -> float | None:
-        """Pixels around the middle of the last map within which half of a receptive field lies; None for an empty field."""
+        """Pixels around the middle of the last map within which half of a receptive field lies; None if it is empty."""
         if not field.any():
             return None
         last = self.inspection.stages[-1]

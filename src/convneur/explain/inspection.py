@@ -86,8 +86,8 @@ def inspect(model: ConvNeur, image: Tensor) -> Inspection:
         image: (C, H, W) or (1, C, H, W), normalised, of any size the model takes.
 
     Raises:
-        ValueError: If the model has no gates (it is local-only, or ``add`` or ``concat`` is its fusion), or if the image
-            does not fit.
+        ValueError: If the model has no gates, because it is local-only or ``add`` or ``concat`` is its fusion; if the
+            image does not fit.
     """
     stages: list[StageInspection] = []
 

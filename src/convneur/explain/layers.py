@@ -61,12 +61,12 @@ class Scale:
         return [f"#{r:02x}{g:02x}{b:02x}" for r, g, b, _ in shades]
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Numbers to write at the colours, each with its place in [0, 1]."""
+        """Numbers to write at the colours, ends and middle among them, and how they are written."""
         if self.decades:
             first, last = (round(math.log10(end)) for end in (self.low, self.high))
-            return [((n - first) / (last - first), f"{10.0**n:g}") for n in range(first, last + 1)]
-        steps = [self.low + (self.high - self.low) * quarter / 4 for quarter in range(5)]
-        return [(quarter / 4, f"{number:.3g}") for quarter, number in enumerate(steps)]
+            return [(10.0**n, f"{10.0**n:g}") for n in range(first, last + 1)]
+        numbers = [self.low + (self.high - self.low) * quarter / 4 for quarter in range(5)]
+        return [(number, f"{number:.3g}") for number in numbers]
 
 
 GATES = Scale(0.0, 1.0, "RdBu_r")  # one for all gates: what halves a feature has no colour

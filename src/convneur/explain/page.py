@@ -121,7 +121,10 @@ def _card(layer: Layer, picture: Tensor) -> str:
         f'<img alt="{html.escape(layer.title)}" style="height:{share[0]:.4f}%;width:{share[1]:.4f}%" '
         f'src="{data_url(buffer.getvalue())}">'
     )
-    ticks = "".join(f'<span style="left:{100 * place:.2f}%">{number}</span>' for place, number in layer.scale.ticks())
+    ticks = "".join(
+        f'<span style="left:{100 * float(layer.scale.norm(number)):.2f}%">{written}</span>'
+        for number, written in layer.scale.ticks()
+    )
     return (
         f'<figure class="card"><figcaption><b>{html.escape(layer.title)}</b><br>{html.escape(layer.about)}</figcaption>'
         f'<div class="pair"><div class="frame alone">{shown}</div><div class="frame under">{shown}</div></div>'
@@ -163,8 +166,8 @@ def _answers(told: Explanation, classes: Sequence[str]) -> list[Section]:
         Section("Answers", "", table=rows),
         Section(
             "Answers without a stage's memory",
-            f"By how much the probability of {first!r} changes when the global branch of one stage answers as if nothing "
-            "was written, or everywhere what it answers on average.",
+            f"By how much the probability of {first!r} changes when the global branch of one stage answers as if "
+            "nothing was written, or everywhere what it answers on average.",
             table=changes,
         ),
     ]

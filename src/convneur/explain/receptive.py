@@ -26,8 +26,8 @@ def receptive_fields(model: ConvNeur, image: Tensor) -> tuple[Tensor, Tensor]:
         image: (C, H, W) or (1, C, H, W), normalised as the model takes it.
 
     Returns:
-        Two of (H, W), on the CPU. With: by all paths. Without: what the global branches answer is held as it is, so that slopes
-        pass through the convolutions alone; of a model that has no global branch the same.
+        Two of (H, W), on the CPU. With: by all paths. Without: what the global branches answer is held as it is, so
+        that slopes pass through the convolutions alone; of a model that has no global branch the same.
 
     Raises:
         ValueError: If the image does not fit.
