@@ -1,5 +1,6 @@
 """Colours say what the numbers are, and maps lie where they belong."""
 
+import json
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from convneur.explain.explanation import Explanation, explain_image
 from convneur.explain.figures import overlays
 from convneur.explain.inspection import Inspection, StageInspection
 from convneur.explain.layers import GATES, SLOPES, Layer, Scale
+from convneur.explain.page import write_page
 from tests.models.builders import create
 
 SMALL = {"dims": (6, 8), "depths": (1, 1), "token_strides": (2, 1), "memory_width": 4, "num_classes": 0}
@@ -46,16 +48,31 @@ def test_a_map_that_does_not_reach_the_edge_is_not_stretched_to_it():
 
 
 def test_tokens_that_are_never_written_are_left_open():
-    model = create("convneur_m1", **SMALL, memory={"read": "causal", "chunk_size": 12})
+    model = create("convneur_m1", **SMALL, memory={"read": "causal", "chunk_size": 15})
     image = torch.randn(1, 3, 40, 40)
     told = explain_image(model, image, torch.rand(3, 40, 40), classifies=False, cam=False)
     surprise = told.stage_layers()[0][-1]
     assert surprise.key == "surprise"
     assert "never writes" in surprise.about
-    assert torch.equal(surprise.values.isnan().flatten().nonzero()[0], torch.tensor([44]))  # token 12 of 5 x 5
+    assert torch.equal(surprise.values.isnan().flatten().nonzero()[0], torch.tensor([60]))  # token 15 of 5 x 5: row 3
     numbers = told.numbers([])["stages"][0]["surprise"]
-    assert numbers["never_written"] == 13
-    assert sum(number is None for row in numbers["map"] for number in row) == 13
+    assert numbers["never_written"] == 10
+    assert sum(number is None for row in numbers["map"] for number in row) == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cards"),
+    [({"memory": {"read": "causal", "chunk_size": 196}}, 6), ({"globalizer": "se", "memory_width": 16}, 2)],
+)
+def test_pages_of_what_is_never_written(arguments, cards, tmp_path):
+    model = create("convneur_m1", **SMALL | arguments)
+    told = explain_image(model, torch.randn(1, 3, 40, 40), torch.rand(3, 40, 40), classifies=False, cam=False)
+    write_page(tmp_path / "page.html", "title", "lead", told, [], [], "last")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count('<figure class="card">') == 2 * cards + 2
+    assert page.count("never written") == (2 if "memory" in arguments else 0)
+    numbers = json.loads(json.dumps(told.numbers([]), allow_nan=False))
+    assert (numbers["stages"][0]["surprise"] is None) == ("globalizer" in arguments)
 
 
 def test_half_radius_is_counted_from_the_middle_of_the_last_map():

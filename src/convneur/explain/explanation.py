@@ -142,7 +142,13 @@ def _layers_of(stage: StageInspection) -> list[Layer]:
         most = int(stage.written.square().flatten(1).mean(1).argmax())
         without = stage.gates_on_map(stage.unwritten_gate).mean(0)
         layers += [
-            drawn("unwritten", "gate, unwritten", "The gate had this stage's memory written nothing.", without, GATES),
+            drawn(
+                "unwritten",
+                "gate, unwritten",
+                "The gate if nothing had been written into this stage's memory.",
+                without,
+                GATES,
+            ),
             drawn("written", "written", "Gate less unwritten gate, mean over the channels.", written.mean(0)),
             drawn(
                 "written-channel", f"written, channel {most}", "The channel that writing changes most.", written[most]

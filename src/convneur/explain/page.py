@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from convneur.explain.explanation import Explanation
+from convneur.explain.inspection import StageInspection
 from convneur.explain.layers import Layer
 from convneur.explain.report import Section, data_url, write_report
 
@@ -145,10 +146,16 @@ def _stage_rows(told: Explanation) -> list[list[str]]:
                 f"{float(stage.gate.min()):.3f} to {float(stage.gate.max()):.3f}",
                 f"{float(stage.gate.mean()):.3f}",
                 "" if stage.written is None else f"{float(stage.written.abs().mean()):.4f}",
-                "" if stage.surprise is None else f"{float(stage.surprise.nanmean()):.3g}",
+                _mean_surprise(stage),
             ]
         )
     return rows
+
+
+def _mean_surprise(stage: StageInspection) -> str:
+    if stage.surprise is None:
+        return ""
+    return "never written" if stage.surprise.isnan().all() else f"{float(stage.surprise.nanmean()):.3g}"
 
 
 def _answers(told: Explanation, classes: Sequence[str]) -> list[Section]:
