@@ -21,7 +21,7 @@ STYLE = """
 .controls { display: flex; flex-wrap: wrap; gap: .4rem 2rem; position: sticky; top: 0; padding: .6rem 0; z-index: 1;
   background: Canvas; }
 .controls input { vertical-align: middle; } .controls output { font-variant-numeric: tabular-nums; }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(25rem, 1fr)); gap: 1.8rem 1.6rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(25rem, 100%), 1fr)); gap: 1.8rem 1.6rem; }
 .cards[hidden] { display: none; }
 .card { margin: 0; min-width: 0; } .card figcaption { min-height: 4.8em; font-size: .92rem; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: .5rem; }
