@@ -43,6 +43,14 @@ def test_python_blocks_of_the_guide_run():
     assert names["answers"].shape == (16, 8, 8)
 
 
+def test_python_block_of_the_page_on_looking_inside_runs():
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "explain.md").read_text(), re.DOTALL)
+    names: dict = {}
+    exec(block, names)
+    assert names["with_memory"].shape == names["without"].shape == (224, 200)
+    assert len(names["answers"].flat) == 4
+
+
 def test_variant_table_says_what_is_so():
     number = r"([\d.]+)"
     rows = re.findall(

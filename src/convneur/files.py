@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a crash or a full disk leaves the old one or none, never half of the new one."""
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file so that a crash or a full disk leaves the old one or none, never half of the new; text as UTF-8."""
     with replace_file(path) as fresh:
-        fresh.write_text(text, encoding="utf-8")
+        fresh.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-MADE = ".convneur-predict"  # names the files of a folder that an earlier prediction made, and the next may replace
+MADE = ".convneur-{}"  # names the files of a folder that an earlier call of a verb made, and the next may replace
 
 
 class Outputs:
@@ -14,11 +14,12 @@ class Outputs:
 
     Args:
         out: Folder for what is made; it is created.
+        verb: What makes it.
     """
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, verb: str = "predict") -> None:
         out.mkdir(parents=True, exist_ok=True)
-        self.out, self.note = out, out / MADE
+        self.out, self.note = out, out / MADE.format(verb)
         made = set(self.note.read_text(encoding="utf-8").splitlines()) if self.note.is_file() else set()
         self.taken = {path.name for path in out.iterdir()} - made
         self.made = made
@@ -39,6 +40,27 @@ def tell_notes(notes: Sequence[str], console: Any) -> None:
     """What was left out of the data, and why."""
     for note in notes:
         console.print(note, style="yellow", soft_wrap=True)
+
+
+def tell_unreadable(rows: Sequence[Any], unreadable: Sequence[tuple[str, str]], console: Any) -> int:
+    """Name files that could not be read, and why; the exit code, which is 2 if nothing came of any."""
+    for name, reason in unreadable:
+        console.print(f"convneur: {name} could not be read ({reason})", soft_wrap=True, markup=False, highlight=False)
+    return 0 if rows else 2
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on standard output, unless it has no rows."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    for name in head:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    if rows:
+        Console().print(table)
 
 
 def other_classes(known: Sequence[str], found: Sequence[str]) -> str:

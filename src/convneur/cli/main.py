@@ -14,6 +14,7 @@ from convneur.cli.bench import bench
 from convneur.cli.demo import demo
 from convneur.cli.embed import embed
 from convneur.cli.evaluate import eval_
+from convneur.cli.explain import explain
 from convneur.cli.export import export
 from convneur.cli.info import info
 from convneur.cli.predict import predict
@@ -31,6 +32,7 @@ def verbs(arguments: Sequence[str]) -> dict[str, Callable[..., Any]]:
         "predict": predict,
         "embed": embed,
         "stream": stream,
+        "explain": explain,
         "info": info,
         "ablate": ablate_verb(arguments),
         "bench": bench,

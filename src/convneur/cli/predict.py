@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from convneur.cli.common import check_size
+from convneur.cli.common import check_size, print_table, tell_unreadable
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from torch import Tensor
 
     from convneur.data.sources import FileImages
@@ -87,7 +86,7 @@ def predict(
         workers = min(len(files) // 4, 8) if workers is None else workers
         rows, unreadable = find_objects(files, model, out, score, console, image_size, workers, max_pixels)
         _print_objects(rows, format)
-        return _told(rows, unreadable, console)
+        return tell_unreadable(rows, unreadable, console)
     if segmenter_folder(model) is not None:
         from convneur.cli import segmenting
 
@@ -95,7 +94,7 @@ def predict(
         changes = segmenting.changes_of(image_size, window, None, flip)
         rows, unreadable = segmenting.mark_images(files, model, out, console, changes, max_pixels)
         _print_pixels(rows, format)
-        return _told(rows, unreadable, console)
+        return tell_unreadable(rows, unreadable, console)
     with console.status(f"Loading {model}"):
         loaded, config, labels = open_model(model)
     names = labels or [str(i) for i in range(config["num_classes"])]
@@ -114,14 +113,7 @@ def predict(
             scores = loaded(batch.images.to(device)).float().softmax(1).cpu()[known]
             rows += _rows(images, batch.indices[known], scores, names, min(top_k, len(names)))
     _print(rows, format)
-    return _told(rows, unreadable, console)
-
-
-def _told(rows: Sequence[Any], unreadable: Sequence[tuple[str, str]], console: Console) -> int:
-    """Name what could not be read; the exit code."""
-    for name, reason in unreadable:
-        console.print(f"convneur: {name} could not be read ({reason})", soft_wrap=True, highlight=False)
-    return 0 if rows else 2
+    return tell_unreadable(rows, unreadable, console)
 
 
 def find_images(paths: Sequence[str]) -> list[str]:
@@ -129,8 +121,10 @@ def find_images(paths: Sequence[str]) -> list[str]:
 
     Raises:
         FileNotFoundError: If a path names nothing, or a folder holds no images.
-        ValueError: For an address on the web.
+        ValueError: For no path, and for an address on the web.
     """
+    if not paths:
+        raise ValueError("no images given; give image files, folders or globs")
     found: dict[str, None] = {}
     for path in paths:
         if "://" in path:
@@ -208,7 +202,9 @@ def _print_objects(rows: list[dict[str, Any]], format: str) -> None:
         return
     counts = [Counter(each["label"] for each in row["objects"]).most_common() for row in rows]
     found = [", ".join(f"{number} {label}" for label, number in each) or "nothing" for each in counts]
-    _table(["file", "found", "picture"], [[r["file"], what, r["picture"]] for r, what in zip(rows, found, strict=True)])
+    print_table(
+        ["file", "found", "picture"], [[r["file"], what, r["picture"]] for r, what in zip(rows, found, strict=True)]
+    )
 
 
 def _print_pixels(rows: list[dict[str, Any]], format: str) -> None:
@@ -218,7 +214,7 @@ def _print_pixels(rows: list[dict[str, Any]], format: str) -> None:
         return
     most = [sorted(row["shares"].items(), key=lambda each: -each[1])[:4] for row in rows]
     told = [", ".join(f"{name} {share:.0%}" for name, share in each) for each in most]
-    _table(
+    print_table(
         ["file", "most of it", "overlay"], [[r["file"], what, r["overlay"]] for r, what in zip(rows, told, strict=True)]
     )
 
@@ -233,16 +229,3 @@ def _for_programs(rows: Sequence[dict[str, Any]], format: str, head: list[str], 
 
         csv.writer(sys.stdout).writerows([head, *flat])
     return format != "table"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold")
-    for name in head:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    if rows:
-        Console().print(table)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from convneur.layers import GlobalBranch
+from convneur.explain.looking import evaluated, gated_branches, hooked
 from convneur.models import ConvNeur
 
 
@@ -22,21 +22,11 @@ def gate_maps(model: ConvNeur, images: Tensor) -> list[Tensor]:
     Raises:
         ValueError: If the model has no gates: it is local-only, or fuses by addition or concatenation.
     """
-    branches = [next((m for m in stage.modules() if isinstance(m, GlobalBranch)), None) for stage in model.stages]
-    if not model.has_gates or None in branches:
-        raise ValueError("the model has no gates; create it with fusion='gate' and a global branch in each stage")
     gates: list[Tensor] = []
-    hooks = [
-        branch.register_forward_hook(lambda _module, _inputs, answers: gates.append(answers[0].sigmoid()))
-        for branch in branches
-        if branch is not None
-    ]
-    training = model.training
-    try:
-        with torch.inference_mode():
-            model.eval()(images)
-    finally:
-        model.train(training)
-        for hook in hooks:
-            hook.remove()
+
+    def note(_branch: object, _inputs: object, answers: tuple[Tensor, Tensor | None]) -> None:
+        gates.append(answers[0].sigmoid())
+
+    with evaluated(model), torch.inference_mode(), hooked((branch, note) for branch in gated_branches(model)):
+        model(images)
     return gates

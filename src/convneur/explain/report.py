@@ -36,12 +36,14 @@ class Section:
         text: What the reader sees below, in a sentence or two.
         figure: Picture, if any.
         table: Rows of cells, the first one being the head, if any.
+        markup: HTML, taken as it is.
     """
 
     title: str
     text: str
     figure: Figure | None = None
     table: Sequence[Sequence[str]] | None = None
+    markup: str = ""
 
 
 def write_report(path: Path, title: str, lead: str, sections: Sequence[Section], note: str) -> None:
@@ -59,8 +61,9 @@ def write_report(path: Path, title: str, lead: str, sections: Sequence[Section],
         parts.append(f"<h2>{html.escape(section.title)}</h2><p>{html.escape(section.text)}</p>")
         if section.table is not None:
             parts.append(_table(section.table))
+        parts.append(section.markup)
         if section.figure is not None:
-            parts.append(f'<img alt="{html.escape(section.title)}" src="data:image/png;base64,{_png(section.figure)}">')
+            parts.append(f'<img alt="{html.escape(section.title)}" src="{data_url(png(section.figure))}">')
     parts.append(f'<p class="note"><code>{html.escape(note)}</code></p>')
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
@@ -105,7 +108,13 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return f"<table><tr>{top}</tr>{rest}</table>"
 
 
-def _png(figure: Figure) -> str:
+def png(figure: Figure) -> bytes:
+    """The picture as a file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
+    return buffer.getvalue()
+
+
+def data_url(image: bytes, kind: str = "png") -> str:
+    """An image file as an address that holds it."""
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"

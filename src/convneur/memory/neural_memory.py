@@ -127,7 +127,41 @@ class NeuralMemory(nn.Module):
 
     def read(self, tokens: Tensor, weights: Weights) -> Tensor:
         """What fast weights say about tokens, (B, N, D) -> (B, N, D); nothing is written."""
-        return self._answers(weights, tokens).transpose(1, 2).flatten(2)
+        return self.fast.read(weights, self._queries(tokens)).transpose(1, 2).flatten(2)
+
+    def unwritten(self, tokens: Tensor) -> Tensor:
+        """What tokens read where nothing was written, M_0's answers: (B, N, D) -> (B, N, D)."""
+        self._check(tokens, None)
+        return self.read(tokens, self.fast.initial())
+
+    def surprise(self, tokens: Tensor) -> Tensor:
+        """How far off the memory is about each token when it is written: the inner loss, without its step.
+
+        That is the mean over heads and channels of ``(M(k) - v)^2``, M being where the write takes its gradient: M_0
+        (``anchor="initial"``), or the memory that the chunks before left (``anchor="previous"``).
+
+        Args:
+            tokens: (B, N, D), in reading order.
+
+        Returns:
+            (B, N); NaN for tokens that are never written, which are those of the last chunk of a causal read.
+        """
+        self._check(tokens, None)
+        count, size = tokens.shape[1], self._chunk_size(tokens.shape[1])
+        written = (count - 1) // size * size if self.config.read == "causal" else count
+        if not written:
+            return tokens.new_full(tokens.shape[:2], torch.nan)
+        writes = self._writes(self.store_norm(tokens[:, :written]), size)
+        memory, momentum, answers = self.fast.initial(), None, []
+        if self.config.anchor == "initial":
+            answers.append(self.fast.read(memory, writes.keys))
+        else:
+            for index in range(-(-written // size)):
+                chunk = writes.chunk(index, size)
+                answers.append(self.fast.read(memory, chunk[0]))
+                memory, momentum = advance(memory, momentum, self.fast.gradient(memory, *chunk), writes.rates.at(index))
+        loss = (torch.cat(answers, 2) - writes.values).square().mean((1, 3))
+        return F.pad(loss, (0, count - written), value=torch.nan)
 
     def _causal(
         self, tokens: Tensor, state: MemoryState | None, return_state: bool
@@ -151,10 +185,8 @@ class NeuralMemory(nn.Module):
                     gradient = self.fast.gradient(memories[-1], *writes.chunk(index, size))
                 weights, momentum = advance(memories[-1], momentum, gradient, writes.rates.at(index))
                 memories.append(weights)
-        if not written:
-            context = self._answers(memories[0], tokens)
-        else:
-            queries = self._queries(tokens)
+        queries = self._queries(tokens)
+        if written:
             # One batched read of all chunks: queries are padded to whole chunks, and the padding's answers cut off.
             before = stored.shape[1] - count
             after = (written + 1) * size - stored.shape[1]
@@ -190,7 +222,7 @@ class NeuralMemory(nn.Module):
                 weights, momentum = advance(weights, momentum, gradient, writes.rates.at(index))
         else:
             weights, momentum = self._write_at_once(writes, weights, momentum, chunks, size, return_state)
-        context = self._answers(weights, tokens)
+        context = self.fast.read(weights, self._queries(tokens))
         if not return_state:
             return context, None
         assert momentum is not None  # always known once something was written and a state is wanted
@@ -276,11 +308,8 @@ class NeuralMemory(nn.Module):
         return self.config.chunk_size if self.config.chunk_size is not None else count
 
     def _queries(self, tokens: Tensor) -> Tensor:
+        """What tokens (B, N, D) ask the memory, (B, H, N, D)."""
         return self._split(self.to_queries(self.retrieve_norm(tokens)))
-
-    def _answers(self, weights: Weights, tokens: Tensor) -> Tensor:
-        """What fast weights say about tokens (B, N, D), head by head: (B, H, N, D)."""
-        return self.fast.read(weights, self._queries(tokens))
 
     def _split(self, x: Tensor) -> Tensor:
         """Split the width into heads: (B, N, H * D) -> (B, H, N, D)."""

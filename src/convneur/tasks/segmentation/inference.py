@@ -114,19 +114,24 @@ def _probabilities(model: nn.Module, image: Tensor, how: Inference, scale: float
     height, width = image.shape[-2:]
     sums: Tensor | None = None
     for factor in how.scales:
-        size = _scaled(height, width, scale * factor)
-        fitted = image[None]
-        if size != (height, width):
-            fitted = F.interpolate(fitted, size, mode="bilinear", align_corners=False, antialias=True)
+        given = fitted(image, scale * factor)
         for mirrored in (False, True) if how.flip else (False,):
-            scores = model(fitted.flip(3) if mirrored else fitted).float()
+            scores = model(given.flip(3) if mirrored else given).float()
             scores = scores.flip(3) if mirrored else scores
-            if size != (height, width):
+            if given.shape[-2:] != image.shape[-2:]:
                 scores = F.interpolate(scores, (height, width), mode="bilinear", align_corners=False)
             said = scores.softmax(1)[0]
             sums = said if sums is None else sums + said
     assert sums is not None
     return sums
+
+
+def fitted(image: Tensor, scale: float) -> Tensor:
+    """A normalised image (3, H, W) at another scale, as a batch (1, 3, H', W')."""
+    size = _scaled(image.shape[1], image.shape[2], scale)
+    if size == image.shape[1:]:
+        return image[None]
+    return F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def _scaled(height: int, width: int, scale: float) -> tuple[int, int]:

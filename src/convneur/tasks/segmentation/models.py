@@ -46,9 +46,13 @@ class Segmenter(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) -> logits (B, K, H, W); padded inside to multiples of the stride."""
         height, width = images.shape[-2:]
-        padded = F.pad(images, (0, -width % self.stride, 0, -height % self.stride))
-        logits: Tensor = self.net(padded)
+        logits: Tensor = self.net(self.padded(images))
         return logits[..., :height, :width]
+
+    def padded(self, images: Tensor) -> Tensor:
+        """Images with zeros below and to the right, up to multiples of the stride."""
+        height, width = images.shape[-2:]
+        return F.pad(images, (0, -width % self.stride, 0, -height % self.stride))
 
 
 def create_segmenter(
