@@ -194,6 +194,8 @@ class NeuralMemory(nn.Module):
             memories[0] = tuple(w.expand(batch, *w.shape[-3:]) for w in memories[0])
             context = self.fast.read(tuple(torch.stack(w, 2) for w in zip(*memories, strict=True)), queries)
             context = context.flatten(2, 3)[:, :, before : before + count]
+        else:
+            context = self.fast.read(memories[0], queries)
         if not return_state:
             return context, None
         fresh = self.initial_state(batch)
