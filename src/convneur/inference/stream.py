@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from timm.data import resolve_model_data_config
 from torch import Tensor
@@ -205,5 +206,6 @@ def _bar(shown: bool) -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        console=Console(stderr=True),
         disable=not shown,
     )
