@@ -49,13 +49,14 @@ def whole(model, pixels):
     count = pixels.shape[2]
     mean, std = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if count == 3 else ((0.5,) * count, (0.25,) * count)
     x = torch.from_numpy(pixels).permute(2, 0, 1).double() / 255
-    x = (x - torch.tensor(mean).double()[:, None, None]) / torch.tensor(std).double()[:, None, None]
+    mean, std = (torch.tensor(each, dtype=torch.float64)[:, None, None] for each in (mean, std))
+    x = (x - mean) / std
     with torch.inference_mode():
         last, maps = model.forward_intermediates(x[None])
         return model.forward_head(last), [each[0].permute(1, 2, 0).numpy() for each in maps]
 
 
-def assert_same(found, expected, atol=1e-5):
+def assert_same(found, expected, atol=1e-9):
     logits, maps = expected
     torch.testing.assert_close(found.logits.double(), logits, rtol=0, atol=atol)
     for index, path in found.maps.items():
@@ -139,6 +140,8 @@ def test_what_does_not_fit_is_refused(tmp_path):
         stream(small(), picture(64, 64), tmp_path, memory_limit=1e6, progress=False)
     with pytest.raises(ValueError, match="out_indices"):
         stream(small(), picture(64, 64), tmp_path, out_indices=(4,), progress=False)
+    with pytest.raises(ValueError, match=r"float16 cannot be streamed; give model.float"):
+        stream(small().half(), picture(64, 64), tmp_path, progress=False)
     with pytest.raises(FileNotFoundError):
         stream(small(), tmp_path / "none.tif", tmp_path, progress=False)
 
@@ -273,7 +276,7 @@ def test_steps_that_are_done_are_not_done_again(tmp_path):
         stream(model, Failing(pixels, 12), tmp_path, rows=8, progress=False)
     # 75 rows of the first stage are 10 strips of tokens, and 10 of blocks, of which the second failed.
     found = stream(model, Failing(pixels, 8), tmp_path, rows=8, progress=False)
-    torch.testing.assert_close(found.logits, whole(model, pixels)[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.logits, whole(model, pixels)[0], rtol=0, atol=1e-9)
 
 
 def test_another_job_begins_anew_and_leaves_strange_files(tmp_path):

@@ -136,8 +136,8 @@ class BackboneOnDisk:
     def _pixels(self, rows: Rows) -> Tensor:
         """Rows of the padded image as the model takes them, (1, C, rows, W)."""
         there = rows.within(self.image.height)
-        pixels = torch.from_numpy(self.image.read(there, self.model.in_chans)).permute(2, 0, 1)
-        x = pixels.to(self.mean.dtype).sub_(self.mean).div_(self.std)[None].to(self.passes.like.device)
+        pixels = torch.from_numpy(self.image.read(there, self.model.in_chans, self.passes.kind)).permute(2, 0, 1)
+        x = pixels.sub_(self.mean).div_(self.std)[None].to(self.passes.like.device)
         return F.pad(x, (0, self.padding[1], 0, rows.height - there.height)) if any(self.padding) else x
 
     def _tokens(self, number: int, branch: GlobalBranch) -> Iterator[Step]:

@@ -44,9 +44,14 @@ class Passes:
     free: int
     rows: int | None
 
+    @property
+    def kind(self) -> str:
+        """The kind of number, as NumPy names it."""
+        return str(self.like.dtype).rpartition(".")[2]
+
     def array(self, name: str, *shape: int) -> Map:
         """A map that can be written; what is there stays."""
-        return self.scratch.create(name, shape, torch.empty(0, dtype=self.like.dtype).numpy().dtype.name)
+        return self.scratch.create(name, shape, self.kind)
 
     def read(self, held: Map, rows: Rows) -> Tensor:
         """Rows of a map on disk (H, W, C) as (1, C, rows, W)."""

@@ -48,8 +48,8 @@ class LargeImage:
             )
         self._pixels, self._lock = pixels, threading.Lock()
 
-    def read(self, rows: Rows, channels: int) -> NDArray[np.float32]:
-        """Rows (rows, W, ``channels``) in [0, 1].
+    def read(self, rows: Rows, channels: int, dtype: Any = np.float32) -> NDArray[Any]:
+        """Rows (rows, W, ``channels``) in [0, 1], as floats of a kind.
 
         Grey is repeated for three channels, and transparency laid over white, as for other images.
 
@@ -62,7 +62,7 @@ class LargeImage:
             except Exception as error:  # damaged files raise whatever their reader runs into
                 reason = " ".join(str(error).split()) or type(error).__name__
                 raise UnreadableImageError(f"{self.identity}, rows {rows.start} to {rows.stop}: {reason}") from error
-        light = np.multiply(raw, np.float32(1 / WHITE[self.dtype.kind](self.dtype)), dtype=np.float32)
+        light = np.divide(raw, WHITE[self.dtype.kind](self.dtype), dtype=dtype)
         if channels == 3 and self.channels == 1:
             return np.repeat(light, 3, axis=2)
         if channels == 3 and self.channels == 4:

@@ -101,6 +101,9 @@ def stream(
     """
     begun = time.perf_counter()
     backbone, decoder = _parts(model)
+    like = next(model.parameters())
+    if like.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"a model in {like.dtype} cannot be streamed; give model.float()")
     wrong = [index for index in out_indices if not 0 <= index < len(backbone.stages)]
     if wrong:
         raise ValueError(f"out_indices={tuple(out_indices)} is out of range; give 0 to {len(backbone.stages) - 1}")
@@ -129,7 +132,7 @@ def stream(
     }
     kept = Scratch(folder if scratch is None else Path(scratch).expanduser(), plan, alone=scratch is None)
     free = int((memory_limit - resident_bytes()) / workers)
-    passes = Passes(kept, next(model.parameters()), workers, free, rows)
+    passes = Passes(kept, like, workers, free, rows)
     wanted = set(range(4)) if decoder is not None else set(out_indices)
     features = logits = classes = None
     training = model.training

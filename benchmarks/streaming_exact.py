@@ -1,0 +1,95 @@
+"""How far streaming is from the whole image, for every kind of memory: features of all stages, and logits.
+
+    python benchmarks/streaming_exact.py --photos imagenette/train.parquet --out docs/results/streaming_exact.json
+
+The image is 2048 x 3072 px of photographs side by side; strips have 37 rows of each stage's map. The model is new but
+for its gates, which say something, and a layer scale of 1/2, so that differences show. A new memory that is written in
+chunk after chunk with large steps diverges on so large an image; those of chunks have steps of at most 0.02.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from streaming import load_photos
+
+import convneur
+from convneur.inference import stream
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def build(name: str, **arguments: Any) -> convneur.ConvNeur:
+    torch.manual_seed(0)
+    model = convneur.create_model(name, num_classes=100, ls_init_value=0.5, **arguments).eval()
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if "global_branch.up" in key:
+                parameter.normal_(std=0.05)
+    return model
+
+
+def modes() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {"no memory": {"global_placement": "none"}, "published": {"preset": "published"}}
+    for state, read, anchor, size in product(
+        ("linear", "mlp"), ("global", "causal"), ("initial", "previous"), (None, 196)
+    ):
+        if size is not None or read == "global":
+            memory = {"state": state, "read": read, "anchor": anchor, "chunk_size": size}
+            found[f"{state}, {read}, {anchor}, {size}"] = {
+                "memory": memory | ({"max_step": 0.02} if size is not None else {})
+            }
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--model", default="convneur_m1")
+    parser.add_argument("--size", type=int, nargs=2, default=[2048, 3072])
+    parser.add_argument("--rows", type=int, default=37)
+    parser.add_argument("--only", default="", help="memories whose name has this in it")
+    parser.add_argument("--double", action="store_true", help="in float64, where rounding is not what differs")
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    photos, draw = load_photos(given.photos), np.random.default_rng(0)
+    tall, wide = (-(-side // photos[0].shape[0]) for side in given.size)
+    drawn = [np.concatenate([photos[k] for k in draw.integers(0, len(photos), wide)], 1) for _ in range(tall)]
+    pixels = np.concatenate(drawn)[: given.size[0], : given.size[1]]
+    mean, std = (torch.tensor(each, dtype=torch.float64)[:, None, None] for each in (MEAN, STD))
+    wanted = {name: each for name, each in modes().items() if given.only in name}
+    kind = torch.float64 if given.double else torch.float32
+    x = ((torch.from_numpy(pixels.copy()).permute(2, 0, 1).to(kind) / 255 - mean.to(kind)) / std.to(kind))[None]
+    rows = []
+    for name, arguments in wanted.items():
+        model = build(given.model, **arguments).to(kind)
+        with torch.inference_mode():
+            last, maps = model.forward_intermediates(x)
+            logits = model.forward_head(last)
+        with tempfile.TemporaryDirectory() as folder:
+            found = stream(model, pixels, folder, out_indices=range(4), rows=given.rows, progress=False)
+            off = [
+                float(np.abs(np.load(found.maps[i], mmap_mode="r") - maps[i][0].permute(1, 2, 0).numpy()).max())
+                for i in range(4)
+            ]
+        assert found.logits is not None
+        largest = [float(each.abs().max()) for each in maps]
+        rows.append(
+            {"memory": name, "maps": off, "logits": float((found.logits - logits).abs().max()), "largest": largest}
+        )
+        print(rows[-1], flush=True)
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    given.out.write_text(
+        json.dumps({"model": given.model, "size": given.size, "strip_rows": given.rows, "rows": rows}, indent=2) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
