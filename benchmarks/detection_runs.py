@@ -12,7 +12,6 @@ held-out images whose numbers are given, with what is there and what each run fi
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
-from side_by_side import sheet
+from side_by_side import asked, keep, sheet
 
 from convneur.data.decode import decode_image
 from convneur.data.objects import ObjectSource, open_objects
@@ -82,20 +81,13 @@ def pictures(runs: dict[str, Path], source: ObjectSource, numbers: list[int]) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", help="NAME=FOLDER")
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--out", type=Path, required=True, help="path without ending")
-    parser.add_argument("--pictures", type=int, nargs="*", default=[0, 1, 2], help="numbers of held-out images")
-    given = parser.parse_args()
-    runs = {name: Path(folder) for name, folder in (each.split("=", 1) for each in given.runs)}
+    given, runs = asked(__doc__, [0, 1, 2])
     rows = [facts(name, run) for name, run in runs.items()]
     for row in rows:
         kinds = [(kind, row[kind]) for kind in ("boxes", "masks") if row[kind]]
         told = ", ".join(f"{kind} AP {w['ap']:.3f} AP50 {w['ap50']:.3f} AP75 {w['ap75']:.3f}" for kind, w in kinds)
         print(f"{row['name']}: {row['parameters'] / 1e6:.1f} M parameters, {told}")
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.with_suffix(".json").write_text(json.dumps(rows, indent=2) + "\n")
+    keep(rows, given.out)
     curves(rows).savefig(given.out.with_suffix(".png"), dpi=90)
     sheet = pictures(runs, open_objects(given.data), given.pictures)
     sheet.save(given.out.with_name(f"{given.out.name}_pictures.jpg"), quality=85)

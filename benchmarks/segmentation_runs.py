@@ -12,7 +12,6 @@ images whose numbers are given, their truth, and what each run says.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from side_by_side import sheet
+from side_by_side import asked, keep, sheet
 
 from convneur.data.loading import Pictures
 from convneur.data.semantic import PixelSource, open_pixels
@@ -62,21 +61,14 @@ def pictures(runs: dict[str, Path], source: PixelSource, numbers: list[int]) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", help="NAME=FOLDER")
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--out", type=Path, required=True, help="path without ending")
-    parser.add_argument("--pictures", type=int, nargs="*", default=[0, 40, 80], help="numbers of held-out images")
-    given = parser.parse_args()
-    runs = {name: Path(folder) for name, folder in (each.split("=", 1) for each in given.runs)}
+    given, runs = asked(__doc__, [0, 40, 80])
     rows = [facts(name, run) for name, run in runs.items()]
     for row in rows:
         print(
             f"{row['name']}: {row['parameters'] / 1e6:.1f} M parameters, mIoU {row['miou']:.4f}, "
             f"pixels {row['pixel_accuracy']:.4f}, boundary F {np.nanmean(list(row['boundary_f'].values())):.4f}"
         )
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.with_suffix(".json").write_text(json.dumps(rows, indent=2) + "\n")
+    keep(rows, given.out)
     figure = figures.curves({row["name"]: row["curve"] for row in rows}, WORDS)
     figure.savefig(given.out.with_suffix(".png"), dpi=90)
     image = pictures(runs, open_pixels(given.data), given.pictures)
