@@ -13,12 +13,9 @@ import tyro
 from convneur.cli.common import Outputs, check_size, last_words, print_table, tell_unreadable
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from convneur.cli.explaining import Subject
     from convneur.explain.explanation import Explanation
-
-MOST_PIXELS = 4_000_000  # that a model takes at once: slopes of so many fit into a few gigabytes
+    from convneur.explain.subject import Subject
+    from convneur.models import ConvNeur
 
 
 def explain(
@@ -73,8 +70,7 @@ def explain(
         for file in progress.track(files, len(files), description="explaining"):
             try:
                 image = subject.prepare(decode_image(file, round(max_megapixels * 1e6)))
-                if image[0, 0].numel() > MOST_PIXELS:
-                    raise UnreadableImageError(_too_large(image))
+                subject.refuse_large(image)
             except (UnreadableImageError, OSError) as error:
                 unreadable.append((file, str(error)))
                 continue
@@ -85,15 +81,7 @@ def explain(
     return tell_unreadable(rows, unreadable, console)
 
 
-def _too_large(image: Tensor) -> str:
-    height, width = image.shape[2:]
-    return (
-        f"the model would take it as {width} x {height} px, and {MOST_PIXELS / 1e6:g} megapixels at once is the most; "
-        "give a smaller --image-size"
-    )
-
-
-def _write(file: str, told: Explanation, subject: Subject, outputs: Outputs, command: str) -> list[str]:
+def _write(file: str, told: Explanation, subject: Subject[ConvNeur], outputs: Outputs, command: str) -> list[str]:
     """Page, pictures and numbers of one image; its row of the table."""
     from convneur.explain.figures import overlays
     from convneur.explain.page import write_page

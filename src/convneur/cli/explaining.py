@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import timm
@@ -21,44 +21,17 @@ from convneur.cli.segmenting import full_name as name_of_segmenter
 from convneur.data.semantic.loading import MEAN, STD, normalised
 from convneur.data.transforms import Preprocessing, eval_transform
 from convneur.explain.looking import gated_branches
+from convneur.explain.subject import Subject
 from convneur.export import untrained
 from convneur.models import VARIANTS, ConvNeur, load_model
 from convneur.tasks.detection.saved import detector_folder
 from convneur.tasks.segmentation.inference import fitted
 from convneur.tasks.segmentation.saved import load_segmenter, segmenter_folder
 
-
-@dataclass(frozen=True)
-class Subject:
-    """A backbone with memories, and what stands around it.
-
-    Attributes:
-        name: What to call the whole.
-        backbone: In eval mode.
-        prepare: A picture as the backbone takes it, (1, C, H, W).
-        mean: Per channel, that was taken off.
-        std: Per channel, that was divided by.
-        notes: What a reader must know about its maps.
-        classes: Of a trained classifier; none of others.
-        trained: Whether it was.
-    """
-
-    name: str
-    backbone: ConvNeur
-    prepare: Callable[[Image.Image], Tensor]
-    mean: Sequence[float]
-    std: Sequence[float]
-    notes: Sequence[str]
-    classes: Sequence[str] = ()
-    trained: bool = True
-
-    def picture(self, image: Tensor) -> Tensor:
-        """A prepared image as people see it, (3, H, W) in [0, 1]."""
-        mean, std = (torch.tensor(each)[:, None, None] for each in (self.mean, self.std))
-        return (image[0].cpu() * std + mean).clamp(0, 1).expand(3, -1, -1)
+Made = TypeVar("Made", bound=nn.Module)
 
 
-def open_subject(model: str, image_size: int | None) -> Subject:
+def open_subject(model: str, image_size: int | None) -> Subject[ConvNeur]:
     """Load what can be looked into.
 
     Args:
@@ -69,17 +42,31 @@ def open_subject(model: str, image_size: int | None) -> Subject:
         FileNotFoundError: If there is no such model.
         ValueError: If it cannot be loaded, or has no memory with gates.
     """
-    if detector_folder(model) is not None:
-        return _of_detector(model, image_size)
-    if segmenter_folder(model) is not None:
-        return _of_segmenter(model, image_size)
-    return _of_classifier(model, image_size)
-
-
-def _of_classifier(model: str, image_size: int | None) -> Subject:
-    new = model in VARIANTS and not Path(model).exists()
-    if timm.is_model(model) and not new and not Path(model).exists():
+    if timm.is_model(model) and model not in VARIANTS and not Path(model).exists():
         raise ValueError(f"{model} has no memory; give a run, or one of {', '.join(VARIANTS)}")
+    return _open(model, image_size, _with_gates)
+
+
+def open_any(model: str) -> Subject[nn.Module]:
+    """Load a model whether it has a memory or not: as for `open_subject`, or a timm name with pretrained weights.
+
+    Raises:
+        FileNotFoundError: If there is no such model.
+        ValueError: If it cannot be loaded.
+    """
+    return _open(model, None, lambda body, _: body)
+
+
+def _open(model: str, image_size: int | None, checked: Callable[[nn.Module, str], Made]) -> Subject[Made]:
+    if detector_folder(model) is not None:
+        return _of_detector(model, image_size, checked)
+    if segmenter_folder(model) is not None:
+        return _of_segmenter(model, image_size, checked)
+    return _of_classifier(model, image_size, checked)
+
+
+def _of_classifier(model: str, image_size: int | None, checked: Callable[[nn.Module, str], Made]) -> Subject[Made]:
+    new = model in VARIANTS and not Path(model).exists()
     loaded, config, labels = untrained(model) if new else load_model(model)
     to = Preprocessing.of(config, image_size)
     transform = eval_transform(to)
@@ -89,7 +76,7 @@ def _of_classifier(model: str, image_size: int | None) -> Subject:
         notes.append("The weights are random: the maps show what can be seen, and mean nothing.")
     return Subject(
         config.get("architecture", model),
-        _with_gates(loaded, model),
+        checked(loaded, model),
         lambda picture: transform(picture)[None],
         to.mean,
         to.std,
@@ -99,7 +86,7 @@ def _of_classifier(model: str, image_size: int | None) -> Subject:
     )
 
 
-def _of_detector(model: str, image_size: int | None) -> Subject:
+def _of_detector(model: str, image_size: int | None, checked: Callable[[nn.Module, str], Made]) -> Subject[Made]:
     saved = open_detector(model, image_size)
     transform: Any = saved.model.transform
 
@@ -111,10 +98,10 @@ def _of_detector(model: str, image_size: int | None) -> Subject:
     notes = ["The backbone of a detector, which pads images below and to the right to multiples of 32 px."]
     name = name_of_detector(saved.kind, saved.arguments["backbone"])
     body = saved.model.get_submodule("backbone.body")
-    return Subject(name, _with_gates(body, model), prepare, transform.image_mean, transform.image_std, notes)
+    return Subject(name, checked(_unwrapped(body), model), prepare, transform.image_mean, transform.image_std, notes)
 
 
-def _of_segmenter(model: str, image_size: int | None) -> Subject:
+def _of_segmenter(model: str, image_size: int | None, checked: Callable[[nn.Module, str], Made]) -> Subject[Made]:
     saved = load_segmenter(model)
     how = saved.inference if image_size is None else replace(saved.inference, size=image_size)
 
@@ -129,12 +116,16 @@ def _of_segmenter(model: str, image_size: int | None) -> Subject:
     if how.window:
         notes.append(f"The model looks at tiles of {how.window} px, each by itself; this is the middle of the picture.")
     name = name_of_segmenter(saved.arguments["decoder"], saved.arguments["backbone"])
-    return Subject(name, _with_gates(saved.model.body, model), prepare, MEAN, STD, notes)
+    return Subject(name, checked(_unwrapped(saved.model.body), model), prepare, MEAN, STD, notes)
 
 
-def _with_gates(body: nn.Module, name: str) -> ConvNeur:
-    """The ConvNeur that a body is, or wraps."""
-    backbone: Any = body.model if isinstance(body, FeatureGetterNet) else body
+def _unwrapped(body: nn.Module) -> nn.Module:
+    """The ConvNeur that a body wraps, or the body as it is."""
+    inner: Any = body.model if isinstance(body, FeatureGetterNet) else body
+    return inner if isinstance(inner, ConvNeur) else body
+
+
+def _with_gates(backbone: nn.Module, name: str) -> ConvNeur:
     if not isinstance(backbone, ConvNeur):
         raise ValueError(f"{name} has no memory; give a model whose backbone is one of {', '.join(VARIANTS)}")
     try:

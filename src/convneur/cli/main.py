@@ -10,6 +10,7 @@ from typing import Any
 import tyro
 
 from convneur.cli.ablate import ablate_verb
+from convneur.cli.app import app
 from convneur.cli.bench import bench
 from convneur.cli.demo import demo
 from convneur.cli.embed import embed
@@ -33,6 +34,7 @@ def verbs(arguments: Sequence[str]) -> dict[str, Callable[..., Any]]:
         "embed": embed,
         "stream": stream,
         "explain": explain,
+        "app": app,
         "info": info,
         "ablate": ablate_verb(arguments),
         "bench": bench,

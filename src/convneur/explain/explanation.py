@@ -44,7 +44,7 @@ class Explanation:
 
     def stage_layers(self) -> list[list[Layer]]:
         """Maps of each stage, the same ones in each."""
-        return [_layers_of(stage) for stage in self.inspection.stages]
+        return [layers_of_stage(stage) for stage in self.inspection.stages]
 
     def whole_layers(self) -> list[list[Layer]]:
         """Maps of the whole model; those of an inner list belong together."""
@@ -73,7 +73,7 @@ class Explanation:
         total = float(whole.sum())
         told: dict[str, Any] = {
             "image_size": [self.picture.shape[1], self.picture.shape[2]],
-            "stages": [_numbers_of(stage) for stage in self.inspection.stages],
+            "stages": [numbers_of_stage(stage) for stage in self.inspection.stages],
             "receptive_field": {
                 "half_radius_with_memory": self._half_radius(whole),
                 "half_radius_without": self._half_radius(local),
@@ -126,7 +126,9 @@ def explain_image(model: ConvNeur, image: Tensor, picture: Tensor, classifies: b
     return Explanation(picture.cpu(), inspection, fields, answers, found)
 
 
-def _layers_of(stage: StageInspection) -> list[Layer]:
+def layers_of_stage(stage: StageInspection) -> list[Layer]:
+    """Maps of a stage."""
+
     def drawn(key: str, title: str, about: str, values: Tensor, scale: Scale | None = None) -> Layer:
         return Layer(key, title, about, values, stage.covered, scale or Scale.around_zero(values))
 
@@ -163,7 +165,8 @@ def _layers_of(stage: StageInspection) -> list[Layer]:
     return layers
 
 
-def _numbers_of(stage: StageInspection) -> dict[str, Any]:
+def numbers_of_stage(stage: StageInspection) -> dict[str, Any]:
+    """Of a stage, as JSON can hold them."""
     mean = stage.gate.mean(0)
     told: dict[str, Any] = {
         "grid": list(mean.shape),
