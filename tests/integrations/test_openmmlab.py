@@ -2,14 +2,19 @@
 
 import importlib.util
 import re
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 import convneur
 from convneur.models import save_model
 
-pytest.importorskip("mmengine", reason="the package mmengine is not installed")
+# The first import of yapf, which mmengine takes along, writes a file that another worker would read half of.
+with FileLock(Path(tempfile.gettempdir()) / "convneur-tests-mmengine.lock"):
+    pytest.importorskip("mmengine", reason="the package mmengine is not installed")
 
 from mmengine.config import Config
 from mmengine.registry import MODELS, Registry
