@@ -19,7 +19,7 @@ from tests.cli.test_explain import LABELS, classifier
 from tests.data import files
 
 pytest.importorskip("gradio", reason="needs gradio: pip install 'convneur[app]'")
-httpx = pytest.importorskip("httpx")
+httpx = pytest.importorskip("httpx", reason="comes with gradio")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
 ROOT = Path(__file__).parents[2]
 GONE = 60  # seconds after which a server that is not there does not come any more

@@ -29,7 +29,9 @@ def image(tmp_path):
 def test_a_classifier(image, tmp_path, capsys):
     arguments = TINY | {"num_classes": 3}
     save_model(create("convneur_m1", **arguments), tmp_path / "model", arguments, ["cat", "dog", "owl"])
-    code = main(f"stream {image} --model {tmp_path / 'model'} --out {tmp_path / 'out'} --maps 4 --top-k 2".split())
+    code = main(
+        f"stream {image} --model {tmp_path / 'model'} --out {tmp_path / 'out'} --out-indices 3 --top-k 2".split()
+    )
     assert code == 0
     loaded = load_model(tmp_path / "model")
     mean, std = (torch.tensor(loaded.config[key])[:, None, None] for key in ("mean", "std"))
@@ -66,7 +68,7 @@ def test_a_semantic_fpn_and_its_preview(image, tmp_path, capsys):
         ("{0}/none.tif --model {0}/model", "does not exist"),
         ("{0}/text.tif --model {0}/model", "text.tif"),
         ("{0}/image.tif --model {0}/nothing", "neither a folder nor a model"),
-        ("{0}/image.tif --model {0}/model --maps 5", "--maps 5 is out of range"),
+        ("{0}/image.tif --model {0}/model --out-indices 4", "out_indices=(4,) is out of range"),
         ("{0}/image.tif --model {0}/model --memory-gb 0.01", "raise it"),
         ("{0}/image.tif --model {0}/model --workers 0", "1 or more"),
     ],

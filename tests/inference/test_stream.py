@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -274,9 +275,27 @@ def test_steps_that_are_done_are_not_done_again(tmp_path):
     pixels, model = picture(300, 200), small()
     with pytest.raises(UnreadableImageError, match=r"rows .*: the disk is gone"):
         stream(model, Failing(pixels, 12), tmp_path, rows=8, progress=False)
-    # 75 rows of the first stage are 10 strips of tokens, and 10 of blocks, of which the second failed.
-    found = stream(model, Failing(pixels, 8), tmp_path, rows=8, progress=False)
+    # Two reads told what image it is. 75 rows of the first stage are 10 strips of tokens, and 10 of blocks, of which
+    # the first and the second failed, so that 10 and not 20 are left.
+    found = stream(model, Failing(pixels, 12), tmp_path, rows=8, progress=False)
     torch.testing.assert_close(found.logits, whole(model, pixels)[0], rtol=0, atol=1e-9)
+
+
+def test_another_array_of_the_same_shape_is_not_gone_on_with(tmp_path):
+    pixels, other, model = picture(300, 200), picture(300, 200, seed=1), small()
+    with pytest.raises(UnreadableImageError):
+        stream(model, Failing(pixels, 12), tmp_path, rows=8, progress=False)
+    found = stream(model, Failing(other, 100), tmp_path, rows=8, progress=False)
+    torch.testing.assert_close(found.logits, whole(model, other)[0], rtol=0, atol=1e-9)
+
+
+def test_a_full_disk_is_told_of_before_pages_are_written(tmp_path, monkeypatch):
+    def full(_file, _start, _length):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        stream(small(), picture(64, 64), tmp_path, progress=False)
 
 
 def test_another_job_begins_anew_and_leaves_strange_files(tmp_path):

@@ -19,7 +19,7 @@ def stream(
     image: Annotated[str, tyro.conf.Positional],
     model: str,
     out: Path = Path("runs/stream"),
-    maps: tuple[int, ...] = (),
+    out_indices: tuple[int, ...] = (),
     memory_gb: float = 4.0,
     workers: int = 1,
     scratch: Path | None = None,
@@ -33,7 +33,7 @@ def stream(
         image: TIFF of any layout (BigTIFF, OME, GeoTIFF), Zarr array or OME-Zarr, .npy file, or any other image.
         model: Folder of a run or model, hf-hub:USER/NAME, or a timm name with pretrained weights.
         out: Folder for what comes out: features.npy and logits.npy, or classes.npy and a preview.
-        maps: Stages, from 1, whose maps are kept, as stage_0.npy and so on.
+        out_indices: Stages, from 0 as in timm, whose maps are kept: stage_0.npy and so on.
         memory_gb: Memory that may be used in all.
         workers: Strips at once.
         scratch: Folder for maps between, some 20 to 100 bytes per pixel; inside --out if not given.
@@ -44,8 +44,6 @@ def stream(
     console = Console(stderr=True)
     if top_k < 1:
         raise ValueError(f"--top-k {top_k} is out of range; give at least 1")
-    if any(not 1 <= stage <= 4 for stage in maps):
-        raise ValueError(f"--maps {' '.join(map(str, maps))} is out of range; give stages from 1 to 4")
     with console.status("Loading PyTorch"):
         from convneur.inference import stream as run
         from convneur.models import load_model
@@ -63,7 +61,7 @@ def stream(
         loaded.to(device_for()),
         image,
         out,
-        out_indices=[stage - 1 for stage in maps],
+        out_indices=out_indices,
         memory_limit=memory_gb * 1e9,
         workers=workers,
         scratch=scratch,

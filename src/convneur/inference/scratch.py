@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import shutil
 import threading
 from collections.abc import Mapping
@@ -91,6 +93,7 @@ class Map:
                 return
         made = np.lib.format.open_memmap(path, mode="w+", dtype=self.dtype, shape=shape)
         self.offset = made.offset
+        _reserve(path)
 
     def rows(self, rows: Rows, writable: bool = False) -> NDArray[Any]:
         """Some rows, mapped: what is written there is in the file when the array is gone."""
@@ -98,3 +101,17 @@ class Map:
         start = self.offset + rows.start * int(np.prod(rest)) * self.dtype.itemsize
         # A mapping of its own, so that pages do not stay with the process when the strip is done.
         return np.memmap(self.path, self.dtype, "r+" if writable else "r", offset=start, shape=(rows.height, *rest))
+
+
+def _reserve(path: Path) -> None:
+    """Take the room on the disk now: a mapped page for which there is none left kills the process without a word."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                return  # a file system that cannot; then it shows when it is full
+            path.unlink()
+            raise

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convneur.data.decode import UnreadableImageError, decode_image
-from convneur.inference.rows import Rows
+from convneur.inference.rows import Rows, strips
 
 TIFF = (".tif", ".tiff", ".btf", ".tf8", ".tf2", ".gtiff", ".svs", ".ndpi")
 WHITE = {"u": lambda kind: float(np.iinfo(kind).max), "f": lambda kind: 1.0}
@@ -48,6 +48,15 @@ class LargeImage:
             )
         self._pixels, self._lock = pixels, threading.Lock()
 
+    def raw(self, rows: Rows) -> NDArray[Any]:
+        """Rows (rows, W, C) as they are stored; `UnreadableImageError` if the file is damaged."""
+        with self._lock:  # readers share a file
+            try:
+                return self._pixels(rows.start, rows.stop)
+            except Exception as error:  # damaged files raise whatever their reader runs into
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise UnreadableImageError(f"{self.identity}, rows {rows.start} to {rows.stop}: {reason}") from error
+
     def read(self, rows: Rows, channels: int, dtype: Any = np.float32) -> NDArray[Any]:
         """Rows (rows, W, ``channels``) in [0, 1], as floats of a kind.
 
@@ -56,13 +65,7 @@ class LargeImage:
         Raises:
             UnreadableImageError: If there is no way to give so many channels, or the file is damaged.
         """
-        with self._lock:  # readers share a file
-            try:
-                raw = self._pixels(rows.start, rows.stop)
-            except Exception as error:  # damaged files raise whatever their reader runs into
-                reason = " ".join(str(error).split()) or type(error).__name__
-                raise UnreadableImageError(f"{self.identity}, rows {rows.start} to {rows.stop}: {reason}") from error
-        light = np.divide(raw, WHITE[self.dtype.kind](self.dtype), dtype=dtype)
+        light = np.divide(self.raw(rows), WHITE[self.dtype.kind](self.dtype), dtype=dtype)
         if channels == 3 and self.channels == 1:
             return np.repeat(light, 3, axis=2)
         if channels == 3 and self.channels == 4:
@@ -92,7 +95,9 @@ def open_large(source: str | Path | Any) -> LargeImage:
         ImportError: If a package that reads it is missing.
     """
     if not isinstance(source, (str, Path)):
-        return _of_array(source, f"array of {tuple(source.shape)}")
+        image = _of_array(source, f"array of {tuple(source.shape)}")
+        image.identity += f" {_hash(image)}"  # or a job would go on with another array of that shape
+        return image
     path = Path(source).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; give an image")
@@ -103,7 +108,7 @@ def open_large(source: str | Path | Any) -> LargeImage:
     if path.suffix.lower() == ".npy":
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except Exception as error:
+        except Exception as error:  # what is no array raises anything from EOFError to ValueError
             raise UnreadableImageError(f"{path} is no .npy file of numbers") from error
         return _of_array(array, identity)
     if path.suffix.lower() in TIFF:
@@ -140,7 +145,7 @@ def _open_zarr(path: Path, identity: str) -> LargeImage:
             scales = about.get("ome", about)["multiscales"][0]
             axes = "".join(axis["name"] for axis in scales["axes"]).upper()
             array = array[scales["datasets"][0]["path"]]
-    except Exception as error:
+    except Exception as error:  # a group without the keys of OME-Zarr, chunks of unknown codecs, damaged metadata
         raise UnreadableImageError(
             f"{path} is no Zarr array or OME-Zarr image ({' '.join(str(error).split())})"
         ) from error
@@ -184,6 +189,13 @@ def _meaning(axes: str, shape: tuple[int, ...], path: Path) -> tuple[int, int, i
     return axes.index("Y"), axes.index("X"), channels[0] if channels else None
 
 
+def _hash(image: LargeImage) -> str:
+    found = hashlib.sha256()
+    for rows in strips(image.height, 256):
+        found.update(np.ascontiguousarray(image.raw(rows)).tobytes())
+    return found.hexdigest()[:16]
+
+
 def _of_array(array: Any, identity: str, places: tuple[int, int, int | None] | None = None) -> LargeImage:
     shape = tuple(int(length) for length in array.shape)
     if places is None:
@@ -204,6 +216,4 @@ def _of_array(array: Any, identity: str, places: tuple[int, int, int | None] | N
         return part if channel is not None else part[..., None]
 
     count = 1 if channel is None else shape[channel]
-    if isinstance(array, np.ndarray) and not isinstance(array, np.memmap):
-        identity = f"{identity} {hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]}"
     return LargeImage(rows, shape[row], shape[column], count, array.dtype, identity)
