@@ -1,7 +1,7 @@
 """Time and memory of exact inference on images larger than memory, and what a job that was killed gives.
 
     python benchmarks/streaming.py --photos imagenette/train.parquet --sides 5000 10000 20000 --kill \\
-        --out docs/results/streaming.json
+        --out docs/results/streaming/cost.json
 
 Images are made of photographs of a parquet file, side by side, as uncompressed BigTIFF. Each is run in a process of its
 own, whose largest resident memory the operating system tells. With ``--kill`` the largest is run once more, killed when

@@ -1,6 +1,6 @@
 """How far streaming is from the whole image, for every kind of memory: features of all stages, and logits.
 
-    python benchmarks/streaming_exact.py --photos imagenette/train.parquet --out docs/results/streaming_exact.json
+    python benchmarks/streaming_exact.py --photos imagenette/train.parquet --out docs/results/streaming/exact.json
 
 The image is 2048 x 3072 px of photographs side by side; strips have 37 rows of each stage's map. The model is new but
 for its gates, which say something, and a layer scale of 1/2, so that differences show. A new memory that is written in

@@ -165,7 +165,7 @@ class SemanticFpnOnDisk:
         def act(index: int, rows: Rows) -> None:
             y = made.rows(rows)
             self.passes.write(out, rows, y)
-            parts = y.double().view(groups, -1)
+            parts = y.double().reshape(groups, -1)  # whatever its memory format
             found = torch.stack([parts.sum(1), parts.square().sum(1)])
             sums.rows(Rows(index, index + 1), writable=True)[:] = found.cpu().numpy()
 
