@@ -23,6 +23,7 @@ def stream(
     memory_gb: float = 4.0,
     workers: int = 1,
     scratch: Path | None = None,
+    float64: bool = False,
     top_k: int = 3,
 ) -> int:
     """Run a classifier or a Semantic FPN on an image larger than memory, as on the whole of it.
@@ -37,6 +38,7 @@ def stream(
         memory_gb: Memory that may be used in all.
         workers: Strips at once.
         scratch: Folder for maps between, some 20 to 100 bytes per pixel; inside --out if not given.
+        float64: Compute in double precision, which takes twice as long; not on a Mac's GPU, which has none.
         top_k: Answers of a classifier.
     """
     from rich.console import Console
@@ -45,6 +47,8 @@ def stream(
     if top_k < 1:
         raise ValueError(f"--top-k {top_k} is out of range; give at least 1")
     with console.status("Loading PyTorch"):
+        import torch
+
         from convneur.inference import stream as run
         from convneur.models import load_model
         from convneur.tasks.evaluation import device_for
@@ -57,8 +61,11 @@ def stream(
             loaded, code = saved.model, saved.code
         else:
             loaded, _, names = load_model(model)
+    loaded = loaded.to(device_for("cpu" if float64 and not torch.cuda.is_available() else "auto"))
+    if float64:
+        loaded = loaded.double()
     found = run(
-        loaded.to(device_for()),
+        loaded,
         image,
         out,
         out_indices=out_indices,
@@ -85,7 +92,7 @@ def _tell_classes(image: str, classes: Path, code: MaskCode, out: Path, console:
 
     from convneur.explain.segmenter import overlay
     from convneur.inference import open_large
-    from convneur.inference.rows import Rows
+    from convneur.inference.spans import Span
 
     said = np.load(classes, mmap_mode="r")
     counts = np.zeros(256, np.int64)
@@ -96,6 +103,6 @@ def _tell_classes(image: str, classes: Path, code: MaskCode, out: Path, console:
             print(f"{code.classes[number]}\t{counts[number] / said.size:.1%}")  # noqa: T201  what was asked for
     step = -(-max(said.shape) // PREVIEW)
     source = open_large(image)
-    rows = [source.read(Rows(row, row + 1), 3)[0, ::step] for row in range(0, source.height, step)]
+    rows = [source.read(Span(row, row + 1), 3)[0, ::step] for row in range(0, source.height, step)]
     picture = Image.fromarray((np.stack(rows) * 255).round().astype(np.uint8))
     overlay(picture, np.ascontiguousarray(said[::step, ::step]), code).save(out / "preview.jpg", quality=85)

@@ -1,4 +1,4 @@
-"""The passes of a backbone over an image in strips, with what is between them on disk.
+"""The passes of a backbone over an image in strips of tiles, with what is between them on disk.
 
 Shape letters: C channels, H W pixels of a map, h w of its token grid, D memory width.
 """
@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from convneur.inference.budget import strip_rows
+from convneur.inference.budget import tile_size
 from convneur.inference.passes import Passes, Step
-from convneur.inference.rows import GridRows, Rows, strips
 from convneur.inference.scratch import Map
 from convneur.inference.segments import Segment, segments_of
 from convneur.inference.sources import LargeImage
+from convneur.inference.spans import Area, Enlarged, Span, spans
 from convneur.layers import GlobalBranch
 from convneur.memory import NeuralMemory, contexts_in_parts
 from convneur.models import ConvNeur
@@ -55,13 +55,12 @@ class BackboneOnDisk:
         height, width, channels = image.height + self.padding[0], image.width + self.padding[1], image.channels
         found = []
         for segment in self.segments:
-            before = (width, channels)
+            entering = channels
             height, width, channels = height // segment.stride, width // segment.stride, segment.channels
             self.sizes.append((height, width))
-            found.append(
-                passes.rows or strip_rows(segment, (height, width), before, passes.like.element_size(), passes.free)
-            )
-        self.rows: list[int] = passes.scratch.remember("backbone", {"rows": found})["rows"]
+            one = passes.like.element_size()
+            found.append(passes.tile or tile_size(segment, (height, width), entering, one, passes.free))
+        self.tiles: list[tuple[int, int]] = passes.scratch.remember("backbone", {"tiles": found})["tiles"]
 
     @property
     def work(self) -> float:
@@ -116,7 +115,7 @@ class BackboneOnDisk:
 
     def _sums(self, number: int) -> Map:
         """Sum of the tokens of each strip, (strips, D)."""
-        lines = max(1, self.rows[number] // self.segments[number].token_stride)
+        lines = max(1, self.tiles[number][0] // self.segments[number].token_stride)
         count = -(-self._grid(number)[0] // lines)
         return self.passes.scratch.create(
             f"sums_{number}", (count, self._token_map(number, "tokens").shape[2]), "float64"
@@ -127,80 +126,98 @@ class BackboneOnDisk:
         height, width = self.sizes[number]
         return -(-height // stride), -(-width // stride)
 
-    def _entered(self, number: int, rows: Rows) -> Tensor:
-        """Rows of the map that the blocks of a segment get, (1, C, rows, W)."""
+    def _entered(self, number: int, rows: Span) -> Callable[[Area], Tensor]:
+        """What gives parts of some rows of the map that the blocks of a segment get, (1, C, rows, columns)."""
         segment = self.segments[number]
-        before = rows.scaled(segment.stride)
-        return segment.enter(self.passes.read(self._map(number - 1), before) if number else self._pixels(before))
+        held = rows.scaled(segment.stride)
+        before = partial(self.passes.read, self._map(number - 1)) if number else self._pixels(held)
+        return lambda area: segment.enter(before(area.scaled(segment.stride)))
 
-    def _pixels(self, rows: Rows) -> Tensor:
-        """Rows of the padded image as the model takes them, (1, C, rows, W)."""
-        there = rows.within(self.image.height)
-        pixels = torch.from_numpy(self.image.read(there, self.model.in_chans, self.passes.kind)).permute(2, 0, 1)
-        x = pixels.sub_(self.mean).div_(self.std)[None].to(self.passes.like.device)
-        return F.pad(x, (0, self.padding[1], 0, rows.height - there.height)) if any(self.padding) else x
+    def _pixels(self, rows: Span) -> Callable[[Area], Tensor]:
+        """What gives parts of some rows of the padded image, which are read once, as the model takes them."""
+        size = (self.image.height, self.image.width)
+        read = rows.within(size[0])
+        raw = self.image.raw(read)
+
+        def part(area: Area) -> Tensor:
+            there = area.within(size)
+            stored = raw[there.rows.inside(read), slice(*there.columns)]
+            pixels = torch.from_numpy(self.image.light(stored, self.model.in_chans, self.passes.kind)).permute(2, 0, 1)
+            x = pixels.sub_(self.mean).div_(self.std)[None].to(self.passes.like.device)
+            below, right = (side - known for side, known in zip(area.size, there.size, strict=True))
+            return F.pad(x, (0, right, 0, below)) if below or right else x
+
+        return part
 
     def _tokens(self, number: int, branch: GlobalBranch) -> Iterator[Step]:
         """Tokens of each strip, and their sum."""
-        (height, _), stride = self.sizes[number], branch.token_stride
-        lines = max(1, self.rows[number] // stride)
-        parts = list(strips(self._grid(number)[0], lines))
+        size, stride = self.sizes[number], branch.token_stride
+        lines, across = (max(1, side // stride) for side in self.tiles[number])
+        height, width = self._grid(number)
         tokens, sums = self._token_map(number, "tokens"), self._sums(number)
 
-        def act(index: int, grid: Rows) -> None:
-            found, _ = branch.tokens(self._entered(number, grid.scaled(stride).within(height)))
-            tokens.rows(grid, writable=True)[:] = found.view(grid.height, -1, found.shape[-1]).cpu().numpy()
-            sums.rows(Rows(index, index + 1), writable=True)[:] = found.double().sum((0, 1)).cpu().numpy()
+        def act(index: int, rows: Span) -> None:
+            entered = self._entered(number, rows.scaled(stride).within(size[0]))
+            total = torch.zeros(tokens.shape[2], dtype=torch.float64)
+            for columns in spans(width, across):
+                area = Area(rows, columns)
+                found, _ = branch.tokens(entered(area.scaled(stride).within(size)))
+                total += found.double().sum((0, 1)).cpu()
+                self.passes.write(tokens, area, found.view(1, *area.size, -1).permute(0, 3, 1, 2))
+            sums.rows(Span(index, index + 1), writable=True)[:] = total.numpy()
 
-        for index, grid in enumerate(parts):
-            work = self._work(number, 0.5) * grid.height / self._grid(number)[0]
-            yield Step(f"{number} tokens {index}", work, partial(act, index, grid))
+        for index, rows in enumerate(spans(height, lines)):
+            work = self._work(number, 0.5) * rows.length / height
+            yield Step(f"{number} tokens {index}", work, partial(act, index, rows))
 
     def _memory(self, number: int, branch: GlobalBranch) -> None:
         """Write all tokens, and read about each."""
         (height, width), memory = self._grid(number), branch.memory
         assert isinstance(memory, NeuralMemory)  # of all segments
         tokens, contexts = self._token_map(number, "tokens"), self._token_map(number, "contexts")
-        parts = list(strips(height, max(1, TOKENS_AT_ONCE // width)))
+        parts = list(spans(height, max(1, TOKENS_AT_ONCE // width)))
         mean = None
         if branch.center_tokens:
-            sums = torch.from_numpy(self._sums(number).rows(Rows(0, self._sums(number).shape[0])).sum(0))
+            sums = torch.from_numpy(self._sums(number).rows(Span(0, self._sums(number).shape[0])).sum(0))
             mean = (sums / (height * width)).to(self.passes.like)[None, None]
 
         def given() -> Iterator[Tensor]:
-            return (self.passes.tokens(tokens, rows) for rows in parts)
+            return (self.passes.tokens(tokens, Area(rows, Span(0, width))) for rows in parts)
 
         read = contexts_in_parts(memory, given, height * width, mean)
         for rows, context in zip(parts, read, strict=True):
-            contexts.rows(rows, writable=True)[:] = context.view(rows.height, width, -1).cpu().numpy()
+            contexts.rows(rows, writable=True)[:] = context.view(rows.length, width, -1).cpu().numpy()
 
     def _blocks(self, number: int, segment: Segment) -> Iterator[Step]:
         """Blocks of each strip."""
-        height, width = self.sizes[number]
+        size = height, width = self.sizes[number]
+        lines, across = self.tiles[number]
         out = self._map(number)
 
-        def answers(branch: GlobalBranch, rows: Rows) -> tuple[tuple[Tensor, Tensor | None], GridRows]:
-            across = GridRows(rows, height, self._grid(number)[0], width, branch.token_stride)
-            tokens = self.passes.tokens(self._token_map(number, "tokens"), across.needed)
-            contexts = self.passes.tokens(self._token_map(number, "contexts"), across.needed)
-            grid = (across.needed.height, self._grid(number)[1])
-            return branch.answers(tokens, branch.proj(contexts), grid), across
+        def answers(branch: GlobalBranch, area: Area) -> tuple[tuple[Tensor, Tensor | None], Enlarged]:
+            enlarged = Enlarged(area, size, self._grid(number), branch.token_stride)
+            tokens, contexts = (
+                self.passes.tokens(self._token_map(number, kind), enlarged.needed) for kind in ("tokens", "contexts")
+            )
+            return branch.answers(tokens, branch.proj(contexts), enlarged.needed.size), enlarged
 
-        def act(wanted: Rows) -> None:
-            held = wanted.wider(segment.halo, height)
-            x = segment.run(self._entered(number, held), held, wanted, height, answers)
-            self.passes.write(out, wanted, x)
+        def act(rows: Span) -> None:
+            entered = self._entered(number, rows.wider(segment.halo, height))
+            for columns in spans(width, across):
+                wanted = Area(rows, columns)
+                held = wanted.wider(segment.halo, size)
+                self.passes.write(out, wanted, segment.run(entered(held), held, wanted, size, answers))
 
-        for index, wanted in enumerate(strips(height, self.rows[number])):
-            work = self._work(number, len(segment.blocks)) * wanted.height / height
-            yield Step(f"{number} blocks {index}", work, partial(act, wanted))
+        for index, rows in enumerate(spans(height, lines)):
+            work = self._work(number, len(segment.blocks)) * rows.length / height
+            yield Step(f"{number} blocks {index}", work, partial(act, rows))
 
     def pooled(self) -> Tensor:
         """Mean of the last map, (1, C4, 1, 1)."""
         last = len(self.segments) - 1
         held, (height, width) = self._map(last), self.sizes[last]
         total = np.zeros(self.segments[last].channels)
-        for rows in strips(height, self.rows[last]):
+        for rows in spans(height, self.tiles[last][0]):
             total += held.rows(rows).sum((0, 1), dtype=np.float64)
         return (
             torch.from_numpy(total / (height * width))

@@ -1,17 +1,20 @@
-"""How many rows at a time fit into memory."""
+"""How much of a map is computed at a time."""
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
-from convneur.inference.rows import Rows
 from convneur.inference.segments import Segment
 
 # Maps that are alive at once inside a block, in maps of C channels: what comes in, the convolution, its norm, four of
 # the hidden layer, what comes out of it, gate, shift, and one for what libraries hold.
 MAPS_ALIVE = 13
 LEAST_STRIPS = 16  # of a large map, so that little is lost when a job is killed
+# Of one map of a tile. Beyond some 32 MB a C library takes new pages from the system for each tensor, which must be
+# cleared: strips of whole rows, whose maps were larger the wider the image, spent 4 of 10 seconds on that.
+TILE_BYTES = 2**23
 
 
 def resident_bytes() -> int:
@@ -29,29 +32,33 @@ def resident_bytes() -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def strip_rows(segment: Segment, size: tuple[int, int], before: tuple[int, int], itemsize: int, free: int) -> int:
-    """Rows of a strip.
+def tile_size(segment: Segment, size: tuple[int, int], entering: int, itemsize: int, free: int) -> tuple[int, int]:
+    """Rows of a strip, and columns of what is computed at once of it.
 
     Args:
-        segment: That strips pass through.
+        segment: That tiles pass through.
         size: Height and width of the map behind its entry.
-        before: Width and channels of what goes into the entry.
+        entering: Channels of what goes into the entry.
         itemsize: Bytes of a number.
-        free: Bytes for one strip.
+        free: Bytes for one tile.
 
     Raises:
-        ValueError: If not even a few rows fit.
+        ValueError: If not even a few rows and columns fit.
     """
     height, width = size
-    entering = 2 * before[0] * before[1] * segment.stride  # as it is read, and as it is normalised
-    row = (MAPS_ALIVE * width * segment.channels + entering) * itemsize
-    least = Rows(0, max(segment.token_stride, 1)).wider(segment.halo, height)
-    around = 2 * segment.halo
-    fitting = free // row - around
-    if fitting < segment.token_stride and free // row < height:
-        needed = (least.height + segment.halo) * row
+    around, stride = 2 * segment.halo, segment.token_stride
+    # What enters is there as it is read, and as it is normalised.
+    pixel = (MAPS_ALIVE * segment.channels + 2 * entering * segment.stride**2) * itemsize
+    wide_enough = (5 * around) ** 2  # or most of a tile is halo
+    pixels = min(free // pixel, max(TILE_BYTES // (segment.channels * itemsize), wide_enough))
+    side = math.isqrt(max(pixels, 0))
+    least = min(stride + around, width) * min(stride + around, height)
+    if pixels < least:
         raise ValueError(
-            f"the memory limit leaves {max(free, 0) / 1e6:.0f} MB for a strip and stage {segment.stage + 1} needs at "
-            f"least {needed / 1e6:.0f} MB; raise it, or use fewer workers"
+            f"the memory limit leaves {max(free, 0) / 1e6:.0f} MB for a tile and stage {segment.stage + 1} needs at "
+            f"least {least * pixel / 1e6:.0f} MB; raise it, or use fewer workers"
         )
-    return min(max(fitting, segment.token_stride), max(-(-height // LEAST_STRIPS), 8 * segment.halo), height)
+    columns = width if width <= side else max(stride, (side - around) // stride * stride)
+    across = min(width, columns + around)
+    rows = height if pixels // across >= height else max(stride, pixels // across - around)
+    return min(rows, max(-(-height // LEAST_STRIPS), 8 * segment.halo)), columns

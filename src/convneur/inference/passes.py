@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convneur.inference.rows import Rows
 from convneur.inference.scratch import Map, Scratch
+from convneur.inference.spans import Area
 
 
 class Step(NamedTuple):
@@ -35,14 +35,14 @@ class Passes:
         like: A parameter of the model: its device, and the kind of number maps are kept in.
         workers: Steps at once.
         free: Bytes of memory for one of them.
-        rows: Rows of a strip, if they are given.
+        tile: Rows of a strip, and columns of what is computed at once of it, if they are given.
     """
 
     scratch: Scratch
     like: Tensor
     workers: int
     free: int
-    rows: int | None
+    tile: tuple[int, int] | None
 
     @property
     def kind(self) -> str:
@@ -53,17 +53,20 @@ class Passes:
         """A map that can be written; what is there stays."""
         return self.scratch.create(name, shape, self.kind)
 
-    def read(self, held: Map, rows: Rows) -> Tensor:
-        """Rows of a map on disk (H, W, C) as (1, C, rows, W)."""
-        return torch.from_numpy(np.array(held.rows(rows))).to(self.like.device).permute(2, 0, 1)[None]
+    def read(self, held: Map, area: Area) -> Tensor:
+        """Part of a map on disk (H, W, C) as (1, C, rows, columns)."""
+        return self._part(held, area).permute(2, 0, 1)[None]
 
-    def tokens(self, held: Map, rows: Rows) -> Tensor:
-        """Rows of a map on disk (h, w, D) as (1, N, D)."""
-        return torch.from_numpy(np.array(held.rows(rows))).to(self.like.device).flatten(0, 1)[None]
+    def tokens(self, held: Map, area: Area) -> Tensor:
+        """Part of a map on disk (h, w, D) as (1, N, D)."""
+        return self._part(held, area).flatten(0, 1)[None]
 
-    def write(self, held: Map, rows: Rows, x: Tensor) -> None:
-        """Write (1, C, rows, W) into rows of a map on disk (H, W, C)."""
-        held.rows(rows, writable=True)[:] = x[0].permute(1, 2, 0).cpu().numpy()
+    def write(self, held: Map, area: Area, x: Tensor) -> None:
+        """Write (1, C, rows, columns) into a map on disk (H, W, C)."""
+        held.rows(area.rows, writable=True)[:, slice(*area.columns)] = x[0].permute(1, 2, 0).cpu().numpy()
+
+    def _part(self, held: Map, area: Area) -> Tensor:
+        return torch.from_numpy(np.array(held.rows(area.rows)[:, slice(*area.columns)])).to(self.like.device)
 
     def take(self, steps: Iterable[Step], advance: Callable[[float], None]) -> None:
         """Take the steps that are not done; ``advance`` is told the work of each."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convneur.files import write_atomic
-from convneur.inference.rows import Rows
+from convneur.inference.spans import Span
 
 NAME, JOURNAL = ".convneur-scratch-", "journal.txt"
 
@@ -95,12 +95,12 @@ class Map:
         self.offset = made.offset
         _reserve(path)
 
-    def rows(self, rows: Rows, writable: bool = False) -> NDArray[Any]:
+    def rows(self, rows: Span, writable: bool = False) -> NDArray[Any]:
         """Some rows, mapped: what is written there is in the file when the array is gone."""
         rest = self.shape[1:]
         start = self.offset + rows.start * int(np.prod(rest)) * self.dtype.itemsize
         # A mapping of its own, so that pages do not stay with the process when the strip is done.
-        return np.memmap(self.path, self.dtype, "r+" if writable else "r", offset=start, shape=(rows.height, *rest))
+        return np.memmap(self.path, self.dtype, "r+" if writable else "r", offset=start, shape=(rows.length, *rest))
 
 
 def _reserve(path: Path) -> None:

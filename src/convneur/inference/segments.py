@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from convneur.inference.rows import GridRows, Rows
+from convneur.inference.spans import Area, Enlarged
 from convneur.layers import ConvNeurBlock, GlobalBranch
 from convneur.memory import NeuralMemory
 from convneur.models import ConvNeur
 from convneur.models.backbone import ConvNeurStage
 
-Answering = Callable[[GlobalBranch, Rows], tuple[tuple[Tensor, Tensor | None], GridRows]]
+Answering = Callable[[GlobalBranch, Area], tuple[tuple[Tensor, Tensor | None], Enlarged]]
 
 
 @dataclass(frozen=True)
@@ -48,31 +48,31 @@ class Segment:
 
     @property
     def halo(self) -> int:
-        """Rows on each side that an answer depends on."""
+        """Rows, or columns, on each side that an answer depends on."""
         return sum(_reach(block) for block in self.blocks)
 
     def enter(self, x: Tensor) -> Tensor:
         """What comes before the first block."""
         return x if self.entry is None else self.entry(x)
 
-    def run(self, x: Tensor, held: Rows, wanted: Rows, height: int, answers: Answering) -> Tensor:
-        """Blocks on a strip.
+    def run(self, x: Tensor, held: Area, wanted: Area, size: tuple[int, int], answers: Answering) -> Tensor:
+        """Blocks on a tile.
 
         Args:
-            x: (1, C, rows, W), the rows ``held`` of the map behind ``entry``.
-            held: At least those ``wanted`` and a halo around, where the map has rows.
-            wanted: Rows to give.
-            height: H of the map.
-            answers: Of a global branch about rows of the map, on the grid, and what brings them up.
+            x: (1, C, rows, columns), the area ``held`` of the map behind ``entry``.
+            held: At least what is ``wanted`` and a halo around, where the map has it.
+            wanted: What to give.
+            size: H, W of the map.
+            answers: Of a global branch about an area of the map, on the grid, and what brings them up.
 
         Returns:
-            The rows ``wanted``, (1, C, rows, W).
+            The area ``wanted``, (1, C, rows, columns).
         """
         left = self.halo
         for block in self.blocks:
             left -= _reach(block)
-            kept = wanted.wider(left, height)
-            # Zeros are padded at a strip's edges; what saw them is cut off, but at the edges of the map.
+            kept = wanted.wider(left, size)
+            # Zeros are padded at a tile's edges; what saw them is cut off, but at the edges of the map.
             if block.global_branch is None:
                 x = kept.cut(block(x), held)
             else:

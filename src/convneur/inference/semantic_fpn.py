@@ -1,6 +1,6 @@
 """Semantic FPN over maps on disk: each group norm needs its whole map once, everything else is local.
 
-Rows of a map are asked for from the end: what gives them asks for those that it needs. Maps are kept where the
+Span of a map are asked for from the end: what gives them asks for those that it needs. Maps are kept where the
 statistics of a norm must be known first, and nowhere else.
 
 Shape letters: K classes, C channels, H W pixels of a map.
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from convneur.inference.passes import Passes, Step
-from convneur.inference.rows import GridRows, Rows, strips
 from convneur.inference.scratch import Map
+from convneur.inference.spans import Area, Enlarged, Span, spans
 from convneur.tasks.segmentation.semantic_fpn import SemanticFPN
 
 
@@ -26,12 +26,13 @@ class Lazy(NamedTuple):
 
     height: int
     width: int
-    rows: Callable[[Rows], Tensor]
+    rows: Callable[[Span], Tensor]
 
 
 def stored(passes: Passes, held: Map) -> Lazy:
     """A map on disk."""
-    return Lazy(held.shape[0], held.shape[1], partial(passes.read, held))
+    height, width = held.shape[:2]
+    return Lazy(height, width, lambda rows: passes.read(held, Area(rows, Span(0, width))))
 
 
 def mapped(inside: Lazy, function: Callable[[Tensor], Tensor]) -> Lazy:
@@ -42,9 +43,9 @@ def mapped(inside: Lazy, function: Callable[[Tensor], Tensor]) -> Lazy:
 def convolved(inside: Lazy, conv: nn.Conv2d) -> Lazy:
     """A convolution that keeps the size. Zeros that it pads where a strip was cut are cut off."""
 
-    def rows(wanted: Rows) -> Tensor:
+    def rows(wanted: Span) -> Tensor:
         held = wanted.wider(int(conv.kernel_size[0]) // 2, inside.height)
-        return wanted.cut(conv(inside.rows(held)), held)
+        return conv(inside.rows(held))[:, :, wanted.inside(held)]
 
     return Lazy(inside.height, inside.width, rows)
 
@@ -53,9 +54,9 @@ def doubled(inside: Lazy, times: int = 2) -> Lazy:
     """Bilinear upsampling."""
     height, width = inside.height * times, inside.width * times
 
-    def rows(wanted: Rows) -> Tensor:
-        bring = GridRows(wanted, height, inside.height, width, times)
-        return bring(inside.rows(bring.needed))
+    def rows(wanted: Span) -> Tensor:
+        bring = Enlarged(Area(wanted, Span(0, width)), (height, width), (inside.height, inside.width), times)
+        return bring(inside.rows(bring.needed.rows))
 
     return Lazy(height, width, rows)
 
@@ -63,10 +64,10 @@ def doubled(inside: Lazy, times: int = 2) -> Lazy:
 def topped(lateral: Lazy, above: Lazy) -> Lazy:
     """A level of a pyramid: what comes from its own map, and the level above it, enlarged to the nearest pixels."""
 
-    def rows(wanted: Rows) -> Tensor:
-        lower = Rows(wanted.start // 2, (wanted.stop + 1) // 2)
+    def rows(wanted: Span) -> Tensor:
+        lower = Span(wanted.start // 2, (wanted.stop + 1) // 2)
         large = above.rows(lower).repeat_interleave(2, 2).repeat_interleave(2, 3)
-        return lateral.rows(wanted) + wanted.cut(large, lower.scaled(2))
+        return lateral.rows(wanted) + large[:, :, wanted.inside(lower.scaled(2))]
 
     return Lazy(lateral.height, lateral.width, rows)
 
@@ -94,11 +95,11 @@ class SemanticFpnOnDisk:
         # Bytes for a row of the finest map: a few maps of the decoder, and the scores of the image's pixels.
         pixel = 10 * wide + 3 * 16 * classes
         fitting = passes.free // (pixel * -(-size[1] // 4) * passes.like.element_size())
-        if fitting < 8 and not passes.rows:
+        if fitting < 8 and passes.tile is None:
             raise ValueError(
                 "the memory limit leaves no room for a strip of the decoder; raise it, or use fewer workers"
             )
-        found = passes.rows or max(1, min(fitting - 6, -(-size[0] // 64)))
+        found = passes.tile[0] if passes.tile is not None else max(1, min(fitting - 6, -(-size[0] // 64)))
         self.rows: int = passes.scratch.remember("decoder", {"rows": found})["rows"]
 
     @property
@@ -128,11 +129,11 @@ class SemanticFpnOnDisk:
         logits = doubled(total, 4)
         classes = self.passes.scratch.create("classes", self.size, "uint8")
 
-        def act(rows: Rows) -> None:
+        def act(rows: Span) -> None:
             found = logits.rows(rows)[0, :, :, : self.size[1]].argmax(0)
             classes.rows(rows, writable=True)[:] = found.byte().cpu().numpy()
 
-        lines = list(strips(self.size[0], 4 * self.rows))
+        lines = list(spans(self.size[0], 4 * self.rows))
         steps = (Step(f"classes {rows.start}", share / len(lines), partial(act, rows)) for rows in lines)
         self.passes.take(steps, advance)
         return classes
@@ -162,21 +163,21 @@ class SemanticFpnOnDisk:
         return x
 
     def _convolve(self, name: str, made: Lazy, out: Map, sums: Map, groups: int, work: float) -> Iterator[Step]:
-        def act(index: int, rows: Rows) -> None:
+        def act(index: int, rows: Span) -> None:
             y = made.rows(rows)
-            self.passes.write(out, rows, y)
+            self.passes.write(out, Area(rows, Span(0, made.width)), y)
             parts = y.double().reshape(groups, -1)  # whatever its memory format
             found = torch.stack([parts.sum(1), parts.square().sum(1)])
-            sums.rows(Rows(index, index + 1), writable=True)[:] = found.cpu().numpy()
+            sums.rows(Span(index, index + 1), writable=True)[:] = found.cpu().numpy()
 
-        for index, rows in enumerate(strips(made.height, self.rows)):
-            yield Step(f"{name} {index}", work * rows.height / made.height, partial(act, index, rows))
+        for index, rows in enumerate(spans(made.height, self.rows)):
+            yield Step(f"{name} {index}", work * rows.length / made.height, partial(act, index, rows))
 
 
 def _normed(norm: nn.GroupNorm, sums: Map, pixels: int) -> Callable[[Tensor], Tensor]:
     """A group norm with the statistics of a whole map, from the sums of values and squares of each strip."""
     share = norm.num_channels // norm.num_groups
-    values, squares = torch.from_numpy(sums.rows(Rows(0, sums.shape[0])).sum(0)) / (pixels * share)
+    values, squares = torch.from_numpy(sums.rows(Span(0, sums.shape[0])).sum(0)) / (pixels * share)
     spread = (squares - values.square()).clamp(min=0).add(norm.eps).rsqrt()
     mean, scale = (each.repeat_interleave(share).to(norm.weight) for each in (values, spread))
     gain = norm.weight * scale

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convneur.data.decode import UnreadableImageError, decode_image
-from convneur.inference.rows import Rows, strips
+from convneur.inference.spans import Span, spans
 
 TIFF = (".tif", ".tiff", ".btf", ".tf8", ".tf2", ".gtiff", ".svs", ".ndpi")
 WHITE = {"u": lambda kind: float(np.iinfo(kind).max), "f": lambda kind: 1.0}
+LARGEST_PIECE = 2**29  # bytes, of what can be read only as a whole
 MOST_CHANNELS = 64  # what has more at its end has them in front
 
 
@@ -48,7 +49,7 @@ class LargeImage:
             )
         self._pixels, self._lock = pixels, threading.Lock()
 
-    def raw(self, rows: Rows) -> NDArray[Any]:
+    def raw(self, rows: Span) -> NDArray[Any]:
         """Rows (rows, W, C) as they are stored; `UnreadableImageError` if the file is damaged."""
         with self._lock:  # readers share a file
             try:
@@ -57,15 +58,16 @@ class LargeImage:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 raise UnreadableImageError(f"{self.identity}, rows {rows.start} to {rows.stop}: {reason}") from error
 
-    def read(self, rows: Rows, channels: int, dtype: Any = np.float32) -> NDArray[Any]:
-        """Rows (rows, W, ``channels``) in [0, 1], as floats of a kind.
+    def read(self, rows: Span, channels: int, dtype: Any = np.float32) -> NDArray[Any]:
+        """Rows (rows, W, ``channels``) in [0, 1]; see `light`."""
+        return self.light(self.raw(rows), channels, dtype)
+
+    def light(self, raw: NDArray[Any], channels: int, dtype: Any = np.float32) -> NDArray[Any]:
+        """Part of the image as it is stored, (rows, columns, C), as floats in [0, 1] of ``channels`` channels.
 
         Grey is repeated for three channels, and transparency laid over white, as for other images.
-
-        Raises:
-            UnreadableImageError: If there is no way to give so many channels, or the file is damaged.
         """
-        light = np.divide(self.raw(rows), WHITE[self.dtype.kind](self.dtype), dtype=dtype)
+        light = np.divide(raw, WHITE[self.dtype.kind](self.dtype), dtype=dtype)
         if channels == 3 and self.channels == 1:
             return np.repeat(light, 3, axis=2)
         if channels == 3 and self.channels == 4:
@@ -110,7 +112,7 @@ def open_large(source: str | Path | Any) -> LargeImage:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except Exception as error:  # what is no array raises anything from EOFError to ValueError
             raise UnreadableImageError(f"{path} is no .npy file of numbers") from error
-        return _of_array(array, identity)
+        return _of_array(_Mapped(array), identity)
     if path.suffix.lower() in TIFF:
         return _open_tiff(path, identity)
     return _open_other(path, identity)
@@ -126,10 +128,18 @@ def _open_tiff(path: Path, identity: str) -> LargeImage:
         with tifffile.TiffFile(path) as file:
             level = file.series[0]
             axes, shape = level.axes, level.shape
-        array: Any = zarr.open(tifffile.imread(path, aszarr=True, series=0, level=0), mode="r")
+            is_plain = level.dataoffset is not None and level.keyframe.is_memmappable
+        array: Any
+        if is_plain:
+            array = _Mapped(tifffile.memmap(path, series=0, level=0, mode="r"))
+        else:
+            array = zarr.open(tifffile.imread(path, aszarr=True, series=0, level=0), mode="r")
     except Exception as error:  # damaged files raise anything
         raise UnreadableImageError(f"{path}: {' '.join(str(error).split())}") from error
-    return _of_array(array, identity, _meaning(axes, shape, path))
+    places = _meaning(axes, shape, path)
+    if not is_plain:
+        array = _in_pieces(array, places[0], path)
+    return _of_array(array, identity, places)
 
 
 def _open_zarr(path: Path, identity: str) -> LargeImage:
@@ -149,7 +159,8 @@ def _open_zarr(path: Path, identity: str) -> LargeImage:
         raise UnreadableImageError(
             f"{path} is no Zarr array or OME-Zarr image ({' '.join(str(error).split())})"
         ) from error
-    return _of_array(array, identity, None if axes is None else _meaning(axes, array.shape, path))
+    places = _guessed(array.shape, identity) if axes is None else _meaning(axes, array.shape, path)
+    return _of_array(_in_pieces(array, places[0], path), identity, places)
 
 
 def _open_other(path: Path, identity: str) -> LargeImage:
@@ -178,6 +189,30 @@ def _open_other(path: Path, identity: str) -> LargeImage:
     return LargeImage(rows, image.height, image.width, image.bands, rows(0, 1).dtype, identity)
 
 
+class _Mapped:
+    """An array that lies in a file as it is. Each read maps what it needs: else pages stay with the process."""
+
+    def __init__(self, array: Any) -> None:
+        self.shape, self.dtype = array.shape, array.dtype
+        self._file, self._offset = array.filename, array.offset
+        self._order: Any = "C" if array.flags.c_contiguous else "F"
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        mapped: Any = np.memmap(self._file, self.dtype, "r", self._offset, self.shape, self._order)
+        return np.array(mapped[index])
+
+
+def _in_pieces(array: Any, row_axis: int, path: Path) -> Any:
+    """What is compressed in one piece is read once: a row of it takes as long as all."""
+    if array.chunks[row_axis] < array.shape[row_axis]:
+        return array
+    if array.nbytes > LARGEST_PIECE:
+        raise UnreadableImageError(
+            f"{path} is compressed in one piece of {array.nbytes / 1e9:.1f} GB; store it in tiles, or uncompressed"
+        )
+    return np.asarray(array[:])
+
+
 def _meaning(axes: str, shape: tuple[int, ...], path: Path) -> tuple[int, int, int | None]:
     """Where rows, columns and channels are; other axes must have a length of 1, as far as anything is there."""
     for name, length in zip(axes, shape, strict=True):
@@ -189,21 +224,23 @@ def _meaning(axes: str, shape: tuple[int, ...], path: Path) -> tuple[int, int, i
     return axes.index("Y"), axes.index("X"), channels[0] if channels else None
 
 
+def _guessed(shape: tuple[int, ...], identity: str) -> tuple[int, int, int | None]:
+    if len(shape) not in (2, 3) or not all(shape):
+        raise UnreadableImageError(f"{identity} has the shape {shape}; give (H, W), (H, W, C) or (C, H, W)")
+    front = len(shape) == 3 and shape[2] > MOST_CHANNELS
+    return (0, 1, None) if len(shape) == 2 else (1, 2, 0) if front else (0, 1, 2)
+
+
 def _hash(image: LargeImage) -> str:
     found = hashlib.sha256()
-    for rows in strips(image.height, 256):
+    for rows in spans(image.height, 256):
         found.update(np.ascontiguousarray(image.raw(rows)).tobytes())
     return found.hexdigest()[:16]
 
 
 def _of_array(array: Any, identity: str, places: tuple[int, int, int | None] | None = None) -> LargeImage:
     shape = tuple(int(length) for length in array.shape)
-    if places is None:
-        if len(shape) not in (2, 3) or not all(shape):
-            raise UnreadableImageError(f"{identity} has the shape {shape}; give (H, W), (H, W, C) or (C, H, W)")
-        front = len(shape) == 3 and shape[2] > MOST_CHANNELS
-        places = (0, 1, None) if len(shape) == 2 else (1, 2, 0) if front else (0, 1, 2)
-    row, column, channel = places
+    row, column, channel = places or _guessed(shape, identity)
 
     def rows(start: int, stop: int) -> NDArray[Any]:
         index: list[Any] = [0] * len(shape)

@@ -1,6 +1,6 @@
 """Exact inference on an image that does not fit in memory.
 
-Stage by stage: strips of rows pass through what is local, with as many rows around them as an answer depends on; what
+Stage by stage: tiles pass through what is local, with as many pixels around them as an answer depends on; what
 looks at the whole image is a neural memory, which is written token by token and then known. Maps between are on disk.
 What comes out is what the model computes on the whole image, but for rounding.
 
@@ -68,7 +68,7 @@ def stream(
     out_indices: Sequence[int] = (),
     memory_limit: float = 4e9,
     workers: int = 1,
-    rows: int | None = None,
+    tile: tuple[int, int] | None = None,
     scratch: str | Path | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -80,13 +80,15 @@ def stream(
     between is removed when it ends.
 
     Args:
-        model: A backbone without global branch, or with neural memories of any configuration; or a Semantic FPN on one.
+        model: A backbone without global branch or with neural memories, or a Semantic FPN on one. Memories with
+            state="mlp" in float64 only, and not with anchor="previous" in chunks.
         source: See `open_large`.
         sink: Folder for what comes out: ``features.npy``, ``logits.npy``, ``classes.npy`` and ``stage_0.npy``, ...
         out_indices: Stages, from 0, whose maps are kept.
         memory_limit: Bytes that this process should have at most. What a device of its own has is not counted.
         workers: Strips at once, each in a thread of its own.
-        rows: Rows of a strip, in rows of each map, instead of as many as fit.
+        tile: Rows of a strip, and columns of what is computed at once of it, in pixels of each map, instead of what is
+            fast and fits.
         scratch: Folder for maps between; inside ``sink`` if not given. For each pixel of the image they take about 18
             bytes (convneur_m1), with a decoder of 128 channels 100.
         mean: Per channel, of images in [0, 1]; the model's own if not given.
@@ -104,11 +106,12 @@ def stream(
     like = next(model.parameters())
     if like.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"a model in {like.dtype} cannot be streamed; give model.float()")
+    _check_memory(backbone, like.dtype)
     wrong = [index for index in out_indices if not 0 <= index < len(backbone.stages)]
     if wrong:
         raise ValueError(f"out_indices={tuple(out_indices)} is out of range; give 0 to {len(backbone.stages) - 1}")
-    if workers < 1 or (rows is not None and rows < 1):
-        raise ValueError("workers and rows are 1 or more")
+    if workers < 1 or (tile is not None and min(tile) < 1):
+        raise ValueError("workers, and both sides of a tile, are 1 or more")
     image = open_large(source)
     image.check_channels(backbone.in_chans)
     if min(image.height, image.width) < backbone.total_stride:
@@ -128,11 +131,11 @@ def stream(
         "memory": repr(backbone.global_config),  # weights fit several
         "mean_std": look,
         "out_indices": sorted(set(out_indices)),
-        "rows": rows,
+        "tile": tile,
     }
     kept = Scratch(folder if scratch is None else Path(scratch).expanduser(), plan, alone=scratch is None)
     free = int((memory_limit - resident_bytes()) / workers)
-    passes = Passes(kept, like, workers, free, rows)
+    passes = Passes(kept, like, workers, free, tile)
     wanted = set(range(4)) if decoder is not None else set(out_indices)
     features = logits = classes = None
     training = model.training
@@ -186,6 +189,24 @@ def _parts(model: ConvNeur | Segmenter) -> tuple[ConvNeur, SemanticFPN | None]:
     if not isinstance(backbone, ConvNeur):
         raise ValueError(f"{type(backbone).__name__} cannot be streamed; take a ConvNeur as the backbone")
     return backbone, net
+
+
+def _check_memory(backbone: ConvNeur, dtype: torch.dtype) -> None:
+    """Refuse memories of which rounding decides what they are; docs/results/streaming.md has how far."""
+    config = backbone.global_config
+    memory = config.memory
+    if config.placement == "none" or memory.state != "mlp":
+        return
+    if memory.anchor == "previous" and memory.chunk_size is not None:
+        raise ValueError(
+            f"a memory with state='mlp', anchor='previous' and chunk_size={memory.chunk_size} cannot be streamed: each "
+            "chunk multiplies rounding, and nothing computes it twice alike; train one with anchor='initial'"
+        )
+    if dtype != torch.float64:
+        raise ValueError(
+            "a memory with state='mlp' multiplies rounding too much to be streamed in float32; "
+            "give model.double(), or --float64"
+        )
 
 
 def _placed(path: Path, target: Path) -> Path:
