@@ -1,10 +1,10 @@
 """Time and memory of exact inference on images larger than memory, and what a job that was killed gives.
 
-    python benchmarks/streaming.py --photos imagenette/train.parquet --sides 5000 10000 20000 --kill \\
+    python benchmarks/streaming.py --photos imagenette/train.parquet --sides 5000 10000 20000 --rounds 3 --kill \\
         --out docs/results/streaming/cost.json
 
 Images are made of photographs of a parquet file, side by side, as uncompressed BigTIFF. Each is run in a process of its
-own, whose largest resident memory the operating system tells. With ``--kill`` the largest is run once more, killed when
+own, whose largest resident memory the operating system tells; sizes take turns. With ``--kill`` the largest is run once more, killed when
 half of its steps are done, and gone on with; all that comes out must be the same bytes.
 """
 
@@ -17,6 +17,7 @@ import json
 import math
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -80,30 +81,37 @@ def main() -> None:
     parser.add_argument("--sides", type=int, nargs="+", default=[5000, 10000, 20000])
     parser.add_argument("--model", default="convneur_m1")
     parser.add_argument("--limit-gb", type=float, default=3.5)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--kill", action="store_true")
     parser.add_argument("--scratch", type=Path, help="folder with room for 20 bytes per pixel")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     photos = load_photos(given.photos)
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = [{"side": side, "all_seconds": [], "resident_gb": 0.0} for side in given.sides]
+    killed = None
     with tempfile.TemporaryDirectory(dir=given.scratch) as name:
         for side in given.sides:
-            image, out = Path(name, f"{side}.tif"), Path(name, f"out{side}")
-            make_image(image, side, photos)
+            make_image(Path(name, f"{side}.tif"), side, photos)
+        for _, row in itertools.product(range(given.rounds), rows):
+            image, out = (Path(name, f"{row['side']}{end}") for end in (".tif", ""))
             command = [sys.executable, "-c", JOB, given.model, str(image), str(out), str(given.limit_gb * 1e9)]
             told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-            rows.append({"side": side, **told})
-            print(rows[-1], flush=True)
-            if given.kill and side == given.sides[-1]:
-                rows[-1]["killed"] = kill_and_go_on(command, out)
-                print(rows[-1]["killed"], flush=True)
-            image.unlink()
+            print(row["side"], told, flush=True)
+            row["all_seconds"].append(told["seconds"])
+            row["resident_gb"] = max(row["resident_gb"], told["resident_gb"])
+        if given.kill:
+            killed = kill_and_go_on(command, out)
+            print(killed, flush=True)
+    for row in rows:
+        row["seconds"] = statistics.median(row["all_seconds"])
     for smaller, larger in itertools.pairwise(rows):
         larger["exponent"] = math.log(larger["seconds"] / smaller["seconds"]) / math.log(
             (larger["side"] / smaller["side"]) ** 2
         )
+        print(larger["side"], "exponent", larger["exponent"])
+    facts = {"model": given.model, "limit_gb": given.limit_gb, "rows": rows, "killed": killed}
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps({"model": given.model, "limit_gb": given.limit_gb, "rows": rows}, indent=2) + "\n")
+    given.out.write_text(json.dumps(facts, indent=2) + "\n")
 
 
 def kill_and_go_on(command: list[str], out: Path) -> dict[str, Any]:
