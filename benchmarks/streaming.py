@@ -4,8 +4,8 @@
         --out docs/results/streaming/cost.json
 
 Images are made of photographs of a parquet file, side by side, as uncompressed BigTIFF. Each is run in a process of its
-own, whose largest resident memory the operating system tells; sizes take turns. With ``--kill`` the largest is run once more, killed when
-half of its steps are done, and gone on with; all that comes out must be the same bytes.
+own, whose largest resident memory the operating system tells; sizes take turns. With ``--kill`` the largest is run once
+more, killed when half of its time is over, and gone on with; all that comes out must be the same bytes.
 """
 
 from __future__ import annotations

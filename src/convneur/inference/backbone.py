@@ -164,7 +164,7 @@ class BackboneOnDisk:
                 found, _ = branch.tokens(entered(area.scaled(stride).within(size)))
                 total += found.double().sum((0, 1)).cpu()
                 self.passes.write(tokens, area, found.view(1, *area.size, -1).permute(0, 3, 1, 2))
-            sums.rows(Span(index, index + 1), writable=True)[:] = total.numpy()
+            sums.write(total[None].numpy(), Span(index, index + 1))
 
         for index, rows in enumerate(spans(height, lines)):
             work = self._work(number, 0.5) * rows.length / height
@@ -178,7 +178,7 @@ class BackboneOnDisk:
         parts = list(spans(height, max(1, TOKENS_AT_ONCE // width)))
         mean = None
         if branch.center_tokens:
-            sums = torch.from_numpy(self._sums(number).rows(Span(0, self._sums(number).shape[0])).sum(0))
+            sums = torch.from_numpy(self._sums(number).whole().sum(0))
             mean = (sums / (height * width)).to(self.passes.like)[None, None]
 
         def given() -> Iterator[Tensor]:
@@ -186,7 +186,7 @@ class BackboneOnDisk:
 
         read = contexts_in_parts(memory, given, height * width, mean)
         for rows, context in zip(parts, read, strict=True):
-            contexts.rows(rows, writable=True)[:] = context.view(rows.length, width, -1).cpu().numpy()
+            contexts.write(context.view(rows.length, width, -1).cpu().numpy(), rows)
 
     def _blocks(self, number: int, segment: Segment) -> Iterator[Step]:
         """Blocks of each strip."""
@@ -218,7 +218,7 @@ class BackboneOnDisk:
         held, (height, width) = self._map(last), self.sizes[last]
         total = np.zeros(self.segments[last].channels)
         for rows in spans(height, self.tiles[last][0]):
-            total += held.rows(rows).sum((0, 1), dtype=np.float64)
+            total += held.read(rows).sum((0, 1), dtype=np.float64)
         return (
             torch.from_numpy(total / (height * width))
             .to(self.mean.dtype)

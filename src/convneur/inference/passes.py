@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,10 +62,10 @@ class Passes:
 
     def write(self, held: Map, area: Area, x: Tensor) -> None:
         """Write (1, C, rows, columns) into a map on disk (H, W, C)."""
-        held.rows(area.rows, writable=True)[:, slice(*area.columns)] = x[0].permute(1, 2, 0).cpu().numpy()
+        held.write(x[0].permute(1, 2, 0).cpu().numpy(), *area)
 
     def _part(self, held: Map, area: Area) -> Tensor:
-        return torch.from_numpy(np.array(held.rows(area.rows)[:, slice(*area.columns)])).to(self.like.device)
+        return torch.from_numpy(held.read(*area)).to(self.like.device)
 
     def take(self, steps: Iterable[Step], advance: Callable[[float], None]) -> None:
         """Take the steps that are not done; ``advance`` is told the work of each."""

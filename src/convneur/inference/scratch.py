@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ NAME, JOURNAL = ".convneur-scratch-", "journal.txt"
 
 
 class Scratch:
-    """A folder of maps, each (rows, ...), and the steps that are done. A map is mapped into memory row by row.
+    """A folder of maps, each (rows, ...), and the steps that are done.
 
     Args:
         parent: Where the folder is, under a name that follows from the plan.
@@ -95,16 +95,45 @@ class Map:
         self.offset = made.offset
         _reserve(path)
 
-    def rows(self, rows: Span, writable: bool = False) -> NDArray[Any]:
-        """Some rows, mapped: what is written there is in the file when the array is gone."""
-        rest = self.shape[1:]
-        start = self.offset + rows.start * int(np.prod(rest)) * self.dtype.itemsize
-        # A mapping of its own, so that pages do not stay with the process when the strip is done.
-        return np.memmap(self.path, self.dtype, "r+" if writable else "r", offset=start, shape=(rows.length, *rest))
+    # Not mapped into memory: there each page is a fault, which took twice as long as all the copying, and one for which
+    # there is no room left kills the process.
+
+    def read(self, rows: Span, columns: Span | None = None) -> NDArray[Any]:
+        """Some rows, or some columns of them, (rows, columns, ...)."""
+        count = (self.shape[1] if columns is None else columns.length,) if len(self.shape) > 1 else ()
+        values = np.empty((rows.length, *count, *self.shape[2:]), self.dtype)
+        with self.path.open("rb") as file:
+            for start, part in self._pieces(rows, columns, values):
+                file.seek(start)
+                if file.readinto(part) != part.nbytes:
+                    raise OSError(errno.EIO, "the file is shorter than it was", str(self.path))
+        return values
+
+    def whole(self) -> NDArray[Any]:
+        """All of it."""
+        return self.read(Span(0, self.shape[0]))
+
+    def write(self, values: NDArray[Any], rows: Span, columns: Span | None = None) -> None:
+        """Put values (rows, columns, ...) there."""
+        with self.path.open("r+b") as file:
+            for start, part in self._pieces(rows, columns, np.ascontiguousarray(values, self.dtype)):
+                file.seek(start)
+                file.write(part)
+
+    def _pieces(self, rows: Span, columns: Span | None, values: NDArray[Any]) -> Iterator[tuple[int, memoryview]]:
+        """What lies together in the file: where it begins, and the values."""
+        row = int(np.prod(self.shape[1:])) * self.dtype.itemsize
+        first = self.offset + rows.start * row
+        if columns is None or columns.length == self.shape[1]:
+            yield first, values.data.cast("B")
+            return
+        left = columns.start * row // self.shape[1]
+        for number, line in enumerate(values):
+            yield first + number * row + left, line.data.cast("B")
 
 
 def _reserve(path: Path) -> None:
-    """Take the room on the disk now: a mapped page for which there is none left kills the process without a word."""
+    """Take the room on the disk now, rather than find out after hours that there is none."""
     if not hasattr(os, "posix_fallocate"):
         return
     with path.open("r+b") as file:

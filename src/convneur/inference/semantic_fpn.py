@@ -131,7 +131,7 @@ class SemanticFpnOnDisk:
 
         def act(rows: Span) -> None:
             found = logits.rows(rows)[0, :, :, : self.size[1]].argmax(0)
-            classes.rows(rows, writable=True)[:] = found.byte().cpu().numpy()
+            classes.write(found.byte().cpu().numpy(), rows)
 
         lines = list(spans(self.size[0], 4 * self.rows))
         steps = (Step(f"classes {rows.start}", share / len(lines), partial(act, rows)) for rows in lines)
@@ -168,7 +168,7 @@ class SemanticFpnOnDisk:
             self.passes.write(out, Area(rows, Span(0, made.width)), y)
             parts = y.double().reshape(groups, -1)  # whatever its memory format
             found = torch.stack([parts.sum(1), parts.square().sum(1)])
-            sums.rows(Span(index, index + 1), writable=True)[:] = found.cpu().numpy()
+            sums.write(found[None].cpu().numpy(), Span(index, index + 1))
 
         for index, rows in enumerate(spans(made.height, self.rows)):
             yield Step(f"{name} {index}", work * rows.length / made.height, partial(act, index, rows))
@@ -177,7 +177,7 @@ class SemanticFpnOnDisk:
 def _normed(norm: nn.GroupNorm, sums: Map, pixels: int) -> Callable[[Tensor], Tensor]:
     """A group norm with the statistics of a whole map, from the sums of values and squares of each strip."""
     share = norm.num_channels // norm.num_groups
-    values, squares = torch.from_numpy(sums.rows(Span(0, sums.shape[0])).sum(0)) / (pixels * share)
+    values, squares = torch.from_numpy(sums.whole().sum(0)) / (pixels * share)
     spread = (squares - values.square()).clamp(min=0).add(norm.eps).rsqrt()
     mean, scale = (each.repeat_interleave(share).to(norm.weight) for each in (values, spread))
     gain = norm.weight * scale
