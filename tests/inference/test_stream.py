@@ -163,6 +163,17 @@ def test_neither_width_nor_height_of_an_image_makes_a_tile_larger(name):
         assert segment.token_stride > 1 or segment.branch is None or columns % segment.token_stride == 0
 
 
+def test_rows_of_a_very_wide_image_have_their_share_of_memory():
+    stem = segments_of(create("convneur_m1"))[0]
+    line = 10**6 * 3  # bytes of a row of a million pixels
+    rows, columns = tile_size(stem, (5000, 250_000), 3, 4, 2 * 10**9, line)
+    assert (rows + 2 * stem.halo) * 4 * line <= 5 * 10**8
+    assert (rows, columns) != tile_size(stem, (5000, 250_000), 3, 4, 2 * 10**9)
+    with pytest.raises(ValueError, match="needs at least 768 MB"):  # 16 rows of the map, of 4 of the image each
+        tile_size(stem, (5000, 250_000), 3, 4, 7 * 10**8, line)
+    tile_size(stem, (5000, 250_000), 3, 4, 8 * 10**8, line)
+
+
 def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(ValueError, match="5 channels and the model takes 3"):
         stream(small(), picture(64, 64, 5), tmp_path, progress=False)

@@ -58,8 +58,9 @@ class BackboneOnDisk:
             entering = channels
             height, width, channels = height // segment.stride, width // segment.stride, segment.channels
             self.sizes.append((height, width))
+            line = 0 if self.sizes[1:] else image.width * image.channels * image.dtype.itemsize
             one = passes.like.element_size()
-            found.append(passes.tile or tile_size(segment, (height, width), entering, one, passes.free))
+            found.append(passes.tile or tile_size(segment, (height, width), entering, one, passes.free, line))
         self.tiles: list[tuple[int, int]] = passes.scratch.remember("backbone", {"tiles": found})["tiles"]
 
     @property

@@ -32,7 +32,9 @@ def resident_bytes() -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def tile_size(segment: Segment, size: tuple[int, int], entering: int, itemsize: int, free: int) -> tuple[int, int]:
+def tile_size(
+    segment: Segment, size: tuple[int, int], entering: int, itemsize: int, free: int, line_bytes: int = 0
+) -> tuple[int, int]:
     """Rows of a strip, and columns of what is computed at once of it.
 
     Args:
@@ -41,6 +43,7 @@ def tile_size(segment: Segment, size: tuple[int, int], entering: int, itemsize: 
         entering: Channels of what goes into the entry.
         itemsize: Bytes of a number.
         free: Bytes for one tile.
+        line_bytes: Of a row of the image, where that enters: its rows are read once for all tiles of a strip.
 
     Raises:
         ValueError: If not even a few rows and columns fit.
@@ -50,15 +53,21 @@ def tile_size(segment: Segment, size: tuple[int, int], entering: int, itemsize: 
     # What enters is there as it is read, and as it is normalised.
     pixel = (MAPS_ALIVE * segment.channels + 2 * entering * segment.stride**2) * itemsize
     wide_enough = (5 * around) ** 2  # or most of a tile is halo
-    pixels = min(free // pixel, max(TILE_BYTES // (segment.channels * itemsize), wide_enough))
+    line = line_bytes * segment.stride
+    for_lines = free // 4 if line else 0
+    pixels = min((free - for_lines) // pixel, max(TILE_BYTES // (segment.channels * itemsize), wide_enough))
     side = math.isqrt(max(pixels, 0))
-    least = min(stride + around, width) * min(stride + around, height)
-    if pixels < least:
+    least_rows = min(stride + around, height)
+    least = min(stride + around, width) * least_rows
+    if pixels < least or for_lines < least_rows * line:
+        needed = max(least * pixel + (least * pixel // 3 if line else 0), 4 * least_rows * line)
         raise ValueError(
             f"the memory limit leaves {max(free, 0) / 1e6:.0f} MB for a tile and stage {segment.stage + 1} needs at "
-            f"least {least * pixel / 1e6:.0f} MB; raise it, or use fewer workers"
+            f"least {needed / 1e6:.0f} MB; raise it, or use fewer workers"
         )
     columns = width if width <= side else max(stride, (side - around) // stride * stride)
     across = min(width, columns + around)
     rows = height if pixels // across >= height else max(stride, pixels // across - around)
+    if line:
+        rows = min(rows, max(stride, for_lines // line - around))
     return min(rows, max(-(-height // LEAST_STRIPS), 8 * segment.halo)), columns

@@ -95,8 +95,8 @@ class Map:
         self.offset = made.offset
         _reserve(path)
 
-    # Not mapped into memory: there each page is a fault, which took twice as long as all the copying, and one for which
-    # there is no room left kills the process.
+    # Not mapped into memory: a fault for each page made writes two thirds slower, and one for which there is no room on
+    # the disk kills the process.
 
     def read(self, rows: Span, columns: Span | None = None) -> NDArray[Any]:
         """Some rows, or some columns of them, (rows, columns, ...)."""
