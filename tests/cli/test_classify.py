@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -65,7 +66,7 @@ def test_train_writes_model_numbers_and_report(trained, photos):
     page = (out / "report.html").read_text()
     for words in ("Confusion matrix", "Learning curves", "Calibration", "Gates", "Unreadable files", "bomb.png"):
         assert words in page
-    assert "http" not in page.replace("http-equiv", "")
+    assert not re.search("https?:", page)  # pictures in base64 may spell anything but the colon
     kept = json.loads((out / "split.json").read_text())
     assert len(kept["train"]) + len(kept["val"]) == 48
     assert json.loads((out / "run.json").read_text())["recipe"]["image_size"] == 32

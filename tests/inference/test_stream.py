@@ -356,6 +356,35 @@ def test_another_array_of_the_same_shape_is_not_gone_on_with(tmp_path):
     torch.testing.assert_close(found.logits, whole(model, other)[0], rtol=0, atol=1e-9)
 
 
+class Meanwhile:
+    """An image that calls something when its rows are read."""
+
+    def __init__(self, pixels, call):
+        self.pixels, self.call, self.shape, self.dtype = pixels, call, pixels.shape, pixels.dtype
+
+    def __getitem__(self, index):
+        self.call()
+        return self.pixels[index]
+
+
+def test_two_at_a_time_are_kept_apart(tmp_path):
+    pixels, other, model, calls = picture(96, 64), picture(96, 64, seed=1), small(), []
+
+    def second():
+        if not (tmp_path / "out").exists():
+            return  # what image it is, is found out before
+        with pytest.raises(BlockingIOError, match="being filled by another process"):
+            stream(model, other, tmp_path / "out", progress=False)
+        apart = stream(model, other, tmp_path / "other", scratch=tmp_path / "scratch", progress=False)
+        assert_same(apart, whole(model, other))
+        calls.append(apart)
+
+    found = stream(model, Meanwhile(pixels, second), tmp_path / "out", progress=False)
+    assert calls
+    assert_same(found, whole(model, pixels))
+    assert not list((tmp_path / "scratch").iterdir())
+
+
 def test_a_full_disk_is_told_of_before_pages_are_written(tmp_path, monkeypatch):
     def full(_file, _start, _length):
         raise OSError(errno.ENOSPC, "No space left on device")

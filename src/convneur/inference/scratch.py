@@ -13,31 +13,42 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from convneur.files import write_atomic
 from convneur.inference.spans import Span
 
-NAME, JOURNAL = ".convneur-scratch-", "journal.txt"
+NAME, JOURNAL, LOCK = ".convneur-scratch-", "journal.txt", ".convneur-lock"
 
 
 class Scratch:
-    """A folder of maps, each (rows, ...), and the steps that are done.
+    """A folder of maps, each (rows, ...), and the steps that are done; this process's alone until the context is left.
 
     Args:
         parent: Where the folder is, under a name that follows from the plan.
         plan: What the job is.
         alone: Remove what other jobs left there.
+
+    Raises:
+        BlockingIOError: If another process is at work there.
     """
 
     def __init__(self, parent: Path, plan: Mapping[str, Any], alone: bool) -> None:
         words = json.dumps(dict(plan), sort_keys=True)
-        self.folder = folder = parent / f"{NAME}{hashlib.sha256(words.encode()).hexdigest()[:12]}"
+        name = hashlib.sha256(words.encode()).hexdigest()[:12]
+        self.folder = folder = parent / f"{NAME}{name}"
+        parent.mkdir(parents=True, exist_ok=True)
+        self._claim = FileLock(parent / (LOCK if alone else f"{LOCK}-{name}"), timeout=0)
+        try:
+            self._claim.acquire()  # given back whatever ends the process
+        except Timeout:
+            raise BlockingIOError(f"{parent} is being filled by another process; wait for it, or stop it") from None
         if alone:
             for other in parent.glob(f"{NAME}*"):
                 if other != folder:
                     shutil.rmtree(other, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         self.journal = folder / JOURNAL
         text = self.journal.read_text(encoding="utf-8") if self.journal.is_file() else ""
         whole = text[: text.rfind("\n") + 1]  # a line that was cut off is a step that is done again
@@ -72,6 +83,13 @@ class Scratch:
     def remove(self) -> None:
         """Remove everything."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        Path(self._claim.lock_file).unlink(missing_ok=True)
+
+    def __enter__(self) -> Scratch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._claim.release()
 
 
 class Map:

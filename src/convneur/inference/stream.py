@@ -99,6 +99,7 @@ def stream(
         ValueError: If the model or the image does not fit, or the limit is too low.
         FileNotFoundError: If there is no image.
         UnreadableImageError: If it cannot be read.
+        BlockingIOError: If another process is at work in ``sink`` or on the same job in ``scratch``.
         OSError: If the disk is full.
     """
     begun = time.perf_counter()
@@ -133,46 +134,46 @@ def stream(
         "out_indices": sorted(set(out_indices)),
         "tile": tile,
     }
-    kept = Scratch(folder if scratch is None else Path(scratch).expanduser(), plan, alone=scratch is None)
-    free = int((memory_limit - resident_bytes()) / workers)
-    passes = Passes(kept, like, workers, free, tile)
-    wanted = set(range(4)) if decoder is not None else set(out_indices)
-    features = logits = classes = None
-    training = model.training
-    try:
-        model.eval()
-        body = BackboneOnDisk(backbone, image, look, passes, wanted, 1 if decoder is None else STRIDES[-1])
-        head = None if decoder is None else SemanticFpnOnDisk(decoder, passes, (image.height, image.width))
-        with _bar(progress) as bar:
-            work = body.work + (head.work if head is not None else 0)
-            task = bar.add_task(f"{image.height} x {image.width} px", total=work)
+    with Scratch(folder if scratch is None else Path(scratch).expanduser(), plan, alone=scratch is None) as kept:
+        free = int((memory_limit - resident_bytes()) / workers)
+        passes = Passes(kept, like, workers, free, tile)
+        wanted = set(range(4)) if decoder is not None else set(out_indices)
+        features = logits = classes = None
+        training = model.training
+        try:
+            model.eval()
+            body = BackboneOnDisk(backbone, image, look, passes, wanted, 1 if decoder is None else STRIDES[-1])
+            head = None if decoder is None else SemanticFpnOnDisk(decoder, passes, (image.height, image.width))
+            with _bar(progress) as bar:
+                work = body.work + (head.work if head is not None else 0)
+                task = bar.add_task(f"{image.height} x {image.width} px", total=work)
 
-            def advance(done: float) -> None:
-                bar.update(task, advance=done)
+                def advance(done: float) -> None:
+                    bar.update(task, advance=done)
 
-            body.run(advance)
-            if head is not None:
-                classes = head.run(body.maps(), advance)
-        if head is None:
-            with torch.inference_mode():
-                pooled = body.pooled()
-                features = backbone.forward_head(pooled, pre_logits=True).cpu()
-                logits = backbone.forward_head(pooled).cpu() if backbone.num_classes else None
-    finally:
-        model.train(training)
-    for name, value in (("features", features), ("logits", logits)):
-        if value is not None:
-            np.save(folder / f"{name}.npy", value.numpy())
-    maps = {
-        index: _placed(held.path, folder / f"stage_{index}.npy")
-        for index, held in body.maps().items()
-        if index in out_indices
-    }
-    said = None if classes is None else _placed(classes.path, folder / "classes.npy")
-    seconds = time.perf_counter() - begun
-    write_atomic(folder / "stream.json", json.dumps({"image": image.identity, "seconds": seconds}) + "\n")
-    kept.remove()
-    return Streamed(folder, features, logits, said, maps, seconds)
+                body.run(advance)
+                if head is not None:
+                    classes = head.run(body.maps(), advance)
+            if head is None:
+                with torch.inference_mode():
+                    pooled = body.pooled()
+                    features = backbone.forward_head(pooled, pre_logits=True).cpu()
+                    logits = backbone.forward_head(pooled).cpu() if backbone.num_classes else None
+        finally:
+            model.train(training)
+        for name, value in (("features", features), ("logits", logits)):
+            if value is not None:
+                np.save(folder / f"{name}.npy", value.numpy())
+        maps = {
+            index: _placed(held.path, folder / f"stage_{index}.npy")
+            for index, held in body.maps().items()
+            if index in out_indices
+        }
+        said = None if classes is None else _placed(classes.path, folder / "classes.npy")
+        seconds = time.perf_counter() - begun
+        write_atomic(folder / "stream.json", json.dumps({"image": image.identity, "seconds": seconds}) + "\n")
+        kept.remove()
+        return Streamed(folder, features, logits, said, maps, seconds)
 
 
 def _parts(model: ConvNeur | Segmenter) -> tuple[ConvNeur, SemanticFPN | None]:
