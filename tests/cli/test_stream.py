@@ -46,6 +46,23 @@ def test_a_classifier(image, tmp_path, capsys):
     assert lines[0].startswith(best)
 
 
+def test_an_mlp_memory_in_double_precision(image, tmp_path, capsys):
+    arguments = TINY | {"num_classes": 3, "memory": {"state": "mlp"}}
+    model = create("convneur_m1", **arguments)
+    save_model(model, tmp_path / "model", arguments, ["cat", "dog", "owl"])
+    command = f"stream {image} --model {tmp_path / 'model'} --out {tmp_path / 'out'}"
+    assert main(command.split()) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "state='mlp'" in line]
+    assert "--float64" in line
+    assert main(f"{command} --float64".split()) == 0
+    loaded = load_model(tmp_path / "model")
+    mean, std = (torch.tensor(loaded.config[key], dtype=torch.float64)[:, None, None] for key in ("mean", "std"))
+    pixels = torch.from_numpy(tifffile.imread(image)).permute(2, 0, 1).double() / 255
+    with torch.inference_mode():
+        logits = loaded.model.double()(((pixels - mean) / std)[None])
+    np.testing.assert_allclose(np.load(tmp_path / "out" / "logits.npy"), logits, rtol=0, atol=1e-9)
+
+
 def test_a_semantic_fpn_and_its_preview(image, tmp_path, capsys):
     arguments = {"decoder": "semantic_fpn", "backbone": "convneur_m1", "num_classes": 3, "backbone_args": TINY}
     arguments |= {"pyramid_channels": 32, "channels": 32}

@@ -13,7 +13,8 @@ from convneur.inference.segments import Segment
 MAPS_ALIVE = 13
 LEAST_STRIPS = 16  # of a large map, so that little is lost when a job is killed
 # Of one map of a tile. Beyond some 32 MB a C library takes new pages from the system for each tensor, which must be
-# cleared: strips of whole rows, whose maps were larger the wider the image, spent 4 of 10 seconds on that.
+# cleared: strips of whole rows, whose maps were larger the wider the image, spent 4 of 10 seconds of processor time on
+# that.
 TILE_BYTES = 2**23
 
 

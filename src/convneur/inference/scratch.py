@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -83,7 +84,8 @@ class Scratch:
     def remove(self) -> None:
         """Remove everything."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        Path(self._claim.lock_file).unlink(missing_ok=True)
+        with contextlib.suppress(PermissionError):  # Windows removes it when it is given back
+            Path(self._claim.lock_file).unlink(missing_ok=True)
 
     def __enter__(self) -> Scratch:
         return self

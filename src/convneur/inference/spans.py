@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -86,6 +87,7 @@ class Enlarged:
 
     def __init__(self, area: Area, size: tuple[int, int], grid: tuple[int, int], token_stride: int) -> None:
         self.same = token_stride == 1
+        self.whole_width = size[1] if area.columns == Span(0, size[1]) else None
         self.sides = [_between(*each) for each in zip(area, size, grid, strict=True)]
         self.needed = area if self.same else Area(*(side.needed for side in self.sides))
 
@@ -93,11 +95,11 @@ class Enlarged:
         """The area ``needed`` of the grid (B, C, h', w') -> the area of the map (B, C, H', W')."""
         if self.same:
             return grid
-        x = grid.permute(0, 2, 3, 1)  # as tokens lie
-        for dim, side in enumerate(self.sides, 1):
-            low, high = (x.index_select(dim, index.to(x.device)) for index in (side.low, side.high))
-            x = torch.lerp(low, high, side.share.to(x).view(-1, *[1] * (3 - dim)))
-        return x.permute(0, 3, 1, 2)
+        rows, columns = self.sides
+        if self.whole_width is not None:  # torch's own is quicker
+            tall = rows.along(2, grid)
+            return F.interpolate(tall, size=(tall.shape[2], self.whole_width), mode="bilinear", align_corners=False)
+        return columns.along(2, rows.along(1, grid.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
 
 
 class _Side(NamedTuple):
@@ -107,6 +109,11 @@ class _Side(NamedTuple):
     low: Tensor
     high: Tensor
     share: Tensor
+
+    def along(self, dim: int, x: Tensor) -> Tensor:
+        """Bring one dimension of ``x`` from tokens to pixels."""
+        low, high = (x.index_select(dim, index.to(x.device)) for index in (self.low, self.high))
+        return torch.lerp(low, high, self.share.to(x).view(-1, *[1] * (x.ndim - 1 - dim)))
 
 
 def _between(span: Span, length: int, grid_length: int) -> _Side:
