@@ -12,19 +12,17 @@ from itertools import product
 
 import numpy as np
 import pytest
-import tifffile
 import torch
-import zarr
-from PIL import Image
 
 from convneur.data.decode import UnreadableImageError
 from convneur.data.semantic.loading import normalised
-from convneur.inference import open_large, stream
+from convneur.inference import stream
 from convneur.inference.budget import tile_size
 from convneur.inference.segments import segments_of
 from convneur.inference.spans import Area, Enlarged, Span, spans
 from convneur.memory import MemoryConfig
 from convneur.tasks.segmentation import create_segmenter
+from tests.inference.builders import picture
 from tests.models.builders import create
 
 SEGMENTER = {"dims": (8, 12, 16, 24), "depths": (1, 1, 2, 1), "memory_width": 16, "ls_init_value": 0.5}
@@ -41,10 +39,6 @@ MODES = [
 def small(**arguments):
     torch.manual_seed(0)
     return create("convneur_m1", **SMALL | arguments).double().eval()
-
-
-def picture(height, width, channels=3, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
 
 
 def whole(model, pixels):
@@ -187,109 +181,6 @@ def test_what_does_not_fit_is_refused(tmp_path):
         stream(small().half(), picture(64, 64), tmp_path, progress=False)
     with pytest.raises(FileNotFoundError):
         stream(small(), tmp_path / "none.tif", tmp_path, progress=False)
-
-
-def as_bigtiff(path, pixels):
-    tifffile.imwrite(path, pixels, bigtiff=True, tile=(64, 64), compression="deflate", photometric="rgb")
-
-
-def as_ome(path, pixels):
-    tifffile.imwrite(path, np.moveaxis(pixels, 2, 0), ome=True, photometric="minisblack", metadata={"axes": "CYX"})
-
-
-def as_lzw(path, pixels):
-    tifffile.imwrite(path, pixels, tile=(64, 64), photometric="rgb", compression="lzw", rowsperstrip=7)
-
-
-def as_one_piece(path, pixels):
-    tifffile.imwrite(path, pixels, photometric="rgb", compression="deflate", rowsperstrip=len(pixels))
-
-
-def as_mapped(path, pixels):
-    """As a program makes that writes into a file bit by bit."""
-    image = tifffile.memmap(path, shape=pixels.shape, dtype=pixels.dtype, photometric="rgb", byteorder=">")
-    image[:] = pixels
-    image.flush()
-
-
-def as_fortran(path, pixels):
-    np.save(path, np.asfortranarray(pixels))
-
-
-def as_zarr(path, pixels):
-    zarr.save_array(path, pixels)
-
-
-def as_ome_zarr(path, pixels):
-    group = zarr.create_group(path)
-    group.create_array("0", data=np.moveaxis(pixels, 2, 0)[None])
-    axes = [{"name": name} for name in "tcyx"]
-    group.attrs["ome"] = {"multiscales": [{"axes": axes, "datasets": [{"path": "0"}]}]}
-
-
-def as_npy(path, pixels):
-    np.save(path, pixels)
-
-
-def as_png(path, pixels):
-    Image.fromarray(pixels).save(path)
-
-
-@pytest.mark.parametrize(
-    ("name", "write"),
-    [
-        ("a.tif", as_bigtiff),
-        ("a.ome.tif", as_ome),
-        ("b.tiff", as_lzw),
-        ("c.tiff", as_one_piece),
-        ("d.tiff", as_mapped),
-        ("a.zarr", as_zarr),
-        ("b.ome.zarr", as_ome_zarr),
-        ("a.npy", as_npy),
-        ("b.npy", as_fortran),
-        ("a.png", as_png),
-    ],
-)
-def test_rows_of_every_kind_of_file(name, write, tmp_path):
-    pixels = picture(150, 90)
-    write(tmp_path / name, pixels)
-    image = open_large(tmp_path / name)
-    assert (image.height, image.width, image.channels) == (150, 90, 3)
-    for rows in spans(150, 47):
-        np.testing.assert_allclose(image.read(rows, 3), pixels[rows.start : rows.stop] / 255, atol=1e-7)
-
-
-def test_grey_sixteen_bits_and_transparency():
-    deep = (picture(40, 30, 1).astype(np.uint16) * 257)[..., 0]
-    np.testing.assert_allclose(open_large(deep).read(Span(0, 40), 3)[..., 1], deep / 65535, atol=1e-7)
-    clear = picture(40, 30, 4)
-    clear[..., 3] = 0
-    assert (open_large(clear).read(Span(3, 9), 3) == 1).all()
-    light = picture(40, 30).astype(np.float32) / 255
-    kept = light.copy()
-    np.testing.assert_allclose(open_large(light).read(Span(0, 40), 3), light)
-    np.testing.assert_array_equal(light, kept)
-
-
-def test_what_is_large_and_compressed_in_one_piece_is_refused(tmp_path, monkeypatch):
-    as_one_piece(tmp_path / "a.tif", picture(150, 90))
-    monkeypatch.setattr("convneur.inference.sources.LARGEST_PIECE", 150 * 90 * 3 - 1)
-    with pytest.raises(UnreadableImageError, match=r"one piece of .* GB; store it in tiles"):
-        open_large(tmp_path / "a.tif")
-
-
-def test_files_that_are_no_image_say_so(tmp_path):
-    for name in ("a.tif", "a.png", "a.npy"):
-        (tmp_path / name).write_bytes(b"no image")
-    with pytest.raises(UnreadableImageError):
-        open_large(tmp_path / "a.tif")
-    with pytest.raises(UnreadableImageError):
-        open_large(tmp_path / "a.png")
-    with pytest.raises(UnreadableImageError):
-        open_large(tmp_path / "a.npy")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(UnreadableImageError, match="no Zarr array"):
-        open_large(tmp_path / "folder")
 
 
 JOURNAL = ".convneur-scratch-*/journal.txt"
