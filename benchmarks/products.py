@@ -19,7 +19,7 @@ import timm
 import torch
 
 import convneur  # noqa: F401  registers the models
-from convneur.bench import inference_step, keep_freed_memory, times_in_turn, training_step
+from convneur.bench import freed_memory_kept, inference_step, times_in_turn, training_step
 from convneur.bench.latency import Setting
 from convneur.bench.parts import measure_parts
 from convneur.bench.throughput import spread
@@ -70,7 +70,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    keep_freed_memory()
+    with freed_memory_kept():
+        time_all(options)
+
+
+def time_all(options: argparse.Namespace) -> None:
     make = training_step if options.training else inference_step
     rows = []
     names = [*FORMS, *(() if options.training else (FUSED,))]

@@ -97,21 +97,28 @@ def test_other_devices_do_not_say():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the C library is another")
-def test_a_heap_that_is_kept_takes_no_new_pages():
-    """In a process of its own: it does not go back."""
+def test_a_heap_that_is_kept_takes_no_new_pages_and_goes_back_afterwards():
+    """In a process of its own, whose heap is its own."""
     code = """
 import resource, torch
-from convneur.bench import keep_freed_memory
+from convneur.bench import freed_memory_kept
+from convneur.inference.budget import resident_bytes
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def during():
     before = faults()
     for _ in range(5): torch.zeros(2**25)
     return faults() - before
 fresh = during()
-print(keep_freed_memory())
-during()
-print(fresh, during())
+with freed_memory_kept() as kept:
+    during()
+    print(kept, fresh, during())
+    torch.zeros(2**27)
+    held = resident_bytes()
+print(held - resident_bytes(), during())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    kept, before, after = done.stdout.split()
-    assert kept == "False" or int(after) < int(before) / 10
+    kept, before, within, given_back, after = done.stdout.split()
+    if kept == "True":
+        assert int(within) < int(before) / 10
+        assert int(given_back) > 2**28
+        assert int(after) > int(before) / 10

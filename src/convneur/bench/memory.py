@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from torch.autograd.profiler import profile
 
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of malloc.h
+
 
 def peak_bytes(step: Callable[[], object], device: torch.device) -> int | None:
     """The most memory that a step holds at once, above what was held before it began.
@@ -65,18 +67,24 @@ def _silent() -> Iterator[None]:
         os.close(kept)
 
 
-def keep_freed_memory() -> bool:
-    """Let the C library keep what is freed, for the rest of this process.
+@contextmanager
+def freed_memory_kept() -> Iterator[bool]:
+    """Let the C library keep what is freed, and give it back to the system at the end.
 
     By default glibc gives large blocks back to the system and takes new pages at the next run, which must be cleared
     first. Whether it does so for a model depends on what ran before it: the same convnext_atto took 32 and 47 ms at
     batch 8. What is timed is then the heap rather than the model.
 
-    Returns:
+    Yields:
         Whether there is a C library that can.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is None:
-        return False
-    trim_threshold, mmap_max = -1, -4  # of malloc.h
-    return bool(mallopt(trim_threshold, -1) and mallopt(mmap_max, 0))
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if library is None or not hasattr(library, "mallopt"):
+        yield False
+        return
+    try:
+        yield bool(library.mallopt(_TRIM_THRESHOLD, -1) and library.mallopt(_MMAP_MAX, 0))
+    finally:
+        library.mallopt(_TRIM_THRESHOLD, 128 * 1024)  # what malloc.h says of a process that starts
+        library.mallopt(_MMAP_MAX, 65536)
+        library.malloc_trim(0)

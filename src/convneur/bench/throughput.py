@@ -18,7 +18,7 @@ def times_in_turn(
 
     A turn is two runs, of which the second counts. What the step before has left in the caches and of the heap would
     otherwise be charged to this one: a small model after a large one had up to 1,500 page faults at each run, and none
-    after itself. See also `convneur.bench.keep_freed_memory`.
+    after itself. See also `convneur.bench.freed_memory_kept`.
 
     Args:
         steps: By name.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -74,7 +75,7 @@ def bench(
     with console.status("Loading PyTorch"):
         import torch
 
-        from convneur.bench import figures, keep_freed_memory, latency, parts
+        from convneur.bench import figures, freed_memory_kept, latency, parts
         from convneur.bench.floor import measured_rates
         from convneur.cli import bench_tables
         from convneur.explain.report import versions
@@ -94,47 +95,47 @@ def bench(
     if what == "profile" and (training or compile):
         raise ValueError("a profile is of inference, not compiled; leave --training and --compile out")
     place = device_for(device)
-    heap_kept = heap == "kept" and keep_freed_memory()
-    facts: dict[str, Any] = {
-        "what": what,
-        "dtype": dtype,
-        "compile": compile,
-        "training": training,
-        "channels_last": channels_last,
-        "fused": fused,
-        "device": str(place),
-        "threads": torch.get_num_threads(),
-        "rounds": rounds,
-        "heap_kept": heap_kept,
-        "versions": versions(),
-    }
-    rates = None
-    if what != "profile":
-        with console.status("Measuring what the machine can do"):
-            rates = measured_rates(place, latency.DTYPES[dtype])
-        facts["rates"] = asdict(rates)
-    settings = [
-        latency.Setting(size, batch, dtype, compile, training, channels_last, fused)
-        for size in sizes or SIZES[what]
-        for batch in batches or BATCHES[what]
-    ]
-    found: list[latency.Latency] = []
-    profiles: list[parts.Profile] = []
-    not_run: list[dict[str, Any]] = []
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("Timing", total=len(settings))
-        for setting in settings:
-            progress.update(task, description=f"{setting.size} px, batch {setting.batch}")
-            if what == "profile":
-                profiles += parts.measure_parts(models, setting, place, rounds)
-            else:
-                reasons: dict[str, str] = {}
-                found += latency.measure(models, setting, place, rates, rounds, reasons)
-                not_run += [
-                    {"model": name, "size": setting.size, "batch": setting.batch, "reason": reason}
-                    for name, reason in reasons.items()
-                ]
-            progress.advance(task)
+    with freed_memory_kept() if heap == "kept" else nullcontext(False) as heap_kept:
+        facts: dict[str, Any] = {
+            "what": what,
+            "dtype": dtype,
+            "compile": compile,
+            "training": training,
+            "channels_last": channels_last,
+            "fused": fused,
+            "device": str(place),
+            "threads": torch.get_num_threads(),
+            "rounds": rounds,
+            "heap_kept": heap_kept,
+            "versions": versions(),
+        }
+        rates = None
+        if what != "profile":
+            with console.status("Measuring what the machine can do"):
+                rates = measured_rates(place, latency.DTYPES[dtype])
+            facts["rates"] = asdict(rates)
+        settings = [
+            latency.Setting(size, batch, dtype, compile, training, channels_last, fused)
+            for size in sizes or SIZES[what]
+            for batch in batches or BATCHES[what]
+        ]
+        found: list[latency.Latency] = []
+        profiles: list[parts.Profile] = []
+        not_run: list[dict[str, Any]] = []
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task("Timing", total=len(settings))
+            for setting in settings:
+                progress.update(task, description=f"{setting.size} px, batch {setting.batch}")
+                if what == "profile":
+                    profiles += parts.measure_parts(models, setting, place, rounds)
+                else:
+                    reasons: dict[str, str] = {}
+                    found += latency.measure(models, setting, place, rates, rounds, reasons)
+                    not_run += [
+                        {"model": name, "size": setting.size, "batch": setting.batch, "reason": reason}
+                        for name, reason in reasons.items()
+                    ]
+                progress.advance(task)
     if not found and not profiles:
         raise ValueError(f"no model could be run; {not_run[0]['model']}: {not_run[0]['reason']}")
     if what == "profile":

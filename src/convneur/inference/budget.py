@@ -16,6 +16,8 @@ LEAST_STRIPS = 16  # of a large map, so that little is lost when a job is killed
 # cleared: strips of whole rows, whose maps were larger the wider the image, spent 4 of 10 seconds of processor time on
 # that.
 TILE_BYTES = 2**23
+MEMORY_LIMIT = 4 * 10**9
+LEAST_FREE = 10**9  # of no limit given
 
 
 def resident_bytes() -> int:
@@ -31,6 +33,25 @@ def resident_bytes() -> int:
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
+
+
+def free_bytes(memory_limit: float | None) -> int:
+    """What is left of a limit, beside what this process has.
+
+    Args:
+        memory_limit: Bytes; None is 4 GB, or 1 GB beyond what the process has where that is more.
+
+    Raises:
+        ValueError: If nothing is left.
+    """
+    held = resident_bytes()
+    if memory_limit is None:
+        return max(MEMORY_LIMIT - held, LEAST_FREE)
+    if held >= memory_limit:
+        raise ValueError(
+            f"this process has {held / 1e9:.2f} GB already, and the memory limit is {memory_limit / 1e9:g} GB; raise it"
+        )
+    return int(memory_limit) - held
 
 
 def tile_size(

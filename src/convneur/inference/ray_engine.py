@@ -12,6 +12,8 @@ import json
 import logging
 import os
 import socket
+import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -38,6 +40,7 @@ except ImportError as error:
 DECODERS = 4  # processes that decode for a model on a GPU
 TRIES = 5  # after a worker has died so often at one part, that part is the reason
 STORE_BYTES = 300_000_000  # for numbers of parts, a model, and names of images
+PATIENCE = 2.0  # seconds for threads of Ray Data to end in
 
 
 class PartWorker:
@@ -151,10 +154,20 @@ def _connected(config: EmbedConfig) -> Iterator[None]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    others = set(threading.enumerate())
     try:
         yield
     finally:
+        _let_end(set(threading.enumerate()) - others)
         ray.shutdown()
+
+
+def _let_end(threads: set[threading.Thread]) -> None:
+    """Wait for threads that Ray Data started: one that is in a call of Ray's while that is shut down takes the process
+    with it (ray-project/ray, issue 31145), and where an error ends a loop over rows some are."""
+    deadline = time.monotonic() + PATIENCE
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _knock(address: str) -> None:

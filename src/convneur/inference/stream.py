@@ -27,7 +27,7 @@ from torch import Tensor
 
 from convneur.files import write_atomic
 from convneur.inference.backbone import BackboneOnDisk
-from convneur.inference.budget import resident_bytes
+from convneur.inference.budget import free_bytes
 from convneur.inference.features import weights_hash
 from convneur.inference.passes import Passes
 from convneur.inference.scratch import Scratch
@@ -66,7 +66,7 @@ def stream(
     sink: str | Path,
     *,
     out_indices: Sequence[int] = (),
-    memory_limit: float = 4e9,
+    memory_limit: float | None = None,
     workers: int = 1,
     tile: tuple[int, int] | None = None,
     scratch: str | Path | None = None,
@@ -85,7 +85,8 @@ def stream(
         source: See `open_large`.
         sink: Folder for what comes out: ``features.npy``, ``logits.npy``, ``classes.npy`` and ``stage_0.npy``, ...
         out_indices: Stages, from 0, whose maps are kept.
-        memory_limit: Bytes that this process should have at most. What a device of its own has is not counted.
+        memory_limit: Bytes that this process should have at most. What a device of its own has is not counted. If not
+            given, 4 GB, or 1 GB beyond what the process has already where that is more.
         workers: Strips at once, each in a thread of its own.
         tile: Rows of a strip, and columns of what is computed at once of it, in pixels of each map, instead of what is
             fast and fits.
@@ -135,7 +136,7 @@ def stream(
         "tile": tile,
     }
     with Scratch(folder if scratch is None else Path(scratch).expanduser(), plan, alone=scratch is None) as kept:
-        free = int((memory_limit - resident_bytes()) / workers)
+        free = free_bytes(memory_limit) // workers
         passes = Passes(kept, like, workers, free, tile)
         wanted = set(range(4)) if decoder is not None else set(out_indices)
         features = logits = classes = None
