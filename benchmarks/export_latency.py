@@ -17,7 +17,7 @@ import torch
 from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
-from convneur.bench import inference_step, keep_freed_memory, times_in_turn
+from convneur.bench import freed_memory_kept, inference_step, times_in_turn
 from convneur.bench.throughput import spread
 from convneur.data.photos import SAMPLES, sample_image
 from convneur.data.transforms import Preprocessing
@@ -66,6 +66,7 @@ def available(name: str) -> bool:
     return True
 
 
+@freed_memory_kept()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=VARIANTS, default=list(VARIANTS))
@@ -74,7 +75,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    keep_freed_memory()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     formats = [name for name in options.formats if available(name)]

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
-from convneur.bench import keep_freed_memory
+from convneur.bench import freed_memory_kept
 from convneur.bench.throughput import inference_step, spread, times_in_turn
 from convneur.data.decode import SUFFIXES, decode_image
 from convneur.explain.gates import gate_maps
@@ -108,6 +108,7 @@ def times(names: list[str], rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
+@freed_memory_kept()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="run or folder of a model")
@@ -117,7 +118,6 @@ def main() -> None:
     parser.add_argument("--times", nargs="*", default=["convneur_m1", "convneur_m2", "convneur_m3", "convneur_m4"])
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    keep_freed_memory()
     files = sorted(path for path in given.images.iterdir() if path.suffix.lower() in SUFFIXES)[: given.count]
     gates = compare(backbone_of(given.model), files)
     for row in gates:

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from convneur.bench import keep_freed_memory
+from convneur.bench import freed_memory_kept
 from convneur.bench.latency import Latency, Setting, measure_each, twin_of
 from convneur.drawing import name_points
 from convneur.explain.report import versions
@@ -108,6 +108,7 @@ def _label(point: Point) -> str:
     return ", ".join(part for part in (point.model, size, point.note) if part)
 
 
+@freed_memory_kept()
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     with PEERS.open(newline="") as file:
@@ -117,7 +118,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--out", type=Path, default=Path("runs/bench/peers"), help="path of both files, less endings")
     options = parser.parse_args(arguments)
-    keep_freed_memory()
     stands = points(options.models)
     times, not_run = {}, {}
     for batch in options.batches:

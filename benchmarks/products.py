@@ -60,6 +60,7 @@ def profiles(name: str, batch: int, size: int, rounds: int) -> dict[str, dict[st
     return found
 
 
+@freed_memory_kept()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=[f"convneur_m{number}" for number in (1, 2, 3, 4)])
@@ -70,11 +71,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    with freed_memory_kept():
-        time_all(options)
-
-
-def time_all(options: argparse.Namespace) -> None:
     make = training_step if options.training else inference_step
     rows = []
     names = [*FORMS, *(() if options.training else (FUSED,))]

@@ -40,9 +40,10 @@ def test_same_output_whatever_autograd_does(name):
     images = torch.randn(2, 3, 96, 96)
     expected = model(images)
     with torch.no_grad():
-        assert torch.equal(model(images), expected)
+        found = model(images)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)  # in inference the memory is written by kernels
     with torch.inference_mode():
-        assert torch.equal(model(images), expected)
+        assert torch.equal(model(images), found)
 
 
 MLP_GATE = {"memory": {"state": "mlp"}, "fusion": "gate"}

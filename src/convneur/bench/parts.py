@@ -245,6 +245,7 @@ def _branch_seams(branch: GlobalBranch) -> Iterator[tuple[Any, str, _Place]]:
     yield branch, "forward", _Place(TOKENS, None)
     yield branch, "_read", _Place(READ if splits else MEMORY, None)
     yield branch, "_write", _Place(WRITE, None)
+    yield branch, "_contexts", _Place(READ, None)
     for module, part in (
         (memory, WRITE if splits else MEMORY),
         (branch.proj, READ),

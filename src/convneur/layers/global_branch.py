@@ -23,8 +23,10 @@ from convneur.memory import (
     Written,
     answer,
     fold,
+    kernels,
     maps_of,
     read_folded,
+    watched,
     write_folded,
 )
 
@@ -110,8 +112,7 @@ class GlobalBranch(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Map (B, C, H, W) -> context on the token grid (B, C, ceil(H / stride), ceil(W / stride)), and the shift."""
         tokens, grid = self.tokens(x)
-        written = tokens - tokens.mean(1, keepdim=True) if self.center_tokens else tokens
-        return self.answers(tokens, self._read(written, grid), grid)
+        return self.answers(tokens, self._read(tokens, grid), grid)
 
     def tokens(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Map (B, C, H, W) -> tokens (B, N, D), not centred yet, and the size of their grid (h, w)."""
@@ -122,30 +123,46 @@ class GlobalBranch(nn.Module):
 
     def answers(self, tokens: Tensor, read: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
         """Tokens and what was read about each (B, N, D), of a grid (h, w) -> the answers, each (B, C, h, w)."""
-        context = self.norm(read)
+        context, carried = self._contexts(tokens, read)
         shift = None if self.up_shift is None else self._on_grid(self.up_shift(context), grid)
-        if self.carry_norm is not None:
-            context = context + self.carry_norm(tokens)
-        return self._on_grid(self.up(context), grid), shift
+        return self._on_grid(self.up(carried), grid), shift
+
+    def _contexts(self, tokens: Tensor, read: Tensor) -> tuple[Tensor, Tensor]:
+        """What the second answer follows from, and what the first does; each (B, N, D)."""
+        norm, carry = self.norm, self.carry_norm
+        if (
+            carry is not None
+            and not (watched(norm) or watched(carry))
+            and kernels.serve(read, tokens, norm.weight, carry.weight)
+        ):
+            return kernels.contexts(read, tokens, norm.weight, carry.weight)
+        context = norm(read)
+        return context, context if carry is None else context + carry(tokens)
 
     def _read(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """What was read about each token (B, N, D) of a grid (h, w), through ``proj``."""
+        """What was read about each token (B, N, D) of a grid (h, w), centred or not yet, through ``proj``."""
         memory, proj = self.memory, self.proj
         if not isinstance(memory, NeuralMemory):
-            return proj(memory(tokens, grid))
+            return proj(memory(self._centred(tokens), grid))
         maps = maps_of(memory, proj)
         # Weights that are elsewhere come with the call of a module (accelerate's offloading).
         if maps is None or tokens.device != maps.proj.device:
-            return proj(memory(tokens))
+            return proj(memory(self._centred(tokens)))
         config = memory.config
         if self.folded is None and torch.is_grad_enabled():
-            return answer(config, maps, tokens)
+            return answer(config, maps, self._centred(tokens))
         folded = self.folded() if self.folded is not None else fold(maps)
-        return read_folded(folded, self._write(config, folded, tokens))
+        written = self._write(config, folded, tokens)
+        return kernels.read(folded, written) if isinstance(written, kernels.Behind) else read_folded(folded, written)
 
-    def _write(self, config: MemoryConfig, folded: Folded, tokens: Tensor) -> Written:
-        """`write_folded`, in a method of the branch so that it can be timed apart."""
-        return write_folded(config, folded, tokens)
+    def _write(self, config: MemoryConfig, folded: Folded, tokens: Tensor) -> Written | kernels.Behind:
+        """Write, by the kernels where they serve; a method of the branch so that it can be timed apart."""
+        if kernels.serve(tokens, *folded):
+            return kernels.write(config, folded, tokens, self.center_tokens)
+        return write_folded(config, folded, self._centred(tokens))
+
+    def _centred(self, tokens: Tensor) -> Tensor:
+        return tokens - tokens.mean(1, keepdim=True) if self.center_tokens else tokens
 
     @staticmethod
     def _on_grid(tokens: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -1,7 +1,18 @@
 """Neural memory: fast weights written and read in closed form. Imports torch only."""
 
+from convneur.memory import kernels
 from convneur.memory.config import MemoryConfig
-from convneur.memory.folded import Folded, FoldedMaps, Maps, Written, fold, maps_of, read_folded, write_folded
+from convneur.memory.folded import (
+    Folded,
+    FoldedMaps,
+    Maps,
+    Written,
+    fold,
+    maps_of,
+    read_folded,
+    watched,
+    write_folded,
+)
 from convneur.memory.folded_gradient import answer
 from convneur.memory.neural_memory import MemoryState, NeuralMemory
 from convneur.memory.norm import RMSNorm
@@ -22,9 +33,11 @@ __all__ = [
     "answer",
     "contexts_in_parts",
     "fold",
+    "kernels",
     "linear",
     "maps_of",
     "read_folded",
     "reference",
+    "watched",
     "write_folded",
 ]

@@ -117,12 +117,12 @@ def maps_of(memory: nn.Module, proj: Any) -> Maps | None:
     linears = (parts["to_keys"], parts["to_values"], parts["to_rates"], parts["to_queries"], proj)
     norms, fast = (parts["store_norm"], parts["retrieve_norm"]), parts["fast"]
     for part in linears:
-        if type(part) is not Linear or _watched(part):
+        if type(part) is not Linear or watched(part):
             return None
     for norm in norms:
-        if type(norm) is not RMSNorm or _watched(norm):
+        if type(norm) is not RMSNorm or watched(norm):
             return None
-    if type(fast) is not LinearState or _watched(fast) or _watched(memory):
+    if type(fast) is not LinearState or watched(fast) or watched(memory):
         return None
     keys, values, rates, queries, behind = (part._parameters for part in linears)
     store_norm, retrieve_norm = (norm._parameters for norm in norms)
@@ -139,7 +139,7 @@ def maps_of(memory: nn.Module, proj: Any) -> Maps | None:
     )
 
 
-def _watched(module: nn.Module) -> bool:
+def watched(module: nn.Module) -> bool:
     """Whether hooks wait for its call."""
     return bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks

@@ -31,7 +31,7 @@ def _is_intel() -> bool:
 
 
 # Multiply-accumulates up to which MKL is at least as fast: what oneDNN does before it begins costs more. The same with
-# gradients and without, so that a model gives the same to the last bit.
+# gradients and without, so that a map gives the same to the last bit.
 SMALL = 2**23 if _is_intel() else 2**21
 
 
