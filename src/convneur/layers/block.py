@@ -6,6 +6,7 @@ Shape letters: B batch, C channels, H W pixels of the map.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from convneur.layers.depthwise import DepthwiseConv2d
 from convneur.layers.global_branch import GlobalBranch
 from convneur.layers.pointwise import PointwiseMlp
-from convneur.memory import Linear
+from convneur.memory import Linear, kernels
 
 FusionKind = Literal["gate", "add", "gate_add", "concat"]
 
@@ -72,26 +73,37 @@ class ConvNeurBlock(nn.Module):
         """(B, C, H, W) -> (B, C, H, W); channels-last inside, whatever the memory format of ``x``."""
         if self.global_branch is None:
             return torch.addcmul(x, self._dropped(self.local(x)), self.gamma.view(1, -1, 1, 1))
-        size = (x.shape[-2], x.shape[-1])
-        return self.join(x, self.global_branch(x), lambda grid: self._upsample(grid, size))
+        return self.join(x, self.global_branch(x))
 
     def local(self, x: Tensor) -> Tensor:
         """The local branch without its layer scale, (B, C, H, W) -> (B, C, H, W)."""
         return self.mlp(self.norm(self.conv_dw(x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
 
-    def join(self, x: Tensor, answers: tuple[Tensor, Tensor | None], upsample: Callable[[Tensor], Tensor]) -> Tensor:
+    def join(
+        self,
+        x: Tensor,
+        answers: tuple[Tensor, Tensor | None],
+        upsample: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """Local branch of a map and answers of the global one, joined.
 
         Args:
             x: (B, C, H, W).
             answers: As the global branch gives them, each (B, C, h, w) on the token grid.
-            upsample: Brings a grid to the H x W of ``x``. A new tensor, or the grid itself.
+            upsample: Brings a grid to the H x W of ``x``. A new tensor, or the grid itself. Bilinear if not given.
         """
         local, scale = self.local(x), self.gamma.view(1, -1, 1, 1)
         context, shift = answers
-        if self.fusion in ("gate", "gate_add"):
+        gated = self.fusion in ("gate", "gate_add")
+        if gated:
             # Gate and layer scale meet on the small grid, so the large map is read and written once.
-            gate = upsample(context.sigmoid() * scale)
+            context = context.sigmoid() * scale
+        if upsample is None:
+            if gated and not self.training and kernels.join_serves(x, local, context):
+                return kernels.join(x, local, context, shift)
+            upsample = partial(self._upsample, size=(x.shape[-2], x.shape[-1]))
+        if gated:
+            gate = upsample(context)
             if self.fusion == "gate":
                 return torch.addcmul(x, self._dropped(local), gate)
             assert shift is not None

@@ -44,6 +44,7 @@ def _load() -> ctypes.CDLL | None:
         "convneur_unit": [array] * 3 + [count] * 3 + [flag, number],
         "convneur_write": [array] * 6 + [count] * 6 + [flag, number, number],
         "convneur_contexts": [array] * 6 + [count] * 2 + [number],
+        "convneur_join": [array] * 6 + [count] * 7,
     }.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, ctypes.c_int if name == "convneur_threads" else None
@@ -75,6 +76,15 @@ def serve(tokens: Tensor, *weights: Tensor) -> bool:
         and tokens.shape[-1] % LANES == 0
         and tokens.numel() > 0
         and may_go_by_hand(tokens, *weights)
+    )
+
+
+def join_serves(x: Tensor, local: Tensor, gate: Tensor) -> bool:
+    """Whether `join` takes these maps, each (B, C, H, W): what `serve` asks for, and channels last."""
+    return (
+        serve(x.permute(0, 2, 3, 1), local, gate)
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and local.is_contiguous(memory_format=torch.channels_last)
     )
 
 
@@ -136,3 +146,38 @@ def contexts(read: Tensor, tokens: Tensor, gain: Tensor, carry_gain: Tensor) -> 
         EPS,
     )
     return context, carried
+
+
+def join(x: Tensor, local: Tensor, gate: Tensor, shift: Tensor | None) -> Tensor:
+    """``x + up(shift) + local up(gate)`` in one pass over the map.
+
+    Args:
+        x: (B, C, H, W), channels last.
+        local: Likewise.
+        gate: (B, C, h, w), brought up bilinearly to H x W.
+        shift: Likewise, or None.
+
+    Returns:
+        (B, C, H, W), channels last.
+    """
+    assert LIBRARY is not None
+    (batch, channels, height, width), grid = x.shape, gate.shape[2:]
+    gate = gate.contiguous(memory_format=torch.channels_last)
+    shift = None if shift is None else shift.contiguous(memory_format=torch.channels_last)
+    out, share = torch.empty_like(x), 2 * grid[1] * channels
+    room = x.new_empty(LIBRARY.convneur_threads() * share)
+    LIBRARY.convneur_join(
+        x.data_ptr(),
+        local.data_ptr(),
+        gate.data_ptr(),
+        None if shift is None else shift.data_ptr(),
+        out.data_ptr(),
+        room.data_ptr(),
+        share,
+        batch,
+        height,
+        width,
+        channels,
+        *grid,
+    )
+    return out
