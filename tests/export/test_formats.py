@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from convneur.export import FORMATS, Agreement, Runtime, agreement, export_model, load_exported, require_agreement
 from convneur.export.program import trace
-from convneur.memory.products import ONEDNN_AVAILABLE
+from convneur.memory.packed import ONEDNN_AVAILABLE
 from convneur.models import ConvNeur
 from tests.export.builders import EXPECTS, LABELS, ONE_STAGE, SIZES, facts_of, photos, small
 
@@ -146,6 +146,15 @@ def test_folding_changes_the_program_and_not_the_model():
         assert agreement(model, program.module(), photos(model, SIZES[:1])[0]).difference < 1e-4
     assert nodes[True] < nodes[False]
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_weights_that_were_folded_are_not_in_the_file_twice():
+    numbers = []
+    for fuse in (True, False):
+        program = trace(small(), (3, 32, 32), fuse).program
+        held = [value for kept in (program.state_dict, program.constants) for value in kept.values()]
+        numbers.append(sum(value.numel() for value in held if isinstance(value, torch.Tensor)))
+    assert numbers[0] <= numbers[1]
 
 
 def test_a_wrong_export_is_not_kept_and_what_was_there_is(tmp_path):

@@ -182,3 +182,36 @@ def test_a_library_of_another_machine_is_left_alone(tmp_path, monkeypatch):
     assert kernels._load() is None
     monkeypatch.setattr(kernels, "FILE", tmp_path / "none.so")
     assert kernels._load() is None
+
+
+@built
+@pytest.mark.parametrize("with_shift", [True, False])
+@pytest.mark.parametrize(
+    ("size", "grid"), [((7, 5), (7, 5)), ((56, 33), (14, 9)), ((13, 8), (7, 4)), ((3, 9), (1, 1)), ((1, 1), (1, 1))]
+)
+def test_maps_are_joined_as_torch_interpolates(size, grid, with_shift):
+    x, local = (torch.randn(2, 16, *size).to(memory_format=torch.channels_last) for _ in range(2))
+    gate, shift = (torch.randn(2, 16, *grid) for _ in range(2))
+
+    def up(small: Tensor) -> Tensor:
+        return F.interpolate(small.double(), size=size, mode="bilinear", align_corners=False)
+
+    expected = x.double() + local.double() * up(gate) + (up(shift) if with_shift else 0)
+    with torch.inference_mode():
+        assert kernels.join_serves(x, local, gate)
+        found = kernels.join(x, local, gate, shift if with_shift else None)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found, expected.float(), rtol=1e-5, atol=1e-5)
+
+
+@built
+def test_maps_are_joined_in_inference_of_whole_lanes_channels_last():
+    x = torch.randn(1, 16, 6, 6).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        assert kernels.join_serves(x, x, x)
+        assert not kernels.join_serves(x.contiguous(), x, x)
+        assert not kernels.join_serves(x, x.contiguous(), x)
+        odd = torch.randn(1, 12, 6, 6).to(memory_format=torch.channels_last)
+        assert not kernels.join_serves(odd, odd, odd)
+        assert not kernels.join_serves(x.double(), x.double(), x.double())
+    assert not kernels.join_serves(x, x, x)

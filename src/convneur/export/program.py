@@ -14,6 +14,7 @@ import torch
 from timm.utils import reparameterize_model
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind
 
 INPUT, OUTPUT = "images", "logits"
 AXES = {0: "batch", 2: "height", 3: "width"}
@@ -74,12 +75,13 @@ def trace(model: nn.Module, size: tuple[int, int, int], fuse: bool = True, dynam
     # AUTO: the last pooling window's edge gives conditions which hold at every size, but are not proven of named ones.
     axes: dict[int, Any] = dict.fromkeys(AXES if dynamic else (0,), Dim.AUTO)
     try:
-        with quiet():
+        with quiet(), torch.no_grad():
             traced = torch.export.export(model, (images,), dynamic_shapes=(axes,), strict=False)
     except Exception as error:  # whatever the model does that cannot be traced
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         hint = "; --no-dynamic may help" if dynamic else ""
         raise ValueError(f"torch.export cannot follow this model ({reason[:200]}){hint}") from error
+    _leave_out_unused(traced)
     if not dynamic:
         return Traced(traced, (height, width))
     high, wide = traced_size
@@ -97,6 +99,22 @@ def trace(model: nn.Module, size: tuple[int, int, int], fuse: bool = True, dynam
             "export it for this one size with --no-dynamic (dynamic=False), or give a larger --image-size"
         )
     return Traced(traced, low)
+
+
+def _leave_out_unused(program: ExportedProgram) -> None:
+    """Leave out weights that nothing asks for: what `fuse` has folded is there as it was, too."""
+    signature, kept = program.graph_signature, []
+    placeholders = {node.name: node for node in program.graph.find_nodes(op="placeholder")}
+    for spec in signature.input_specs:
+        node = placeholders[spec.arg.name]
+        if spec.kind is InputKind.USER_INPUT or node.users:
+            kept.append(spec)
+            continue
+        program.graph.erase_node(node)
+        for weights in (program.state_dict, program.constants):
+            weights.pop(spec.target, None)
+    signature.input_specs[:] = kept
+    program.graph_module.recompile()
 
 
 def _bounds(program: ExportedProgram) -> tuple[int, int]:

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from convneur.export.program import quiet
-from convneur.memory.products import GELU_BY_ONEDNN, ONEDNN_AVAILABLE
+from convneur.memory.packed import ONEDNN_AVAILABLE
+from convneur.memory.products import GELU_BY_ONEDNN
 
 FACTS = "convneur.json"
 

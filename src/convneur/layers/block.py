@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
+from timm.models import register_notrace_function
 from torch import Tensor, nn
 
 from convneur.layers.depthwise import DepthwiseConv2d
@@ -60,6 +61,7 @@ class ConvNeurBlock(nn.Module):
             self.merge = Linear(2 * dim, dim)
             self.reset_merge()
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.register_load_state_dict_post_hook(_merge_again)
 
     def reset_merge(self) -> None:
         """Let the linear map of both branches pass the local one on and leave the global one out."""
@@ -69,9 +71,24 @@ class ConvNeurBlock(nn.Module):
                 self.merge.weight.copy_(torch.eye(dim, 2 * dim))
                 self.merge.bias.zero_()
 
+    def fuse(self) -> ConvNeurBlock:
+        """Merge the layer scale of a local block with its last map, for inference alone; timm calls this, too.
+
+        Raises:
+            ValueError: In training mode.
+        """
+        if self.training:
+            raise ValueError("a model is fused for inference only; call eval() first, or fuse a copy")
+        if self.global_branch is None:
+            self.mlp.merge(self.gamma)
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W); channels-last inside, whatever the memory format of ``x``."""
         if self.global_branch is None:
+            if self.mlp.can_add():
+                normed = self.norm(self.conv_dw(x).permute(0, 2, 3, 1))
+                return self.mlp(normed, x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
             return torch.addcmul(x, self._dropped(self.local(x)), self.gamma.view(1, -1, 1, 1))
         return self.join(x, self.global_branch(x))
 
@@ -94,24 +111,15 @@ class ConvNeurBlock(nn.Module):
         """
         local, scale = self.local(x), self.gamma.view(1, -1, 1, 1)
         context, shift = answers
-        gated = self.fusion in ("gate", "gate_add")
-        if gated:
+        if self.fusion in ("gate", "gate_add"):
             # Gate and layer scale meet on the small grid, so the large map is read and written once.
-            context = context.sigmoid() * scale
-        if upsample is None:
-            if gated and not self.training and kernels.join_serves(x, local, context):
-                return kernels.join(x, local, context, shift)
-            upsample = partial(self._upsample, size=(x.shape[-2], x.shape[-1]))
-        if gated:
-            gate = upsample(context)
-            if self.fusion == "gate":
-                return torch.addcmul(x, self._dropped(local), gate)
-            assert shift is not None
-            brought = upsample(shift)
-            # What was brought up is nobody else's, so the large map need not be made two times more.
-            out = torch.addcmul(brought, local, gate) if brought is shift else brought.addcmul_(local, gate)
-            return self._dropped(out).add_(x)
-        context, local = upsample(context), local * scale
+            gate = context.sigmoid() * scale
+            if upsample is None and not self.training and self.global_branch is not None:
+                return modulated(x, local, gate, shift, self.global_branch.token_stride)
+            bring = self._upsample_to(x) if upsample is None else upsample
+            return _joined(x, local, bring(gate), None if shift is None else bring(shift), shift, self._dropped)
+        context = (self._upsample_to(x) if upsample is None else upsample)(context)
+        local = local * scale
         if self.merge is None:
             return x + self._dropped(local + context)
         both = torch.cat([local, context], 1).permute(0, 2, 3, 1)
@@ -120,8 +128,44 @@ class ConvNeurBlock(nn.Module):
     def _dropped(self, x: Tensor) -> Tensor:
         return self.drop_path(x) if self.training else x  # the call alone takes a microsecond, in each block
 
-    def _upsample(self, grid: Tensor, size: tuple[int, int]) -> Tensor:
-        """Bring (B, C, h, w) on the token grid to the H x W of the map, bilinearly."""
-        if self.global_branch is None or self.global_branch.token_stride == 1:
-            return grid
-        return F.interpolate(grid, size=size, mode="bilinear", align_corners=False)
+    def _upsample_to(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """What brings (B, C, h, w) on the token grid to the H x W of a map."""
+        stride = 1 if self.global_branch is None else self.global_branch.token_stride
+        return partial(_upsampled, size=(x.shape[-2], x.shape[-1]), stride=stride)
+
+
+def _upsampled(grid: Tensor, size: tuple[int, int], stride: int) -> Tensor:
+    return grid if stride == 1 else F.interpolate(grid, size=size, mode="bilinear", align_corners=False)
+
+
+def modulated(x: Tensor, local: Tensor, gate: Tensor, shift: Tensor | None, stride: int) -> Tensor:
+    """`_joined` in inference, with gate and shift on the token grid still, by a kernel where one serves."""
+    if kernels.join_serves(x, local, gate):
+        return kernels.join(x, local, gate, shift)
+    bring = partial(_upsampled, size=(x.shape[-2], x.shape[-1]), stride=stride)
+    return _joined(x, local, bring(gate), None if shift is None else bring(shift), shift, lambda out: out)
+
+
+register_notrace_function(modulated)  # FX keeps it whole: it looks at what it is given
+
+
+def _joined(
+    x: Tensor,
+    local: Tensor,
+    gate: Tensor,
+    brought: Tensor | None,
+    shift: Tensor | None,
+    dropped: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """``x + dropped(brought + local gate)``, all (B, C, H, W); ``shift`` is what was brought up, or the same tensor."""
+    if brought is None:
+        return torch.addcmul(x, dropped(local), gate)
+    # What was brought up is nobody else's, so the large map need not be made two times more.
+    out = torch.addcmul(brought, local, gate) if brought is shift else brought.addcmul_(local, gate)
+    return dropped(out).add_(x)
+
+
+def _merge_again(block: ConvNeurBlock, _keys: Any) -> None:
+    """What was merged follows the weights that were loaded."""
+    if block.mlp.merged is not None:
+        block.fuse()

@@ -9,7 +9,7 @@ from timm.models import register_notrace_module
 from torch import Tensor, nn
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
-from convneur.memory import Linear
+from convneur.memory import FixedLinear, Linear, watched
 
 register_notrace_module(Linear)  # FX keeps it whole: it looks at what it is given
 
@@ -29,13 +29,35 @@ class PointwiseMlp(nn.Module):
         self.fc1 = Linear(dim, expansion * dim)
         self.act = nn.GELU()
         self.fc2 = Linear(expansion * dim, dim)
+        self.merged: FixedLinear | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., C)."""
+    def merge(self, scale: Tensor) -> None:
+        """Make a map of the second one and a scale (C,) behind it, for inference alone; see `can_add`."""
+        fc2 = self.fc2
+        scale, weight, bias = scale.detach(), fc2.weight.detach(), fc2.bias.detach()
+        with torch.inference_mode(False):  # or they could not be part of a graph afterwards
+            self.merged = FixedLinear(scale[:, None] * weight, scale * bias).eval().fuse()
+
+    def can_add(self) -> bool:
+        """Whether `forward` may be given ``onto``: this is inference, merged, and nobody waits for what is merged."""
+        return (
+            self.merged is not None
+            and not torch.is_grad_enabled()
+            and type(self.fc2) is Linear
+            and not (watched(self) or watched(self.fc2))
+        )
+
+    def forward(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
+        """(..., C) -> (..., C); with ``onto`` (..., C), that and what was merged."""
         fc1, act = self.fc1, self.act
         if type(act) is nn.GELU and not (torch.is_grad_enabled() or _watched(fc1, act)):
-            return self.fc2(fc1.then_gelu(x, act.approximate))
-        return self.fc2(act(fc1(x)))
+            hidden = fc1.then_gelu(x, act.approximate)
+        else:
+            hidden = act(fc1(x))
+        if onto is None:
+            return self.fc2(hidden)
+        assert self.merged is not None
+        return self.merged(hidden, onto)
 
 
 def _watched(fc1: Any, act: nn.Module) -> bool:

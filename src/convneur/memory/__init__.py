@@ -16,11 +16,13 @@ from convneur.memory.folded import (
 from convneur.memory.folded_gradient import answer
 from convneur.memory.neural_memory import MemoryState, NeuralMemory
 from convneur.memory.norm import RMSNorm
+from convneur.memory.packed import Packed
 from convneur.memory.parts import contexts_in_parts
-from convneur.memory.products import Linear, linear
+from convneur.memory.products import FixedLinear, Linear, linear
 from convneur.memory.reference import reference
 
 __all__ = [
+    "FixedLinear",
     "Folded",
     "FoldedMaps",
     "Linear",
@@ -28,6 +30,7 @@ __all__ = [
     "MemoryConfig",
     "MemoryState",
     "NeuralMemory",
+    "Packed",
     "RMSNorm",
     "Written",
     "answer",

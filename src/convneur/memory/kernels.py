@@ -71,11 +71,11 @@ def serve(tokens: Tensor, *weights: Tensor) -> bool:
     return (
         LIBRARY is not None
         and not torch.is_grad_enabled()
+        and may_go_by_hand(tokens, *weights)
         and tokens.is_cpu
         and tokens.dtype is torch.float32
         and tokens.shape[-1] % LANES == 0
         and tokens.numel() > 0
-        and may_go_by_hand(tokens, *weights)
     )
 
 

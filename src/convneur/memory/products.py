@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convneur.memory.packed import ONEDNN_AVAILABLE, Packed
 from convneur.memory.plain import is_plain
 
 
@@ -35,38 +36,11 @@ def _is_intel() -> bool:
 SMALL = 2**23 if _is_intel() else 2**21
 
 
-class Linear(nn.Linear):
+class Linear(Packed, nn.Linear):
     """`torch.nn.Linear`, through `linear`; parameters, names and results are its own."""
 
-    fused = False
-    packed: Tensor | None = None  # the weight as oneDNN lays it out
-
-    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
-        super().__init__(in_features, out_features, bias)
-        self.register_load_state_dict_post_hook(_fuse_again)
-
-    def fuse(self) -> Linear:
-        """Lay the weight out once, for inference alone, rather than at each call; timm calls this, too.
-
-        Raises:
-            ValueError: In training mode.
-        """
-        if self.training:
-            raise ValueError("a model is fused for inference only; call eval() first, or fuse a copy")
-        weight = self.weight.detach()
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight) if _packable(weight) else None
-        self.fused = True
-        return self
-
-    def train(self, mode: bool = True) -> Linear:
-        """Set training mode (torch).
-
-        Raises:
-            ValueError: If the layer is fused: what was laid out would not learn.
-        """
-        if mode and self.fused:
-            raise ValueError("a fused model cannot be trained; load its state dict into a new one and train that")
-        return super().train(mode)
+    def _laid_out(self, weight: Tensor) -> Tensor:
+        return _laid_out(weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., E)."""
@@ -89,23 +63,37 @@ class Linear(nn.Linear):
             x, self.weight, self.bias
         )
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Linear:
-        super()._apply(fn, recurse)  # to another device or precision
-        return self.fuse() if self.fused else self
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"packed": None}  # it can be neither copied nor saved
+class FixedLinear(Packed):
+    """A linear map of numbers that do not learn, for inference alone; it is not in the state dict.
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if self.fused:
-            self.fuse()
+    Args:
+        weight: (E, D).
+        bias: (E,).
+    """
 
+    bias: Tensor
 
-def _fuse_again(layer: Linear, _keys: Any) -> None:
-    """What was laid out follows the weights that were loaded."""
-    if layer.fused:
-        layer.fuse()
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        with torch.inference_mode(False):  # or it could not be part of a graph
+            self.register_buffer("weight", weight.clone(memory_format=torch.contiguous_format), persistent=False)
+            self.register_buffer("bias", bias.clone(), persistent=False)
+
+    def _laid_out(self, weight: Tensor) -> Tensor:
+        return _laid_out(weight)
+
+    def forward(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
+        """(..., D) -> (..., E), added to ``onto`` (..., E) in the same operation where that can be."""
+        packed = None if torch.compiler.is_compiling() or torch.is_grad_enabled() else self.packed
+        if packed is None or not _onednn_serves(x, self.weight, self.bias):
+            made = linear(x, self.weight, self.bias)
+            return made if onto is None else onto + made
+        if onto is None:
+            return _product(x, packed, self.bias)
+        if onto.is_contiguous() and is_plain(onto) and onto.dtype is torch.float32:
+            return cast(Tensor, _LINEAR_ADDED(x, onto, packed, self.bias, "add"))
+        return onto + _product(x, packed, self.bias)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -144,8 +132,8 @@ def _onednn_serves(x: Any, weight: Tensor, bias: Tensor | None) -> bool:
     )
 
 
-def _packable(weight: Tensor) -> bool:
-    return ONEDNN_AVAILABLE and weight.dtype is torch.float32 and weight.is_cpu and bool(torch.backends.mkldnn.enabled)
+def _laid_out(weight: Tensor) -> Tensor:
+    return cast(Tensor, torch.ops.mkldnn._reorder_linear_weight(weight))
 
 
 def _product(
@@ -198,13 +186,8 @@ def weight_gradient(grad: Tensor, x: Tensor, product: Callable[[Tensor, Tensor],
     return product(rows.mT, inputs.mT)
 
 
-# Processors with AVX2 or more: the others have no MKL to outrun.
-ONEDNN_AVAILABLE = (
-    torch.backends.mkldnn.is_available()
-    and torch.backends.cpu.get_cpu_capability().startswith("AVX")
-    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-)
 _LINEAR: Any = torch.ops.mkldnn._linear_pointwise.default if ONEDNN_AVAILABLE else None
+_LINEAR_ADDED: Any = torch.ops.mkldnn._linear_pointwise.binary if ONEDNN_AVAILABLE else None
 # With AVX2 alone its GELU takes longer than torch's.
 GELU_BY_ONEDNN = ONEDNN_AVAILABLE and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 

@@ -15,8 +15,8 @@ from timm.models import checkpoint_seq, group_parameters
 from timm.models._features import feature_take_indices  # not public, but what every model of timm uses
 from torch import Tensor, nn
 
-from convneur.layers import ConvNeurBlock, GlobalBranch
-from convneur.memory import Linear, MemoryConfig
+from convneur.layers import ConvNeurBlock, GlobalBranch, PatchConv2d
+from convneur.memory import MemoryConfig, Packed
 from convneur.models.config import GlobalConfig
 from convneur.models.variants import VARIANTS, resolve_preset
 
@@ -47,9 +47,7 @@ class ConvNeurStage(nn.Module):
         self.grad_checkpointing = False
         self.downsample: nn.Module = nn.Identity()
         if downsample:
-            self.downsample = nn.Sequential(
-                LayerNorm2d(in_chs, eps=1e-6), nn.Conv2d(in_chs, out_chs, kernel_size=2, stride=2)
-            )
+            self.downsample = nn.Sequential(LayerNorm2d(in_chs, eps=1e-6), PatchConv2d(in_chs, out_chs, 2))
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -270,8 +268,8 @@ class ConvNeur(nn.Module):
         """Fold what does not depend on the image, in place, for faster inference.
 
         `timm.utils.reparameterize_model` does the same to a copy. The maps of the default memory (linear, global, one
-        chunk) are folded with one another; weights of linear maps are laid out once as oneDNN wants them, where it
-        multiplies.
+        chunk) are folded with one another, the layer scale of a local block with its last linear map, which adds the
+        residual; weights are laid out once as oneDNN wants them, where it multiplies.
 
         Outputs change by rounding only. The state dict stays that of the plain model, and loading one is followed.
         Other changes to the weights are not.
@@ -282,8 +280,8 @@ class ConvNeur(nn.Module):
         Raises:
             ValueError: In training mode; and from ``train()`` afterwards.
         """
-        for module in self.modules():
-            if isinstance(module, (GlobalBranch, Linear)):
+        for module in list(self.modules()):  # fusing adds some
+            if isinstance(module, (ConvNeurBlock, GlobalBranch, Packed, PatchConv2d)):
                 module.fuse()
         return self
 

@@ -1,0 +1,137 @@
+"""Layers whose weights were laid out or merged beforehand answer as they did, and follow their weights."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from convneur.layers import ConvNeurBlock, PatchConv2d
+from convneur.layers.depthwise import DepthwiseConv2d
+from convneur.memory import FixedLinear, products
+
+
+@pytest.fixture(autouse=True)
+def _onednn_whatever_the_size(monkeypatch):
+    monkeypatch.setattr(products, "SMALL", 1)
+
+
+def stirred(layer: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(0.3 * torch.randn_like(parameter))
+    return layer.eval()
+
+
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "depthwise": lambda: DepthwiseConv2d(16),
+    "patches": lambda: PatchConv2d(16, 24, 2),
+    "patches of three": lambda: PatchConv2d(16, 8, 3),
+    "block": lambda: ConvNeurBlock(16),
+}
+each = pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS.keys())
+
+
+def maps(height: int = 10, width: int = 7) -> Tensor:
+    return torch.randn(2, 16, height, width).to(memory_format=torch.channels_last)
+
+
+def assert_same(fused: nn.Module, plain: nn.Module, x: Tensor, **tolerance: float) -> None:
+    with torch.inference_mode():
+        expected, found = plain(x), fused(x)
+        torch.testing.assert_close(found, expected, **(tolerance or {"rtol": 1e-5, "atol": 1e-5}))
+        assert found.stride() == expected.stride()
+
+
+@each
+@pytest.mark.parametrize("size", [(10, 7), (3, 3), (4, 64), (33, 18)])
+def test_it_answers_as_before_at_any_size_and_layout(make, size):
+    layer = stirred(make())
+    fused = copy.deepcopy(layer).fuse()
+    assert_same(fused, layer, maps(*size))
+    assert_same(fused, layer, maps(*size).contiguous())
+    assert_same(fused, layer, maps(*size)[:1])
+
+
+@each
+def test_the_state_dict_stays_and_may_be_loaded_into(make):
+    layer, other = stirred(make()), stirred(make())
+    fused = copy.deepcopy(layer).fuse()
+    assert list(fused.state_dict()) == list(layer.state_dict())
+    fused.load_state_dict(other.state_dict())
+    assert_same(fused, other, maps())
+
+
+@each
+def test_it_follows_to_another_precision_and_a_copy(make):
+    layer = stirred(make())
+    for copied in (copy.deepcopy, lambda fused: pickle.loads(pickle.dumps(fused))):
+        assert_same(copied(copy.deepcopy(layer).fuse()), layer, maps())
+    assert_same(copy.deepcopy(layer).fuse().double(), copy.deepcopy(layer).double(), maps().double())
+    assert_same(copy.deepcopy(layer).fuse().double().float(), layer, maps())
+    half = copy.deepcopy(layer).bfloat16()
+    assert_same(copy.deepcopy(layer).fuse().bfloat16(), half, maps().bfloat16(), rtol=0.05, atol=0.05)
+
+
+@each
+def test_it_refuses_to_learn_and_gradients_pass_all_the_same(make):
+    with pytest.raises(ValueError, match="call eval"):
+        make().train().fuse()
+    layer = stirred(make())
+    fused = copy.deepcopy(layer)
+    with torch.inference_mode():
+        fused.fuse()
+    with pytest.raises(ValueError, match="cannot be trained"):
+        fused.train()
+    x = maps()
+    slopes = []
+    for module in (layer, fused):
+        module.zero_grad()
+        given = x.clone().requires_grad_()
+        module(given).square().sum().backward()
+        slopes.append([given.grad, *(parameter.grad for parameter in module.parameters())])
+    for own, before in zip(*slopes, strict=True):
+        torch.testing.assert_close(own, before)
+
+
+@each
+def test_it_is_compiled_and_exported(make):
+    layer = stirred(make())
+    fused, x = copy.deepcopy(layer).fuse(), maps()
+    torch.compiler.reset()
+    with torch.inference_mode():
+        compiled = torch.compile(fused, fullgraph=True, dynamic=False, backend="aot_eager")
+        torch.testing.assert_close(compiled(x), layer(x), rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        program = torch.export.export(fused, (x,), strict=False)
+    torch.testing.assert_close(program.module()(x), layer(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["mlp", "mlp.fc1", "mlp.act", "mlp.fc2"])
+def test_who_looks_into_a_merged_block_sees_what_was_there(name):
+    block = stirred(ConvNeurBlock(16))
+    fused, seen = copy.deepcopy(block).fuse(), []
+    for module in (block, fused):
+        module.get_submodule(name).register_forward_hook(lambda *call: seen.append(call[2]))
+        with torch.inference_mode():
+            torch.manual_seed(5)
+            module(maps())
+    torch.testing.assert_close(*seen)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 5), (1, 2, 3)])
+def test_a_fixed_map_is_the_product_and_no_part_of_the_state(shape):
+    weight, bias, x, onto = torch.randn(6, 8), torch.randn(6), torch.randn(*shape, 8), torch.randn(*shape, 6)
+    layer = FixedLinear(weight, bias).eval().fuse()
+    assert not list(layer.parameters())
+    assert not layer.state_dict()
+    for context in (torch.enable_grad, torch.inference_mode):
+        with context():
+            torch.testing.assert_close(layer(x), x @ weight.T + bias)
+            torch.testing.assert_close(layer(x, onto), onto + x @ weight.T + bias)
+            apart = torch.randn(*shape, 12)[..., ::2]
+            torch.testing.assert_close(layer(x, apart), apart + x @ weight.T + bias)
