@@ -31,9 +31,10 @@ def _is_intel() -> bool:
     return "Intel" in platform.processor() or platform.processor() == "i386"
 
 
+MKL_AT_HOME = _is_intel()
 # Multiply-accumulates up to which MKL is at least as fast: what oneDNN does before it begins costs more. The same with
 # gradients and without, so that a map gives the same to the last bit.
-SMALL = 2**23 if _is_intel() else 2**21
+SMALL = 2**23 if MKL_AT_HOME else 2**21
 
 
 class Linear(Packed, nn.Linear):
@@ -180,10 +181,12 @@ def _gradients(product: Callable[[Tensor, Tensor], Tensor], ctx: Any, grad: Tens
 def weight_gradient(grad: Tensor, x: Tensor, product: Callable[[Tensor, Tensor], Tensor] = linear) -> Tensor:
     """Gradient (E, D) of the weight of a product of ``x`` (..., D) from that of its result (..., E), contiguous."""
     rows, inputs = grad.flatten(0, -2), x.contiguous().flatten(0, -2)
-    # oneDNN lays out its second operand anew, so that should be the larger of the two.
+    # MKL takes transposed operands as they are, oneDNN lays them out anew.
+    multiply = torch.mm if MKL_AT_HOME else lambda left, right: product(left, right.mT)
+    # Either wants the larger of the two as its second.
     if rows.shape[1] > inputs.shape[1]:
-        return product(inputs.mT, rows.mT).mT
-    return product(rows.mT, inputs.mT)
+        return multiply(inputs.mT, rows).mT
+    return multiply(rows.mT, inputs)
 
 
 _LINEAR: Any = torch.ops.mkldnn._linear_pointwise.default if ONEDNN_AVAILABLE else None
