@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,15 @@ def test_a_worker_that_is_killed_loses_and_doubles_nothing(job, tmp_path):
 
 
 @pytest.mark.usefixtures("_no_ray_left")
-def test_it_goes_on_where_another_engine_stopped_and_tells_what_went_wrong(job, tmp_path):
+def test_it_goes_on_where_another_engine_stopped_and_tells_what_went_wrong(job, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+    busy, shutdown = [], ray.shutdown
+
+    def shut_down() -> None:
+        busy.extend(thread.name for thread in threading.enumerate() if thread.name == "iter_threaded")
+        shutdown()
+
+    monkeypatch.setattr(ray, "shutdown", shut_down)
     source, model, here = job
     config = EmbedConfig(**SMALL, engine="ray", ray_workers=2)
     embed(source, model, tmp_path, EmbedConfig(**SMALL))
@@ -90,6 +99,7 @@ def test_it_goes_on_where_another_engine_stopped_and_tells_what_went_wrong(job, 
     (tmp_path / "part-00061.parquet").mkdir()  # where no part can be written
     with pytest.raises(OSError, match=r"a worker of Ray could not go on: .*Is a directory"):
         embed(source, model, tmp_path, config)
+    assert busy == [], "threads of Ray Data in a call of Ray's while it shuts down end this process"
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     (tmp_path / "part-00061.parquet").rmdir()
     embed(source, model, tmp_path, EmbedConfig(**SMALL))

@@ -148,14 +148,14 @@ def test_four_photographs_are_learned_by_heart(data_dir):
     model = create_detector(
         "cascade_rcnn",
         num_classes=len(source.classes),
-        min_size=160,
-        max_size=320,
+        min_size=128,
+        max_size=256,
         smallest_anchor=16,
         out_channels=64,
         box_batch_size_per_image=48,
         backbone_args={"ls_init_value": 0.1},
     )
-    steps = 180
+    steps = 110
     optimizer = torch.optim.AdamW(parameter_groups(model, 1e-3, weight_decay=0.0))
     schedule = scheduler(optimizer, steps, OptimConfig(warmup=0.1))
     losses = []
