@@ -1,12 +1,15 @@
 """Builds the C library of the memory (``src/convneur/memory/kernels.c``) where that can be; without it all works.
 
-`pip install` runs this. ``python hatch_build.py`` does it by hand.
+`pip install` runs this; ``python hatch_build.py`` does it by hand, and says why not. ``CC`` names another compiler, and
+``CONVNEUR_KERNELS=0`` leaves the library out, for a wheel that runs anywhere.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,24 +19,45 @@ from typing import Any
 
 SOURCE = Path(__file__).parent / "src" / "convneur" / "memory" / "kernels.c"
 LIBRARY = SOURCE.with_name("_kernels.so")
-# AVX2 is looked for before it is loaded. It is linked without OpenMP, so that PyTorch's is taken.
-COMPILE = "-O3 -march=x86-64-v3 -std=gnu11 -fno-math-errno -fopenmp -fPIC -c".split()
+# AVX2, which is looked for before the library is loaded. It is linked without OpenMP, so that PyTorch's is taken.
+COMPILE = "-O3 -mavx2 -mfma -std=gnu11 -fno-math-errno -fopenmp -fPIC -c".split()
 
 
 def build() -> str | None:
     """Build the library, whole or not at all. Returns None, or why there is none."""
+    try:
+        LIBRARY.unlink(missing_ok=True)
+        return _built()
+    except OSError as error:
+        return str(error)
+
+
+def _built() -> str | None:
+    if os.environ.get("CONVNEUR_KERNELS") == "0":
+        return "CONVNEUR_KERNELS=0"
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return f"it is for Linux on x86-64, and this is {sys.platform} on {platform.machine()}"
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
-        return "there is no C compiler"
-    with tempfile.TemporaryDirectory(dir=SOURCE.parent) as folder:
+    compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    if shutil.which(compiler[0]) is None:
+        return f"there is no C compiler called {compiler[0]}"
+    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()
+    with tempfile.TemporaryDirectory() as folder:
         made, linked = Path(folder, "kernels.o"), Path(folder, LIBRARY.name)
-        for command in ([*COMPILE, str(SOURCE), "-o", str(made)], ["-shared", str(made), "-o", str(linked), "-lm"]):
-            done = subprocess.run([compiler, *command], capture_output=True, text=True)
+        for arguments in (
+            [*COMPILE, f'-DCONVNEUR_SOURCE="{digest}"', str(SOURCE), "-o", str(made)],
+            ["-shared", str(made), "-o", str(linked), "-lm"],
+        ):
+            done = subprocess.run([*compiler, *arguments], capture_output=True, text=True)
             if done.returncode:
-                return f"{compiler} said: {(done.stderr.strip().splitlines() or ['nothing'])[-1]}"
-        linked.replace(LIBRARY)
+                return f"{compiler[0]} said: {(done.stderr.strip().splitlines() or ['nothing'])[-1]}"
+        if b"__kmpc_" in linked.read_bytes():
+            return f"{compiler[0]} asks for another OpenMP than PyTorch has; take gcc"
+        whole = LIBRARY.with_suffix(f".{os.getpid()}")
+        try:
+            shutil.copyfile(linked, whole)
+            whole.replace(LIBRARY)
+        finally:
+            whole.unlink(missing_ok=True)
     return None
 
 

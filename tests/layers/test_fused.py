@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from convneur.layers import ConvNeurBlock, PatchConv2d
+from convneur.layers import ConvNeurBlock, PatchConv2d, depthwise
 from convneur.layers.depthwise import DepthwiseConv2d
-from convneur.memory import FixedLinear, products
+from convneur.memory import FixedLinear, Linear, products
+from convneur.memory.packed import ONEDNN_AVAILABLE
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +46,29 @@ def assert_same(fused: nn.Module, plain: nn.Module, x: Tensor, **tolerance: floa
         expected, found = plain(x), fused(x)
         torch.testing.assert_close(found, expected, **(tolerance or {"rtol": 1e-5, "atol": 1e-5}))
         assert found.stride() == expected.stride()
+
+
+@pytest.mark.skipif(not ONEDNN_AVAILABLE, reason="oneDNN does not serve this processor")
+def test_what_was_worked_out_beforehand_is_what_runs(monkeypatch):
+    ran = []
+
+    def noting(name: str, function: Callable) -> Callable:
+        return lambda *given: ran.append(name) or function(*given)
+
+    monkeypatch.setattr(depthwise, "_CONVOLUTION", noting("convolution", depthwise._CONVOLUTION))
+    monkeypatch.setattr(products, "_LINEAR", noting("product", products._LINEAR))
+    monkeypatch.setattr(products, "_LINEAR_ADDED", noting("product added", products._LINEAR_ADDED))
+    expected = {
+        "depthwise": ["convolution"],
+        "patches": ["product"],
+        "patches of three": ["product"],
+        "block": ["product", "product added"],  # its convolution is fused apart
+    }
+    for name, make in LAYERS.items():
+        ran.clear()
+        with torch.inference_mode():
+            stirred(make()).fuse()(maps())
+        assert ran == expected[name]
 
 
 @each
@@ -109,6 +133,46 @@ def test_it_is_compiled_and_exported(make):
     with torch.no_grad():
         program = torch.export.export(fused, (x,), strict=False)
     torch.testing.assert_close(program.module()(x), layer(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_merged_block_follows_all_that_happens_to_its_weights():
+    block, other, x = stirred(ConvNeurBlock(16)), stirred(ConvNeurBlock(16)), maps()
+    fused = copy.deepcopy(block).fuse()
+
+    def check() -> None:
+        plain = stirred(ConvNeurBlock(16))
+        plain.load_state_dict(fused.state_dict())
+        assert_same(fused, plain, x)
+
+    fused.mlp.load_state_dict(other.mlp.state_dict())
+    check()
+    fused.mlp.fc2.load_state_dict(block.mlp.fc2.state_dict(), assign=True)
+    check()
+    with torch.no_grad():
+        fused.gamma.mul_(-2)
+    check()
+    fused.mlp.fc2.weight.data = torch.randn(16, 64)
+    check()
+
+
+def test_a_block_with_other_parts_is_fused_as_far_as_it_goes():
+    x = maps()
+    for change in (
+        lambda block: setattr(block, "mlp", nn.Identity()),
+        lambda block: setattr(block.mlp, "fc2", nn.Sequential(nn.Linear(64, 16), nn.Tanh())),
+        lambda block: setattr(block.mlp, "fc2", Linear(64, 16, bias=False)),
+    ):
+        block = stirred(ConvNeurBlock(16))
+        change(block)
+        fused = copy.deepcopy(block).eval().fuse()
+        assert_same(fused, block.eval(), x)
+        fused.load_state_dict(block.state_dict())
+
+
+def test_weights_that_are_elsewhere_are_not_merged():
+    with torch.device("meta"):
+        for make in LAYERS.values():
+            make().eval().fuse()
 
 
 @pytest.mark.parametrize("name", ["mlp", "mlp.fc1", "mlp.act", "mlp.fc2"])

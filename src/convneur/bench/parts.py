@@ -236,6 +236,8 @@ def _seams(model: nn.Module) -> Iterator[tuple[Any, str, _Place]]:
             yield block.conv_dw, "forward", _Place(DEPTHWISE, None)
             yield block.norm, "forward", _Place(MLP, None)
             yield block.mlp, "forward", _Place(MLP, None)
+            if isinstance(block, ConvNeurBlock):
+                yield block, "_by_last", _Place(MLP, None)
             if branch is not None:
                 yield from _branch_seams(branch)
 

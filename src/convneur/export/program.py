@@ -104,10 +104,11 @@ def trace(model: nn.Module, size: tuple[int, int, int], fuse: bool = True, dynam
 def _leave_out_unused(program: ExportedProgram) -> None:
     """Leave out weights that nothing asks for: what `fuse` has folded is there as it was, too."""
     signature, kept = program.graph_signature, []
+    written = set(signature.buffers_to_mutate.values())
     placeholders = {node.name: node for node in program.graph.find_nodes(op="placeholder")}
     for spec in signature.input_specs:
         node = placeholders[spec.arg.name]
-        if spec.kind is InputKind.USER_INPUT or node.users:
+        if spec.kind is InputKind.USER_INPUT or node.users or spec.target in written:
             kept.append(spec)
             continue
         program.graph.erase_node(node)

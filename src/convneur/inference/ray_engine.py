@@ -158,15 +158,19 @@ def _connected(config: EmbedConfig) -> Iterator[None]:
     try:
         yield
     finally:
-        _let_end(set(threading.enumerate()) - others)
-        ray.shutdown()
+        try:
+            _let_end(set(threading.enumerate()) - others)
+        finally:
+            ray.shutdown()
 
 
 def _let_end(threads: set[threading.Thread]) -> None:
     """Wait for threads that Ray Data started: one that is in a call of Ray's while that is shut down takes the process
     with it (ray-project/ray, issue 31145), and where an error ends a loop over rows some are."""
     deadline = time.monotonic() + PATIENCE
-    for thread in threads:
+    for thread in threads - {threading.current_thread()}:
+        if isinstance(thread, threading._DummyThread):  # not one of Python's, and it cannot be waited for
+            continue
         thread.join(max(0.0, deadline - time.monotonic()))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from convneur.layers.depthwise import DepthwiseConv2d
 from convneur.layers.global_branch import GlobalBranch
 from convneur.layers.pointwise import PointwiseMlp
-from convneur.memory import Linear, kernels
+from convneur.memory import FixedLinear, Linear, is_exporting, kernels, require_eval, watched
 
 FusionKind = Literal["gate", "add", "gate_add", "concat"]
 
@@ -61,6 +61,8 @@ class ConvNeurBlock(nn.Module):
             self.merge = Linear(2 * dim, dim)
             self.reset_merge()
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.last: FixedLinear | None = None
+        self._merged_from: tuple[tuple[int, ...], ...] = ()
         self.register_load_state_dict_post_hook(_merge_again)
 
     def reset_merge(self) -> None:
@@ -77,20 +79,51 @@ class ConvNeurBlock(nn.Module):
         Raises:
             ValueError: In training mode.
         """
-        if self.training:
-            raise ValueError("a model is fused for inference only; call eval() first, or fuse a copy")
-        if self.global_branch is None:
-            self.mlp.merge(self.gamma)
+        require_eval(self)
+        mlp = self.mlp
+        self.last = None
+        # Not where a part was replaced, or is elsewhere (offloaded).
+        if self.global_branch is not None or not _is_own(mlp) or mlp.fc2.bias is None or mlp.fc2.weight.is_meta:
+            return self
+        scale, weight, bias = self.gamma.detach(), mlp.fc2.weight.detach(), mlp.fc2.bias.detach()
+        self.last = FixedLinear(scale[:, None] * weight, scale * bias).eval().fuse()
+        self._merged_from = self._last_map()
+        mlp.fc2.lays_out, mlp.fc2.packed = False, None
         return self
+
+    def _last_map(self) -> tuple[tuple[int, ...], ...]:
+        """The weights that `fuse` merges, as they are now: where, and how often they were changed."""
+        fc2 = self.mlp.fc2
+        return tuple(
+            (id(each), each.data_ptr(), 0 if each.is_inference() else each._version)
+            for each in (fc2.weight, fc2.bias, self.gamma)
+        )
+
+    def _merged(self, x: Tensor) -> FixedLinear | None:
+        """The last map with the layer scale, if it can stand for what is here now."""
+        if self.last is None or torch.is_grad_enabled() or not _is_own(self.mlp):
+            return None
+        if watched(self.mlp) or watched(self.mlp.fc2):
+            return None
+        if torch.compiler.is_compiling():
+            return self.last if is_exporting() else None  # a compiler merges operations itself
+        if self._merged_from != self._last_map():  # loaded into, copied, moved
+            self.fuse()
+        return self.last if self.last is not None and self.last.weight.device == x.device else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W); channels-last inside, whatever the memory format of ``x``."""
         if self.global_branch is None:
-            if self.mlp.can_add():
-                normed = self.norm(self.conv_dw(x).permute(0, 2, 3, 1))
-                return self.mlp(normed, x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            last = self._merged(x)
+            if last is not None:
+                return self._by_last(last, x)
             return torch.addcmul(x, self._dropped(self.local(x)), self.gamma.view(1, -1, 1, 1))
         return self.join(x, self.global_branch(x))
+
+    def _by_last(self, last: FixedLinear, x: Tensor) -> Tensor:
+        """A local block whose last map has the layer scale in it, and adds to what came in."""
+        hidden = self.mlp.hidden(self.norm(self.conv_dw(x).permute(0, 2, 3, 1)))
+        return last(hidden, x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     def local(self, x: Tensor) -> Tensor:
         """The local branch without its layer scale, (B, C, H, W) -> (B, C, H, W)."""
@@ -140,7 +173,7 @@ def _upsampled(grid: Tensor, size: tuple[int, int], stride: int) -> Tensor:
 
 def modulated(x: Tensor, local: Tensor, gate: Tensor, shift: Tensor | None, stride: int) -> Tensor:
     """`_joined` in inference, with gate and shift on the token grid still, by a kernel where one serves."""
-    if kernels.join_serves(x, local, gate):
+    if kernels.join_serves(x, local, gate, shift):
         return kernels.join(x, local, gate, shift)
     bring = partial(_upsampled, size=(x.shape[-2], x.shape[-1]), stride=stride)
     return _joined(x, local, bring(gate), None if shift is None else bring(shift), shift, lambda out: out)
@@ -165,7 +198,12 @@ def _joined(
     return dropped(out).add_(x)
 
 
+def _is_own(mlp: nn.Module) -> bool:
+    """Whether nobody has put something else in its place, or in that of its last map."""
+    return type(mlp) is PointwiseMlp and type(mlp.fc2) is Linear
+
+
 def _merge_again(block: ConvNeurBlock, _keys: Any) -> None:
     """What was merged follows the weights that were loaded."""
-    if block.mlp.merged is not None:
+    if block.last is not None:
         block.fuse()

@@ -26,6 +26,8 @@ from convneur.memory import (
     kernels,
     maps_of,
     read_folded,
+    refuse_training,
+    require_eval,
     watched,
     write_folded,
 )
@@ -91,8 +93,7 @@ class GlobalBranch(nn.Module):
         Raises:
             ValueError: In training mode.
         """
-        if self.training:
-            raise ValueError("a model is fused for inference only; call eval() first, or fuse a copy")
+        require_eval(self)
         self.folded = None
         if (maps := maps_of(self.memory, self.proj)) is not None:
             with torch.inference_mode(False):  # or a gradient could not pass afterwards
@@ -106,7 +107,7 @@ class GlobalBranch(nn.Module):
             ValueError: If the branch is fused: what was folded would not learn.
         """
         if mode and self.folded is not None:
-            raise ValueError("a fused model cannot be trained; load its state dict into a new one and train that")
+            refuse_training()
         return super().train(mode)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -131,8 +132,9 @@ class GlobalBranch(nn.Module):
         """What the second answer follows from, and what the first does; each (B, N, D)."""
         norm, carry = self.norm, self.carry_norm
         if (
-            carry is not None
+            type(norm) is type(carry) is RMSNorm
             and not (watched(norm) or watched(carry))
+            and read.shape == tokens.shape
             and kernels.serve(read, tokens, norm.weight, carry.weight)
         ):
             return kernels.contexts(read, tokens, norm.weight, carry.weight)

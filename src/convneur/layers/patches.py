@@ -11,7 +11,7 @@ import torch
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
-from convneur.memory import FixedLinear
+from convneur.memory import FixedLinear, require_eval
 from convneur.memory.plain import may_go_by_hand
 
 
@@ -39,11 +39,10 @@ class PatchConv2d(nn.Conv2d):
         Raises:
             ValueError: In training mode.
         """
-        if self.training:
-            raise ValueError("a model is fused for inference only; call eval() first, or fuse a copy")
-        assert self.bias is not None
-        weight = self.weight.detach().permute(0, 2, 3, 1).flatten(1)
-        self.product = FixedLinear(weight, self.bias.detach()).eval().fuse()
+        require_eval(self)
+        if self.bias is not None and not self.weight.is_meta:  # offloaded
+            weight = self.weight.detach().permute(0, 2, 3, 1).flatten(1)
+            self.product = FixedLinear(weight, self.bias.detach()).eval().fuse()
         return self
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,7 +50,7 @@ class PatchConv2d(nn.Conv2d):
         if (
             self.product is None
             or torch.is_grad_enabled()
-            or not x.is_cpu
+            or not (x.is_cpu and self.product.weight.is_cpu)
             or not may_go_by_hand(x, self.weight)
             or not x.is_contiguous(memory_format=torch.channels_last)  # or the answer would be where the input is not
         ):

@@ -16,9 +16,9 @@ from convneur.memory.folded import (
 from convneur.memory.folded_gradient import answer
 from convneur.memory.neural_memory import MemoryState, NeuralMemory
 from convneur.memory.norm import RMSNorm
-from convneur.memory.packed import Packed
+from convneur.memory.packed import Packed, refuse_training, require_eval
 from convneur.memory.parts import contexts_in_parts
-from convneur.memory.products import FixedLinear, Linear, linear
+from convneur.memory.products import FixedLinear, Linear, is_exporting, linear
 from convneur.memory.reference import reference
 
 __all__ = [
@@ -36,11 +36,14 @@ __all__ = [
     "answer",
     "contexts_in_parts",
     "fold",
+    "is_exporting",
     "kernels",
     "linear",
     "maps_of",
     "read_folded",
     "reference",
+    "refuse_training",
+    "require_eval",
     "watched",
     "write_folded",
 ]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
 from convneur.memory.config import MemoryConfig
 from convneur.memory.fast_weights import LinearState
@@ -140,9 +141,14 @@ def maps_of(memory: nn.Module, proj: Any) -> Maps | None:
 
 
 def watched(module: nn.Module) -> bool:
-    """Whether hooks wait for its call."""
+    """Whether hooks wait for its call, its own or those of all modules."""
     return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or _global_forward_hooks
+        or _global_forward_pre_hooks
     )
 
 

@@ -2,7 +2,7 @@
  *
  * All arrays are float32 and contiguous unless a stride is given. n tokens of a width D, which is a multiple of LANES;
  * H heads of d = D / H, which may be any number: matrices of one head have rows of `wide` numbers, the next multiple,
- * and zeros in what is too many. `room` is for each thread: `share` numbers.
+ * and zeros in what is too many. `room` has `share` numbers for each of `threads`.
  *
  * Threads are those of PyTorch: what OpenMP asks for is found where PyTorch has it, in the process.
  */
@@ -13,8 +13,15 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { LANES = 8, ROWS = 4 }; /* eight sums in the sixteen registers of AVX2; AVX-512 gains nothing */
+enum {
+    LANES = 8,
+    ROWS = 4,   /* by two columns: eight sums in the sixteen registers of AVX2; AVX-512 gains nothing */
+    BLOCK = 128 /* tokens that are added up by themselves, so that sums of many keep their precision */
+};
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+/* What this was made from: kernels.py loads no library of another source. */
+const char *convneur_source(void) { return CONVNEUR_SOURCE; }
 
 INLINE lanes load(const float *at) { return *(const lanes *)at; }
 INLINE void store(float *at, lanes x) { *(lanes *)at = x; }
@@ -76,20 +83,21 @@ INLINE void padded(const float *row, float *to, int64_t numbers, int64_t wide) {
     memset(to + numbers, 0, (wide - numbers) * sizeof(float));
 }
 
-/* How many threads there may be, each with its share of `room`. */
-int convneur_threads(void) { return omp_get_max_threads(); }
-
 /* tokens (batch, n, D) -> unit, as large: over the root of their mean square, an image's mean taken off if `center`.
  * share: D. */
-void convneur_unit(const float *tokens, float *unit, float *room, int64_t batch, int64_t n, int64_t width, int center,
-                   float eps) {
-#pragma omp parallel for if (batch > 1)
+void convneur_unit(const float *tokens, float *unit, float *room, int threads, int64_t batch, int64_t n, int64_t width,
+                   int center, float eps) {
+#pragma omp parallel for num_threads(threads) if (batch > 1)
     for (int64_t image = 0; image < batch; image++) {
         const float *from = tokens + image * n * width;
         float *to = unit + image * n * width, *mean = room + omp_get_thread_num() * width;
         memset(mean, 0, width * sizeof(float));
-        for (int64_t t = 0; center && t < n; t++)
-            for (int64_t j = 0; j < width; j += LANES) store(mean + j, load(mean + j) + load(from + t * width + j));
+        for (int64_t first = 0; center && first < n; first += BLOCK)
+            for (int64_t j = 0; j < width; j += LANES) {
+                lanes some = {0};
+                for (int64_t t = first; t < n && t < first + BLOCK; t++) some += load(from + t * width + j);
+                store(mean + j, load(mean + j) + some);
+            }
         for (int64_t j = 0; j < width; j += LANES) store(mean + j, load(mean + j) / (float)n);
         for (int64_t t = 0; t < n; t++, from += width, to += width) {
             lanes squares = {0};
@@ -112,7 +120,7 @@ INLINE void write_head(const float *keys, const float *values, const float *open
                        float key_eps) {
     const int64_t wide = (head + LANES - 1) / LANES * LANES;
     float *unit = room, *error = unit + n * wide, *memory = error + n * wide;
-    float forgotten = 0;
+    double forgotten = 0;
     for (int64_t i = 0; i < head; i++) padded(initial + i * head, memory + i * wide, head, wide);
     for (int64_t t = 0; t < n; t++) {
         float *key = unit + t * wide;
@@ -129,10 +137,12 @@ INLINE void write_head(const float *keys, const float *values, const float *open
         for (int64_t j = 0; j < head; j++) error[t * wide + j] = (error[t * wide + j] - values[t * row + j]) * open;
     }
     if (forgetting) {
-        const float kept = sigmoid(-(forgotten / (float)n + forgetting_bias));
+        const float kept = sigmoid(-((float)(forgotten / (double)n) + forgetting_bias));
         for (int64_t i = 0; i < head * wide; i += LANES) store(memory + i, load(memory + i) * kept);
     }
-    product(unit, 1, wide, error, wide, memory, wide, head, wide, n, -step, 1);
+    for (int64_t t = 0; t < n; t += BLOCK)
+        product(unit + t * wide, 1, wide, error + t * wide, wide, memory, wide, head, wide, n - t < BLOCK ? n - t : BLOCK,
+                -step, 1);
     product(memory, wide, 1, proj, width, behind, width, head, width, head, 1, 0);
 }
 
@@ -140,10 +150,10 @@ INLINE void write_head(const float *keys, const float *values, const float *open
  * first and what forgets, if `decay`, last. bias (rates), initial (H, d, d), proj (H, d, D). behind (batch, D, D): what
  * each head of an image holds afterwards, times its proj. share: 2 n wide + d wide. */
 void convneur_write(const float *stored, const float *bias, const float *initial, const float *proj, float *behind,
-                    float *room, int64_t share, int64_t batch, int64_t n, int64_t width, int64_t heads, int64_t rates,
-                    int decay, float step, float key_eps) {
+                    float *room, int64_t share, int threads, int64_t batch, int64_t n, int64_t width, int64_t heads,
+                    int64_t rates, int decay, float step, float key_eps) {
     const int64_t head = width / heads, row = 2 * width + rates;
-#pragma omp parallel for collapse(2)
+#pragma omp parallel for num_threads(threads) collapse(2)
     for (int64_t image = 0; image < batch; image++)
         for (int64_t h = 0; h < heads; h++) {
             const float *keys = stored + image * n * row + h * head, *logits = stored + image * n * row + 2 * width;
@@ -156,8 +166,8 @@ void convneur_write(const float *stored, const float *bias, const float *initial
 
 /* read, tokens (n, D) -> contexts = rms(read) gain, carried = contexts + rms(tokens) carry_gain, all of one size. */
 void convneur_contexts(const float *read, const float *tokens, const float *gain, const float *carry_gain,
-                       float *contexts, float *carried, int64_t n, int64_t width, float eps) {
-#pragma omp parallel for if (n * width > 32768)
+                       float *contexts, float *carried, int threads, int64_t n, int64_t width, float eps) {
+#pragma omp parallel for num_threads(threads) if (n * width > 32768)
     for (int64_t t = 0; t < n; t++) {
         const float *x = read + t * width, *y = tokens + t * width;
         lanes of_x = {0}, of_y = {0};
@@ -195,10 +205,10 @@ INLINE void blend(const float *first, const float *second, float weight, float *
 /* x, local, out (batch, H, W, C); gate, shift (batch, h, w, C), brought up bilinearly: out = x + shift + local gate.
  * There may be no shift. share: 2 w C. */
 void convneur_join(const float *x, const float *local, const float *gate, const float *shift, float *out, float *room,
-                   int64_t share, int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t grid_height,
-                   int64_t grid_width) {
+                   int64_t share, int threads, int64_t batch, int64_t height, int64_t width, int64_t channels,
+                   int64_t grid_height, int64_t grid_width) {
     const int64_t numbers = grid_width * channels;
-#pragma omp parallel for collapse(2)
+#pragma omp parallel for num_threads(threads) collapse(2)
     for (int64_t image = 0; image < batch; image++)
         for (int64_t row = 0; row < height; row++) {
             int64_t first, second;

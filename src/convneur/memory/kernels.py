@@ -13,6 +13,7 @@ Shape letters: B batch, H heads, N tokens, D memory width, d = D / H, R rates of
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -27,27 +28,34 @@ from convneur.memory.norm import EPS
 from convneur.memory.plain import may_go_by_hand
 from convneur.memory.products import linear
 
+SOURCE = Path(__file__).with_name("kernels.c")
 FILE = Path(__file__).with_name("_kernels.so")
 LANES = 8  # as in kernels.c
 
+_ARRAY, _COUNT, _INT, _NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
+_ARGUMENTS = {
+    "convneur_unit": [_ARRAY] * 3 + [_INT] + [_COUNT] * 3 + [_INT, _NUMBER],
+    "convneur_write": [_ARRAY] * 6 + [_COUNT, _INT] + [_COUNT] * 5 + [_INT, _NUMBER, _NUMBER],
+    "convneur_contexts": [_ARRAY] * 6 + [_INT] + [_COUNT] * 2 + [_NUMBER],
+    "convneur_join": [_ARRAY] * 6 + [_COUNT, _INT] + [_COUNT] * 6,
+}
+
 
 def _load() -> ctypes.CDLL | None:
-    if not FILE.is_file() or not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+    capability = torch.backends.cpu.get_cpu_capability()
+    if not (FILE.is_file() and SOURCE.is_file() and capability.startswith("AVX")):
         return None
     try:
         library = ctypes.CDLL(str(FILE), mode=os.RTLD_NOW)  # now, or OpenMP would be missed at the first call
-    except OSError:  # of another machine, or beside a PyTorch without OpenMP
+        library.convneur_source.restype = ctypes.c_char_p
+        made_from = library.convneur_source().decode()
+    except (OSError, AttributeError):  # of another machine, or beside a PyTorch without OpenMP
         return None
-    array, count, flag, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
-    for name, arguments in {
-        "convneur_threads": [],
-        "convneur_unit": [array] * 3 + [count] * 3 + [flag, number],
-        "convneur_write": [array] * 6 + [count] * 6 + [flag, number, number],
-        "convneur_contexts": [array] * 6 + [count] * 2 + [number],
-        "convneur_join": [array] * 6 + [count] * 7,
-    }.items():
+    if made_from != hashlib.sha256(SOURCE.read_bytes()).hexdigest():
+        return None  # the package was updated since, in place
+    for name, arguments in _ARGUMENTS.items():
         function = getattr(library, name)
-        function.argtypes, function.restype = arguments, ctypes.c_int if name == "convneur_threads" else None
+        function.argtypes, function.restype = arguments, None
     return library
 
 
@@ -68,21 +76,21 @@ class Behind(NamedTuple):
 
 def serve(tokens: Tensor, *weights: Tensor) -> bool:
     """Whether these are what the kernels take: inference in float32 on a CPU, nobody tracing, and a width that fits."""
-    return (
-        LIBRARY is not None
-        and not torch.is_grad_enabled()
-        and may_go_by_hand(tokens, *weights)
-        and tokens.is_cpu
-        and tokens.dtype is torch.float32
-        and tokens.shape[-1] % LANES == 0
-        and tokens.numel() > 0
-    )
+    if LIBRARY is None or torch.is_grad_enabled() or not may_go_by_hand(tokens, *weights):
+        return False
+    for weight in weights:
+        if not weight.is_cpu:  # offloaded
+            return False
+    return tokens.is_cpu and tokens.dtype is torch.float32 and tokens.shape[-1] % LANES == 0 and tokens.numel() > 0
 
 
-def join_serves(x: Tensor, local: Tensor, gate: Tensor) -> bool:
+def join_serves(x: Tensor, local: Tensor, gate: Tensor, shift: Tensor | None) -> bool:
     """Whether `join` takes these maps, each (B, C, H, W): what `serve` asks for, and channels last."""
     return (
-        serve(x.permute(0, 2, 3, 1), local, gate)
+        serve(x.permute(0, 2, 3, 1), local, gate, *(() if shift is None else (shift,)))
+        and local.shape == x.shape
+        and gate.shape[:2] == x.shape[:2]
+        and (shift is None or shift.shape == gate.shape)
         and x.is_contiguous(memory_format=torch.channels_last)
         and local.is_contiguous(memory_format=torch.channels_last)
     )
@@ -96,8 +104,12 @@ def write(config: MemoryConfig, folded: Folded, tokens: Tensor, center: bool) ->
     wide = -(-head // LANES) * LANES
     share = max(width, 2 * count * wide + head * wide)
     tokens = tokens.contiguous()
-    unit, room = torch.empty_like(tokens), tokens.new_empty(LIBRARY.convneur_threads() * share)
-    LIBRARY.convneur_unit(tokens.data_ptr(), unit.data_ptr(), room.data_ptr(), batch, count, width, center, EPS)
+    # PyTorch's number, which it may have to look up first in a new thread: C takes no more than there is room for.
+    threads = torch.get_num_threads()
+    unit, room = torch.empty_like(tokens), tokens.new_empty(threads * share)
+    LIBRARY.convneur_unit(
+        tokens.data_ptr(), unit.data_ptr(), room.data_ptr(), threads, batch, count, width, center, EPS
+    )
     # Each by a name, or it would be freed before its address is used.
     stored, bias = linear(unit, folded.stored).contiguous(), folded.bias.contiguous()
     initial, proj = folded.initial.contiguous(), folded.proj.contiguous()
@@ -110,6 +122,7 @@ def write(config: MemoryConfig, folded: Folded, tokens: Tensor, center: bool) ->
         behind.data_ptr(),
         room.data_ptr(),
         share,
+        threads,
         batch,
         count,
         width,
@@ -141,6 +154,7 @@ def contexts(read: Tensor, tokens: Tensor, gain: Tensor, carry_gain: Tensor) -> 
         carry_gain.data_ptr(),
         context.data_ptr(),
         carried.data_ptr(),
+        torch.get_num_threads(),
         read.numel() // width,
         width,
         EPS,
@@ -164,8 +178,8 @@ def join(x: Tensor, local: Tensor, gate: Tensor, shift: Tensor | None) -> Tensor
     (batch, channels, height, width), grid = x.shape, gate.shape[2:]
     gate = gate.contiguous(memory_format=torch.channels_last)
     shift = None if shift is None else shift.contiguous(memory_format=torch.channels_last)
-    out, share = torch.empty_like(x), 2 * grid[1] * channels
-    room = x.new_empty(LIBRARY.convneur_threads() * share)
+    out, share, threads = torch.empty_like(x), 2 * grid[1] * channels, torch.get_num_threads()
+    room = x.new_empty(threads * share)
     LIBRARY.convneur_join(
         x.data_ptr(),
         local.data_ptr(),
@@ -174,6 +188,7 @@ def join(x: Tensor, local: Tensor, gate: Tensor, shift: Tensor | None) -> Tensor
         out.data_ptr(),
         room.data_ptr(),
         share,
+        threads,
         batch,
         height,
         width,

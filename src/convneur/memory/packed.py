@@ -19,10 +19,30 @@ ONEDNN_AVAILABLE = (
 )
 
 
+def require_eval(module: nn.Module) -> None:
+    """Refuse to fuse a module that trains.
+
+    Raises:
+        ValueError: If it does.
+    """
+    if module.training:
+        raise ValueError("a model is fused for inference only; call eval() first, or fuse a copy")
+
+
+def refuse_training() -> None:
+    """Refuse to train what was fused: what was worked out beforehand would not learn.
+
+    Raises:
+        ValueError: Always.
+    """
+    raise ValueError("a fused model cannot be trained; load its state dict into a new one and train that")
+
+
 class Packed(nn.Module):
     """A layer with a ``weight`` that `fuse` lays out, for inference alone. The state dict stays as it is."""
 
     fused = False
+    lays_out = True  # False where something else stands for the layer once it is fused
     packed: Tensor | None = None  # the weight as oneDNN lays it out
     weight: Tensor
 
@@ -36,8 +56,7 @@ class Packed(nn.Module):
         Raises:
             ValueError: In training mode.
         """
-        if self.training:
-            raise ValueError("a model is fused for inference only; call eval() first, or fuse a copy")
+        require_eval(self)
         weight = self.weight.detach()
         packable = (
             ONEDNN_AVAILABLE and weight.dtype is torch.float32 and weight.is_cpu and bool(torch.backends.mkldnn.enabled)
@@ -56,7 +75,7 @@ class Packed(nn.Module):
             ValueError: If the layer is fused: what was laid out would not learn.
         """
         if mode and self.fused:
-            raise ValueError("a fused model cannot be trained; load its state dict into a new one and train that")
+            refuse_training()
         return super().train(mode)
 
     def _apply(self: Own, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Own:

@@ -53,6 +53,8 @@ class Linear(Packed, nn.Linear):
         """GELU of what `forward` gives, in the same operation where that can be; for inference alone."""
         if torch.compiler.is_compiling() and _compiler_takes_ours(x, self.weight):
             return cast(Tensor, torch.ops.convneur.linear_gelu(x, self.weight, self.bias, approximate))
+        if torch.compiler.is_compiling():
+            return F.gelu(self(x), approximate=approximate)
         if self._infers(x):
             return _product_then_gelu(x, self.weight if self.packed is None else self.packed, self.bias, approximate)
         # A second map as large would cost more than the GELU itself.
@@ -213,7 +215,7 @@ torch.library.register_autograd(
     lib=_library,
 )
 # Older versions do not tell a compiler from an exporter, whose graphs must run without this package.
-_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: True)
+is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: True)
 
 
 def _compiled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -226,7 +228,7 @@ def _compiled(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _compiler_takes_ours(x: Tensor, weight: Tensor) -> bool:
     return (
         ONEDNN_AVAILABLE
-        and not _exporting()
+        and not is_exporting()
         and x.device.type == "cpu"
         and x.dtype is torch.float32
         and weight.dtype is torch.float32
