@@ -120,7 +120,7 @@ def test_maps_lie_where_the_block_lays_them():
     model = stirred()
     stage = inspect(model, torch.randn(3, 36, 28)).stages[0]
     block = model.stages[0].blocks[0]
-    assert torch.equal(stage.gates_on_map(stage.gate), block._upsample(stage.gate[None], (9, 7))[0])
+    assert torch.equal(stage.gates_on_map(stage.gate), block._upsample_to(torch.empty(1, 1, 9, 7))(stage.gate[None])[0])
     on_map = stage.tokens_on_map(stage.surprise)
     assert on_map[3, 4] == stage.surprise[1, 2]
     assert on_map[8, 6] == stage.surprise[4, 3]  # a token over the edge holds the pixels that are there

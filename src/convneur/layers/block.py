@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from convneur.layers.depthwise import DepthwiseConv2d
 from convneur.layers.global_branch import GlobalBranch
 from convneur.layers.pointwise import PointwiseMlp
-from convneur.memory import FixedLinear, Linear, is_exporting, kernels, require_eval, watched
+from convneur.memory import FixedLinear, Linear, all_watched, is_exporting, kernels, require_eval, watched
 
 FusionKind = Literal["gate", "add", "gate_add", "concat"]
 
@@ -103,7 +103,7 @@ class ConvNeurBlock(nn.Module):
         """The last map with the layer scale, if it can stand for what is here now."""
         if self.last is None or torch.is_grad_enabled() or not _is_own(self.mlp):
             return None
-        if watched(self.mlp) or watched(self.mlp.fc2):
+        if watched(self.mlp) or watched(self.mlp.fc2) or all_watched():
             return None
         if torch.compiler.is_compiling():
             return self.last if is_exporting() else None  # a compiler merges operations itself

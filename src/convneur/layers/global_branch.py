@@ -21,6 +21,7 @@ from convneur.memory import (
     NeuralMemory,
     RMSNorm,
     Written,
+    all_watched,
     answer,
     fold,
     kernels,
@@ -133,7 +134,7 @@ class GlobalBranch(nn.Module):
         norm, carry = self.norm, self.carry_norm
         if (
             type(norm) is type(carry) is RMSNorm
-            and not (watched(norm) or watched(carry))
+            and not (watched(norm) or watched(carry) or all_watched())
             and read.shape == tokens.shape
             and kernels.serve(read, tokens, norm.weight, carry.weight)
         ):

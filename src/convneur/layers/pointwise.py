@@ -6,7 +6,7 @@ import torch
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
-from convneur.memory import Linear, watched
+from convneur.memory import Linear, all_watched, watched
 
 register_notrace_module(Linear)  # FX keeps it whole: it looks at what it is given
 
@@ -37,7 +37,7 @@ class PointwiseMlp(nn.Module):
         if (
             type(fc1) is Linear
             and type(act) is nn.GELU
-            and not (torch.is_grad_enabled() or watched(fc1) or watched(act))
+            and not (torch.is_grad_enabled() or watched(fc1) or watched(act) or all_watched())
         ):
             return fc1.then_gelu(x, act.approximate)
         return act(fc1(x))

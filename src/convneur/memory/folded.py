@@ -141,15 +141,15 @@ def maps_of(memory: nn.Module, proj: Any) -> Maps | None:
 
 
 def watched(module: nn.Module) -> bool:
-    """Whether hooks wait for its call, its own or those of all modules."""
+    """Whether hooks wait for its call."""
     return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or _global_forward_hooks
-        or _global_forward_pre_hooks
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
+
+
+def all_watched() -> bool:
+    """Whether hooks wait for the call of every module. A counter of operations has some, and should count what runs."""
+    return bool(_global_forward_hooks or _global_forward_pre_hooks)
 
 
 def fold(maps: Maps) -> Folded:
