@@ -146,7 +146,7 @@ class ConvNeurBlock(nn.Module):
         context, shift = answers
         if self.fusion in ("gate", "gate_add"):
             # Gate and layer scale meet on the small grid, so the large map is read and written once.
-            gate = context.sigmoid() * scale
+            gate, shift = context.sigmoid() * scale, shift if self.fusion == "gate_add" else None
             if upsample is None and not self.training and self.global_branch is not None:
                 return modulated(x, local, gate, shift, self.global_branch.token_stride)
             bring = self._upsample_to(x) if upsample is None else upsample
