@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 # 11 steps an epoch; everything random is on: augmentation, mixed images, dropped paths, an average of the weights.
@@ -30,50 +32,34 @@ SMALL_SEGMENTER = (
 ).split()
 
 
-class Forked:
-    """``convneur train`` in a copy of this process, in a session of its own, so that its workers are killed with it.
+# Copies are made of a process that has imported all that training needs, which takes longer than the training, and done
+# nothing else: of one in which a backward pass has run, PyTorch may refuse to train a copy.
+_SERVER = multiprocessing.get_context("forkserver")
+_IMPORTED = ("cli.main", "recipes.train", "recipes.train_detector", "recipes.train_segmenter")
 
-    A copy need not import PyTorch and Lightning again, which takes longer than the training.
-    """
+
+class Forked:
+    """``convneur train`` in a process of its own, in a session of its own, so that its workers are killed with it."""
 
     def __init__(self, out: Path, *arguments: str) -> None:
-        from convneur.cli.main import main
-        from convneur.recipes import train, train_detector, train_segmenter  # noqa: F401  so that copies have them
-
         self.out = out
         self.log = out.with_suffix(".txt")
-        self.code: int | None = None
-        self.pid = os.fork()
-        if self.pid == 0:
-            code = 1
-            try:
-                os.setsid()
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-                log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-                os.dup2(log, 1)
-                os.dup2(log, 2)
-                sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-                code = main(["train", *arguments, "--out", str(out)])
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
+        self.log.touch()
+        _SERVER.set_forkserver_preload([f"convneur.{name}" for name in _IMPORTED])
+        self.process = _SERVER.Process(target=_train, args=([*arguments, "--out", str(out)], self.log))
+        self.process.start()
+        assert self.process.pid is not None
+        self.pid: int = self.process.pid
 
     def poll(self) -> int | None:
         """Exit code if it has ended."""
-        if self.code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            self.code = os.waitstatus_to_exitcode(status) if pid else None
-        return self.code
+        return self.process.exitcode
 
     def wait(self, seconds: float = 300) -> int:
         """Exit code, when it has ended."""
-        deadline = time.monotonic() + seconds
-        while self.poll() is None:
-            assert time.monotonic() < deadline, self.told()
-            time.sleep(0.02)
-        assert self.code is not None
-        return self.code
+        self.process.join(seconds)
+        assert self.process.exitcode is not None, self.told()
+        return self.process.exitcode
 
     def kill(self) -> None:
         """As a power cut would, with its workers."""
@@ -95,6 +81,29 @@ class Forked:
             assert self.poll() is None, self.told()
             assert time.monotonic() < deadline, self.told()
             time.sleep(0.01)
+
+
+def _train(arguments: list[str], log: Path) -> None:
+    code = 1
+    try:
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        file = os.open(log, os.O_WRONLY | os.O_TRUNC)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+        import torch
+
+        from convneur.cli.main import main
+
+        torch.set_num_threads(1)
+        code = main(["train", *arguments])
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def train(*arguments: str, **environment: str) -> subprocess.Popen:
