@@ -66,6 +66,7 @@ class Packed(nn.Module):
         return self
 
     def _laid_out(self, weight: Tensor) -> Tensor:
+        """The weight as oneDNN wants it for this kind of layer; each kind says how."""
         raise NotImplementedError
 
     def train(self: Own, mode: bool = True) -> Own:
