@@ -27,7 +27,7 @@ built = pytest.mark.skipif(kernels.LIBRARY is None, reason="the C library of the
 
 
 @pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="it is for Linux on x86-64")
-@pytest.mark.skipif(shutil.which("cc") is None or "CC" in os.environ, reason="no compiler, or another than cc was asked for")
+@pytest.mark.skipif(shutil.which("cc") is None or "CC" in os.environ, reason="no cc, or CC is another")
 @pytest.mark.skipif(not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="the processor has no AVX2")
 def test_it_is_built_where_it_can_be():
     assert kernels.LIBRARY is not None, "pip install builds it (hatch_build.py)"
