@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from convneur.export.onnx_graph import for_onnx_runtime, translations
 from convneur.export.program import AXES, INPUT, OUTPUT, quiet
 
 NEEDS = "ONNX needs the packages onnx, onnxscript and onnxruntime; pip install 'convneur[onnx]'"
@@ -30,7 +32,14 @@ def require() -> None:
 
 
 def write(program: ExportedProgram, path: Path, facts: Mapping[str, str]) -> None:
-    """Write one ``.onnx`` file; ``facts`` are its ``metadata_props``."""
+    """Write one ``.onnx`` file, for ONNX Runtime on a CPU first of all; ``facts`` are its ``metadata_props``."""
+    with quiet():
+        program = for_onnx_runtime(program)
+    translate(program, path, facts, custom_translation_table=translations())
+
+
+def translate(program: ExportedProgram, path: Path, facts: Mapping[str, str], **options: Any) -> None:
+    """Write one ``.onnx`` file of the operations that the program has; ``options`` of `torch.onnx.export`."""
     with quiet():
         made = torch.onnx.export(
             program,
@@ -39,6 +48,7 @@ def write(program: ExportedProgram, path: Path, facts: Mapping[str, str]) -> Non
             input_names=[INPUT],
             output_names=[OUTPUT],
             dynamic_shapes=(AXES,),
+            **options,
         )
     if made is None:
         raise RuntimeError("torch.onnx.export gave no program")
@@ -58,8 +68,8 @@ def load(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, str]]:
         raise ImportError(NEEDS) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # Threads that wait in a loop would slow down whatever else runs in this process, PyTorch first of all.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Threads that still wait in a loop when all is done would slow down whatever else runs in this process.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     (source,) = session.get_inputs()
 

@@ -35,7 +35,7 @@ def write(program: ExportedProgram, path: Path, facts: Mapping[str, str]) -> Non
     import openvino
 
     with TemporaryDirectory() as folder:
-        onnx_file.write(program, Path(folder) / "model.onnx", {})
+        onnx_file.translate(program, Path(folder) / "model.onnx", {})
         model = openvino.Core().read_model(str(Path(folder) / "model.onnx"))
         for key, value in facts.items():
             model.set_rt_info(value, [SECTION, key])
