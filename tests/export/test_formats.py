@@ -10,12 +10,9 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from convneur.export import FORMATS, Agreement, Runtime, agreement, export_model, load_exported, require_agreement
 from convneur.export.program import trace
-from convneur.memory.packed import ONEDNN_AVAILABLE
-from convneur.memory.products import GELU_BY_ONEDNN
 from convneur.models import ConvNeur
 from tests.export.builders import EXPECTS, LABELS, ONE_STAGE, SIZES, facts_of, photos, small
 
@@ -195,24 +192,3 @@ def test_names_that_are_no_names_of_files(tmp_path):
     (tmp_path / "model.pt2").mkdir()
     with pytest.raises(IsADirectoryError, match="is a folder; give the name of a file"):
         export_model(model, tmp_path / "model.pt2", facts_of(model))
-
-
-@pytest.mark.skipif(not ONEDNN_AVAILABLE, reason="oneDNN does not serve this processor")
-def test_a_program_multiplies_by_the_library_that_layers_take(tmp_path):
-    ran = []
-
-    class Note(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            ran.append(f"{func} gelu" if "gelu" in args else str(func))
-            return func(*args, **(kwargs or {}))
-
-    runtime = export(tmp_path, "torch").runtime
-    with Note():
-        runtime(torch.randn(1, 3, 96, 64))
-    assert "mkldnn._linear_pointwise.default" in ran
-    # The classifier is timm's, and a product like any other to the program.
-    assert not {"aten.linear.default", "aten.addmm.default"} & set(ran)
-    activated = [name for name in ran if "gelu" in name]
-    assert activated
-    if GELU_BY_ONEDNN:
-        assert set(activated) == {"mkldnn._linear_pointwise.default gelu"}

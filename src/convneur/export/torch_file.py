@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import io
 import json
-import operator
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
 from convneur.export.program import quiet
+from convneur.export.torch_graph import by_our_layers
 from convneur.memory.packed import ONEDNN_AVAILABLE
-from convneur.memory.products import GELU_BY_ONEDNN
 
 FACTS = "convneur.json"
 
@@ -39,7 +37,7 @@ def load_program(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, str]
     extra: dict[str, str] = {FACTS: ""}
     with quiet():
         module = torch.export.load(path, extra_files=extra).module()
-    _multiply_by_onednn(module, lay_out=True)
+    by_our_layers(module)
 
     def run(images: Tensor) -> Tensor:
         return module(images)
@@ -85,42 +83,21 @@ def load_package(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, str]
     return compiled, _facts(compiled.get_metadata().get(FACTS, ""))
 
 
-def _multiply_by_onednn(module: torch.fx.GraphModule, lay_out: bool = False) -> None:
-    """Take the library for linear maps that our layers take on this processor; see `convneur.memory.products`.
-
-    Args:
-        module: Graph to be changed.
-        lay_out: Lay weights out once, and activate in the same step: for a graph that will be run as it is, not
-            compiled.
-    """
+def _multiply_by_onednn(module: torch.fx.GraphModule) -> None:
+    """Take the library for linear maps that our layers take on this processor; see `convneur.memory.products`."""
     if not ONEDNN_AVAILABLE:
         return
     graph = module.graph
-    for number, node in enumerate(graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default)):
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default):
         if node.meta["val"].dtype is not torch.float32:
             continue
         x, weight, bias = (*node.args, None)[:3]
-        last: torch.fx.Node = node
-        activation: tuple[Any, ...] = ("none", [], "")
         with graph.inserting_before(node):
-            if lay_out and weight.op == "get_attr":
-                laid_out = torch.ops.mkldnn._reorder_linear_weight(_attribute(module, weight.target).detach())
-                setattr(module, f"laid_out_{number}", laid_out)
-                weight = graph.create_node("get_attr", f"laid_out_{number}")
-            (user, *others) = node.users
-            activated = user.target is torch.ops.aten.gelu.default and user.args == (node,) and not user.kwargs
-            if lay_out and GELU_BY_ONEDNN and activated and not others:
-                last, activation = user, ("gelu", [], "none")
-            product = graph.call_function(torch.ops.mkldnn._linear_pointwise.default, (x, weight, bias, *activation))
-        product.meta = dict(last.meta)
-        last.replace_all_uses_with(product)
-        for old in dict.fromkeys((last, node)):
-            graph.erase_node(old)
+            product = graph.call_function(torch.ops.mkldnn._linear_pointwise.default, (x, weight, bias, "none", [], ""))
+        product.meta = dict(node.meta)
+        node.replace_all_uses_with(product)
+        graph.erase_node(node)
     module.recompile()
-
-
-def _attribute(module: torch.nn.Module, path: str) -> Tensor:
-    return operator.attrgetter(path)(module)
 
 
 def _check_whole(path: Path) -> None:

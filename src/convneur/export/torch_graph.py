@@ -1,0 +1,181 @@
+"""Exported programs as PyTorch runs them fast on a CPU, one operation after the other; the function stays the same.
+
+What such a program multiplies and convolves goes by our own layers again, their weights laid out once and the faster
+library chosen by the size of what they are given. Where a program has none of these patterns it stays as it is.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from convneur.layers import PatchConv2d
+from convneur.layers.depthwise import DepthwiseConv2d
+from convneur.memory import FixedLinear, Linear, kernels
+from convneur.memory.norm import EPS, rms_norm
+from convneur.memory.packed import ONEDNN_AVAILABLE
+
+Layer = TypeVar("Layer", bound=nn.Module)
+_ATEN = torch.ops.aten
+
+
+class _Activated(nn.Module):
+    """A linear map and its GELU."""
+
+    def __init__(self, linear: Linear) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear.then_gelu(x)
+
+
+class _Added(FixedLinear):
+    """A linear map and what it is added to."""
+
+    def forward(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
+        if onto is not None and onto.shape != (*x.shape[:-1], len(self.weight)):
+            return onto + super().forward(x)
+        return super().forward(x, onto)
+
+
+def by_our_layers(module: GraphModule) -> None:
+    """Let our layers do what the graph of a program that was loaded does; it is changed."""
+    # What is asked at each call: of constants, and of the images' sizes, which `Runtime` has asked before.
+    for asked in (
+        *module.graph.find_nodes(op="call_function", target=_ATEN._assert_tensor_metadata.default),
+        *module.graph.find_nodes(op="call_module", target="_guards_fn"),
+    ):
+        module.graph.erase_node(asked)
+    for change in (_join, _norms, _convolutions, _linear_maps):
+        change(module)
+    module.graph.eliminate_dead_code()
+    module.delete_all_unused_submodules()
+    module.recompile()
+
+
+def _linear_maps(module: GraphModule) -> None:
+    if not ONEDNN_AVAILABLE:
+        return
+    for node in _calls(module, _ATEN.linear.default):
+        x, weight_node, bias_node = _given(node, None, None, None)
+        weight, bias = _constant(module, weight_node), _constant(module, bias_node)
+        if weight is None or weight.dtype is not torch.float32:
+            continue
+        user: Any = next(iter(node.users)) if len(node.users) == 1 else node
+        if user.target is _ATEN.gelu.default and not user.kwargs:
+            _put(module, user, _Activated(_layer(Linear, weight, bias)), x)
+        elif user.target is _ATEN.add.Tensor and user.args[1] is node and bias is not None and not user.kwargs:
+            _put(module, user, _Added(weight, bias).eval().fuse(), x, user.args[0])
+        else:
+            _put(module, node, _layer(Linear, weight, bias), x)
+
+
+def _convolutions(module: GraphModule) -> None:
+    """Depthwise ones, and those of patches; each with weights of its own."""
+    for node in _calls(module, _ATEN.conv2d.default):
+        x, *parts, stride, padding, dilation, groups = _given(node, None, None, None, [1, 1], [0, 0], [1, 1], 1)
+        weight, bias = (_constant(module, part) for part in parts)
+        if weight is None or bias is None or x.meta["val"].ndim != 4 or dilation != [1, 1]:
+            continue
+        filters, channels, *sides = weight.shape
+        size = sides[0]
+        if [channels, filters, padding] == [1, groups, [size // 2] * 2] and stride == [1, 1] and size % 2:
+            if sides == [size] * 2:
+                _put(module, node, _layer(DepthwiseConv2d, weight, bias, filters, size), x)
+        elif groups == 1 and stride == sides == [size] * 2 and padding == [0, 0]:
+            _put(module, node, _layer(PatchConv2d, weight, bias, channels, filters, size), x)
+
+
+def _norms(module: GraphModule) -> None:
+    """Root mean squares, of which PyTorch makes ten operations on a CPU."""
+    for node in _calls(module, _ATEN.rms_norm.default):
+        x, shape, gain, eps = _given(node, None, None, None, None)
+        if len(shape) != 1 or eps != EPS:
+            continue
+        with module.graph.inserting_before(node):
+            made = module.graph.call_function(rms_norm, (x,))
+            if gain is not None:
+                made = module.graph.call_function(_ATEN.mul.Tensor, (made, gain))
+        _replace(module, node, made)
+
+
+def _join(module: GraphModule) -> None:
+    """Gate, shift and residual of a block in one pass, as the block does it."""
+    up = _ATEN.upsample_bilinear2d.vec
+    for node in _calls(module, _ATEN.add_.Tensor):
+        added, x = _given(node, None, None)
+        if not isinstance(added, Node) or added.kwargs or len(added.users) > 1:
+            continue
+        shift, local, gate, size = *_given(added, *[None] * 3)[:3], None
+        if added.target is _ATEN.addcmul_.default:
+            brought = shift, gate
+            if any(part.target is not up or len(part.users) > 1 for part in brought):
+                continue
+            shift, *how = _given(shift, *[None] * 4)
+            gate, *gate_how = _given(gate, *[None] * 4)
+            if how != gate_how or how[1:] != [False, None]:
+                continue
+            size = how[0]
+        elif added.target is not _ATEN.addcmul.default:
+            continue
+        with module.graph.inserting_before(node):
+            joined = module.graph.call_function(joined_maps, (x, local, gate, shift, size))
+        _replace(module, node, joined)
+        module.graph.erase_node(added)  # as it writes in place it would be kept
+
+
+def joined_maps(x: Tensor, local: Tensor, gate: Tensor, shift: Tensor, size: list[int] | None) -> Tensor:
+    """``x + shift + local gate``; gate and shift are brought up to a height and width first, if there are any."""
+    same = gate.shape if size is None else (*gate.shape[:2], *size)
+    if x.shape == same and kernels.join_serves(x, local, gate, shift):
+        return kernels.join(x, local, gate, shift)
+    if size is not None:
+        gate, shift = (F.interpolate(grid, size=size, mode="bilinear") for grid in (gate, shift))
+    return torch.addcmul(shift, local, gate).add_(x)
+
+
+def _calls(module: GraphModule, target: Any) -> list[Node]:
+    """Nodes that call an operator and give nothing by name."""
+    return [node for node in module.graph.find_nodes(op="call_function", target=target) if not node.kwargs]
+
+
+def _given(node: Node, *defaults: Any) -> list[Any]:
+    """What a node gives, with defaults for what it leaves out."""
+    return [*node.args, *defaults[len(node.args) :]]
+
+
+def _constant(module: GraphModule, node: Any) -> Tensor | None:
+    """What the module has by this node's name; None for what is worked out."""
+    if not isinstance(node, Node) or node.op != "get_attr":
+        return None
+    found: Tensor = operator.attrgetter(str(node.target))(module)
+    return found.detach()
+
+
+def _layer(kind: type[Layer], weight: Tensor, bias: Tensor | None, *sizes: int) -> Layer:
+    with torch.device("meta"):  # weights of its own would be thrown away
+        layer: Any = kind(*(sizes or reversed(weight.shape)))
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    layer.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+    return cast(Layer, layer.eval().fuse())
+
+
+def _put(module: GraphModule, node: Node, layer: nn.Module, *given: Any) -> None:
+    """Let a layer stand for a node."""
+    name = f"our_{node.name}"
+    module.add_submodule(name, layer)
+    with module.graph.inserting_before(node):
+        made = module.graph.call_module(name, given)
+    _replace(module, node, made)
+
+
+def _replace(module: GraphModule, node: Node, made: Node) -> None:
+    made.meta = dict(node.meta)
+    node.replace_all_uses_with(made)
+    module.graph.erase_node(node)

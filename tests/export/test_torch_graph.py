@@ -1,0 +1,156 @@
+"""A program by our layers computes what it did, whatever it has; what they cannot do stays with PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from convneur.export.torch_graph import by_our_layers, joined_maps
+from convneur.layers import PatchConv2d
+from convneur.layers.depthwise import DepthwiseConv2d
+from convneur.memory import Linear
+from convneur.memory.packed import ONEDNN_AVAILABLE
+from tests.export.builders import photos, small
+
+DIM = 16
+needs_onednn = pytest.mark.skipif(not ONEDNN_AVAILABLE, reason="oneDNN does not serve this processor")
+
+
+class Of(nn.Module):
+    """A function of images (B, 16, H, W), with layers of its own."""
+
+    def __init__(self, function: Callable[..., Tensor], **layers: nn.Module) -> None:
+        super().__init__()
+        self.function = function
+        self.layers = nn.ModuleDict(layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.function(images, **self.layers)
+
+
+def loaded(function: Callable[..., Tensor], **layers: nn.Module) -> GraphModule:
+    axes = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
+    model = Of(function, **layers).eval()
+    with torch.no_grad():
+        program = torch.export.export(model, (torch.randn(2, DIM, 24, 40),), dynamic_shapes=(axes,))
+    module = program.module()
+    assert isinstance(module, GraphModule)
+    return module
+
+
+def stays_the_same(module: GraphModule) -> list[str]:
+    """The names of what it calls afterwards: types of modules, and operators."""
+    batches = [torch.randn(1, DIM, 20, 28), torch.randn(3, DIM, 33, 21).contiguous(memory_format=torch.channels_last)]
+    with torch.inference_mode():
+        wanted = [module(images) for images in batches]
+        by_our_layers(module)
+        for images, answer in zip(batches, wanted, strict=True):
+            torch.testing.assert_close(module(images), answer, rtol=1e-5, atol=1e-5)
+    return [
+        type(module.get_submodule(str(node.target))).__name__ if node.op == "call_module" else str(node.target)
+        for node in module.graph.nodes
+        if node.op in ("call_module", "call_function")
+    ]
+
+
+def last(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1)
+
+
+@needs_onednn
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("then", "layer"),
+    [
+        (lambda y, x: y, "Linear"),
+        (lambda y, x: F.gelu(y), "_Activated"),
+        (lambda y, x: F.gelu(y) * y, "Linear"),
+        (lambda y, x: F.gelu(y, approximate="tanh"), "Linear"),
+        (lambda y, x: x + y, "_Added"),
+        (lambda y, x: x.mean((1, 2), keepdim=True) + y, "_Added"),
+        (lambda y, x: torch.add(x, y, alpha=2), "Linear"),
+        (lambda y, x: y + x, "Linear"),
+    ],
+)
+def test_linear_maps(then, layer, bias):
+    found = stays_the_same(loaded(lambda x, fc: then(fc(last(x)), last(x)), fc=nn.Linear(DIM, DIM, bias=bias)))
+    assert (layer if bias or layer != "_Added" else "Linear") in found
+    assert "aten.linear.default" not in found
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    ("settings", "layer"),
+    [
+        ({"kernel_size": 7, "padding": 3, "groups": DIM}, "DepthwiseConv2d"),
+        ({"kernel_size": 2, "stride": 2}, "PatchConv2d"),
+        ({"kernel_size": 1}, "PatchConv2d"),
+        ({"kernel_size": 7, "padding": 3, "groups": DIM, "bias": False}, None),
+        ({"kernel_size": 7, "padding": 6, "dilation": 2, "groups": DIM}, None),
+        ({"kernel_size": 4, "padding": 2, "groups": DIM}, None),
+        ({"kernel_size": (3, 5), "padding": 1, "groups": DIM}, None),
+        ({"kernel_size": 3, "padding": 1, "groups": 4}, None),
+        ({"kernel_size": 3, "padding": 1, "stride": 2, "groups": DIM}, None),
+        ({"kernel_size": 2, "stride": 2, "padding": 1}, None),
+        ({"kernel_size": 2, "stride": 2, "groups": 2}, None),
+    ],
+    ids=str,
+)
+def test_convolutions(settings, layer):
+    found = stays_the_same(loaded(lambda x, conv: conv(x), conv=nn.Conv2d(DIM, DIM, **settings)))
+    assert (layer or "aten.conv2d.default") in found
+
+
+@pytest.mark.parametrize("eps", [1e-6, 1e-3])
+@pytest.mark.parametrize("gain", [True, False])
+def test_norms(eps, gain):
+    norm = nn.RMSNorm(DIM, eps=eps, elementwise_affine=gain)
+    found = stays_the_same(loaded(lambda x, norm: norm(last(x * 1e-3)), norm=norm))
+    assert ("aten.rms_norm.default" in found) == (eps != 1e-6)
+
+
+def up(x: Tensor, like: Tensor, mode: str = "bilinear") -> Tensor:
+    return F.interpolate(x, size=like.shape[-2:], mode=mode)
+
+
+def joined(x: Tensor, shift: Tensor, gate: Tensor) -> Tensor:
+    return shift.addcmul_(x.sin(), gate).add_(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "goes"),
+    [
+        (lambda x: joined(x, up(x[..., :3, :4].cos(), x), up(x[..., 3:6, :4].sin(), x)), True),
+        (lambda x: joined(x, up(x[..., :3, :4].cos(), x, "bicubic"), up(x[..., 3:6, :4].sin(), x)), False),
+        (lambda x: joined(x, up(x[..., :3, :4].cos(), x), x.cos()), False),
+        (lambda x: torch.addcmul(x.cos(), x.sin(), x.sigmoid()).add_(x), True),
+        (lambda x: torch.addcmul(x.cos(), x.sin(), x.sigmoid()).add_(x[:, :, :1, :1]), True),
+        (lambda x: torch.addcmul(x.cos(), x.sin(), x.sigmoid(), value=2).add_(x), False),
+        (lambda x: torch.addcmul(x.cos(), x.sin(), x.sigmoid()).add_(x, alpha=2), False),
+    ],
+)
+def test_gates(function, goes):
+    assert (str(joined_maps) in stays_the_same(loaded(function))) == goes
+
+
+def test_a_model_goes_by_our_layers():
+    model = small()
+    axes = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
+    with torch.no_grad():
+        program = torch.export.export(model, (torch.randn(2, 3, 63, 95),), dynamic_shapes=(axes,), strict=False)
+    module = program.module()
+    by_our_layers(module)
+    kinds = [type(each) for each in module.modules()]
+    if ONEDNN_AVAILABLE:
+        assert kinds.count(DepthwiseConv2d) == 2
+        assert kinds.count(PatchConv2d) == 2, "the stem and the downsampling"
+        assert any(issubclass(kind, Linear) for kind in kinds)
+    assert sum(node.target is joined_maps for node in module.graph.nodes) == 2
+    images = photos(model, [(47, 63)])[0]
+    with torch.inference_mode():
+        torch.testing.assert_close(module(images), model(images), rtol=1e-4, atol=1e-4)
