@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from convneur.layers import ConvNeurBlock, PatchConv2d, depthwise
+from convneur.layers import ConvNeurBlock, FusionKind, GlobalBranch, PatchConv2d, depthwise
 from convneur.layers.depthwise import DepthwiseConv2d
-from convneur.memory import FixedLinear, Linear, products
+from convneur.memory import FixedLinear, Linear, MemoryConfig, products
 from convneur.memory.packed import ONEDNN_AVAILABLE
 
 
@@ -28,11 +29,17 @@ def stirred(layer: nn.Module) -> nn.Module:
     return layer.eval()
 
 
+def gated(fusion: FusionKind) -> ConvNeurBlock:
+    shift = fusion == "gate_add"
+    return ConvNeurBlock(16, GlobalBranch(16, 16, 2, MemoryConfig(heads=2), shift=shift), fusion)
+
+
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "depthwise": lambda: DepthwiseConv2d(16),
     "patches": lambda: PatchConv2d(16, 24, 2),
     "patches of three": lambda: PatchConv2d(16, 8, 3),
     "block": lambda: ConvNeurBlock(16),
+    **{f"block, {fusion}": partial(gated, fusion) for fusion in ("gate", "gate_add", "add", "concat")},
 }
 each = pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS.keys())
 
@@ -64,11 +71,11 @@ def test_what_was_worked_out_beforehand_is_what_runs(monkeypatch):
         "patches of three": ["product"],
         "block": ["product", "product added"],  # its convolution is fused apart
     }
-    for name, make in LAYERS.items():
+    for name, found in expected.items():
         ran.clear()
         with torch.inference_mode():
-            stirred(make()).fuse()(maps())
-        assert ran == expected[name]
+            stirred(LAYERS[name]()).fuse()(maps())
+        assert ran == found
 
 
 @each

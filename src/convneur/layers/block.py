@@ -74,7 +74,7 @@ class ConvNeurBlock(nn.Module):
                 self.merge.bias.zero_()
 
     def fuse(self) -> ConvNeurBlock:
-        """Merge the layer scale of a local block with its last map, for inference alone; timm calls this, too.
+        """Merge the layer scale with the last map of the local branch, for inference alone; timm calls this, too.
 
         Raises:
             ValueError: In training mode.
@@ -83,7 +83,7 @@ class ConvNeurBlock(nn.Module):
         mlp = self.mlp
         self.last = None
         # Not where a part was replaced, or is elsewhere (offloaded).
-        if self.global_branch is not None or not _is_own(mlp) or mlp.fc2.bias is None or mlp.fc2.weight.is_meta:
+        if not _is_own(mlp) or mlp.fc2.bias is None or mlp.fc2.weight.is_meta:
             return self
         scale, weight, bias = self.gamma.detach(), mlp.fc2.weight.detach(), mlp.fc2.bias.detach()
         self.last = FixedLinear(scale[:, None] * weight, scale * bias).eval().fuse()
@@ -116,14 +116,14 @@ class ConvNeurBlock(nn.Module):
         if self.global_branch is None:
             last = self._merged(x)
             if last is not None:
-                return self._by_last(last, x)
+                return self._by_last(last, x, onto=x)
             return torch.addcmul(x, self._dropped(self.local(x)), self.gamma.view(1, -1, 1, 1))
         return self.join(x, self.global_branch(x))
 
-    def _by_last(self, last: FixedLinear, x: Tensor) -> Tensor:
-        """A local block whose last map has the layer scale in it, and adds to what came in."""
+    def _by_last(self, last: FixedLinear, x: Tensor, onto: Tensor | None = None) -> Tensor:
+        """The local branch whose last map has the layer scale in it, added to a map (B, C, H, W)."""
         hidden = self.mlp.hidden(self.norm(self.conv_dw(x).permute(0, 2, 3, 1)))
-        return last(hidden, x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return last(hidden, None if onto is None else onto.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
     def local(self, x: Tensor) -> Tensor:
         """The local branch without its layer scale, (B, C, H, W) -> (B, C, H, W)."""
@@ -142,17 +142,19 @@ class ConvNeurBlock(nn.Module):
             answers: As the global branch gives them, each (B, C, h, w) on the token grid.
             upsample: Brings a grid to the H x W of ``x``. A new tensor, or the grid itself. Bilinear if not given.
         """
-        local, scale = self.local(x), self.gamma.view(1, -1, 1, 1)
+        last, scale = self._merged(x), self.gamma.view(1, -1, 1, 1)
+        local = self.local(x) if last is None else self._by_last(last, x)
         context, shift = answers
         if self.fusion in ("gate", "gate_add"):
             # Gate and layer scale meet on the small grid, so the large map is read and written once.
-            gate, shift = context.sigmoid() * scale, shift if self.fusion == "gate_add" else None
+            gate = context.sigmoid() * scale if last is None else context.sigmoid()
+            shift = shift if self.fusion == "gate_add" else None
             if upsample is None and not self.training and self.global_branch is not None:
                 return modulated(x, local, gate, shift, self.global_branch.token_stride)
             bring = self._upsample_to(x) if upsample is None else upsample
             return _joined(x, local, bring(gate), None if shift is None else bring(shift), shift, self._dropped)
         context = (self._upsample_to(x) if upsample is None else upsample)(context)
-        local = local * scale
+        local = local * scale if last is None else local
         if self.merge is None:
             return x + self._dropped(local + context)
         both = torch.cat([local, context], 1).permute(0, 2, 3, 1)

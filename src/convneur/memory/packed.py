@@ -59,7 +59,11 @@ class Packed(nn.Module):
         require_eval(self)
         weight = self.weight.detach()
         packable = (
-            ONEDNN_AVAILABLE and weight.dtype is torch.float32 and weight.is_cpu and bool(torch.backends.mkldnn.enabled)
+            self.lays_out
+            and ONEDNN_AVAILABLE
+            and weight.dtype is torch.float32
+            and weight.is_cpu
+            and bool(torch.backends.mkldnn.enabled)
         )
         self.packed = self._laid_out(weight) if packable else None
         self.fused = True
