@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from convneur.export.torch_graph import by_our_layers, joined_maps
+from convneur.export.torch_graph import by_our_layers, centred_norm, joined_maps, two_norms
 from convneur.layers import PatchConv2d
 from convneur.layers.depthwise import DepthwiseConv2d
 from convneur.memory import Linear
+from convneur.memory.norm import rms_norm
 from convneur.memory.packed import ONEDNN_AVAILABLE
 from tests.export.builders import photos, small
 
@@ -114,6 +115,56 @@ def test_norms(eps, gain):
     assert ("aten.rms_norm.default" in found) == (eps != 1e-6)
 
 
+def tokens(x: Tensor) -> Tensor:
+    return last(x).flatten(1, 2)
+
+
+def rms(x: Tensor, gain: Tensor | None = None, eps: float = 1e-6) -> Tensor:
+    return F.rms_norm(x, x.shape[-1:], gain, eps)
+
+
+def less_mean(x: Tensor, dim: int = 1) -> Tensor:
+    return x - x.mean(dim, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (lambda x: rms(less_mean(tokens(x) + 3)), centred_norm),
+        (lambda x: rms(less_mean(tokens(x) + 3, 2)), rms_norm),
+        (lambda x: rms(less_mean(last(x))), rms_norm),
+        (lambda x: rms(tokens(x) - tokens(x).sin().mean(1, keepdim=True)), rms_norm),
+        (lambda x: rms(torch.sub(tokens(x), tokens(x).mean(1, keepdim=True), alpha=2)), rms_norm),
+    ],
+)
+def test_norms_of_centred_tokens(function, name):
+    found = stays_the_same(loaded(function))
+    assert [each for each in found if each in map(str, (centred_norm, rms_norm))] == [str(name)]
+
+
+class Gains(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = (nn.Parameter(torch.randn(DIM)) for _ in range(2))
+
+
+@pytest.mark.parametrize(
+    ("function", "goes"),
+    [
+        (lambda x, gains: (c := rms((t := tokens(x)).sin(), gains.one)) @ (c + rms(t, gains.two)).mT, True),
+        (lambda x, gains: rms((t := tokens(x)[:, :1]) + tokens(x), gains.one) + rms(t, gains.two), True),
+        (lambda x, gains: rms(tokens(x).sin(), gains.one) + rms(tokens(x), gains.two), False),
+        (lambda x, gains: (c := rms(tokens(x), gains.one)) + c, True),
+        (lambda x, gains: rms(tokens(x).sin(), gains.one, 1e-3) + rms(tokens(x), gains.two), False),
+        (lambda x, gains: rms(tokens(x).sin(), gains.one) + rms(tokens(x)), False),
+        (lambda x, gains: rms(tokens(x).sin(), gains.one) + rms(tokens(x).cos(), gains.two), False),
+        (lambda x, gains: torch.add(rms(tokens(x), gains.one), rms(tokens(x), gains.two), alpha=2), False),
+    ],
+)
+def test_two_norms(function, goes):
+    assert (str(two_norms) in stays_the_same(loaded(function, gains=Gains()))) == goes
+
+
 def up(x: Tensor, like: Tensor, mode: str = "bilinear") -> Tensor:
     return F.interpolate(x, size=like.shape[-2:], mode=mode)
 
@@ -150,7 +201,8 @@ def test_a_model_goes_by_our_layers():
         assert kinds.count(DepthwiseConv2d) == 2
         assert kinds.count(PatchConv2d) == 2, "the stem and the downsampling"
         assert any(issubclass(kind, Linear) for kind in kinds)
-    assert sum(node.target is joined_maps for node in module.graph.nodes) == 2
+    targets = [node.target for node in module.graph.nodes]
+    assert [targets.count(each) for each in (joined_maps, centred_norm, two_norms)] == [2, 2, 2]
     images = photos(model, [(47, 63)])[0]
     with torch.inference_mode():
         torch.testing.assert_close(module(images), model(images), rtol=1e-4, atol=1e-4)

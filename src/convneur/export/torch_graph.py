@@ -52,7 +52,12 @@ def by_our_layers(module: GraphModule) -> None:
         *module.graph.find_nodes(op="call_module", target="_guards_fn"),
     ):
         module.graph.erase_node(asked)
-    for change in (_join, _norms, _convolutions, _linear_maps):
+    for node in _calls(module, _ATEN.to.dtype):
+        x, dtype, *others = node.args
+        constant = _constant(module, x)
+        if constant is not None and constant.dtype is dtype and not others:
+            node.replace_all_uses_with(cast(Node, x))
+    for change in (_join, _contexts, _norms, _convolutions, _linear_maps):
         change(module)
     module.graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
@@ -93,16 +98,67 @@ def _convolutions(module: GraphModule) -> None:
 
 
 def _norms(module: GraphModule) -> None:
-    """Root mean squares, of which PyTorch makes ten operations on a CPU."""
+    """Root mean squares, of which PyTorch makes ten operations on a CPU; with the mean of tokens that is taken off."""
     for node in _calls(module, _ATEN.rms_norm.default):
         x, shape, gain, eps = _given(node, None, None, None, None)
         if len(shape) != 1 or eps != EPS:
             continue
+        tokens = _centred_from(x)
         with module.graph.inserting_before(node):
-            made = module.graph.call_function(rms_norm, (x,))
+            made = (
+                module.graph.call_function(rms_norm, (x,))
+                if tokens is None
+                else module.graph.call_function(centred_norm, (tokens,))
+            )
             if gain is not None:
                 made = module.graph.call_function(_ATEN.mul.Tensor, (made, gain))
         _replace(module, node, made)
+
+
+def _centred_from(x: Node) -> Node | None:
+    """Tokens (B, N, D), if ``x`` is what they are without their mean."""
+    if x.target is not _ATEN.sub.Tensor or x.kwargs:
+        return None
+    tokens, mean = _given(x, None, None)
+    takes_mean = isinstance(mean, Node) and mean.target is _ATEN.mean.dim and not mean.kwargs
+    return tokens if takes_mean and mean.args == (tokens, [1], True) and tokens.meta["val"].ndim == 3 else None
+
+
+def centred_norm(tokens: Tensor) -> Tensor:
+    """Tokens (B, N, D) without their mean, over the root of their mean square."""
+    if kernels.serve(tokens):
+        return kernels.unit(tokens, center=True)
+    return rms_norm(tokens - tokens.mean(1, keepdim=True))
+
+
+def _contexts(module: GraphModule) -> None:
+    """What both answers of a global branch follow from: two norms, each with a gain, in one step."""
+    order = {node: number for number, node in enumerate(module.graph.nodes)}
+    for node in _calls(module, _ATEN.add.Tensor):
+        norm, carry = _given(node, None, None)
+        if any(getattr(each, "target", None) is not _ATEN.rms_norm.default or each.kwargs for each in (norm, carry)):
+            continue
+        read, shape, gain, eps = _given(norm, *[None] * 4)
+        tokens, *how, carry_eps = _given(carry, *[None] * 4)
+        given = (read, tokens, gain, how[1])
+        if None in given or len(shape) != 1 or how[0] != shape or (eps, carry_eps) != (EPS, EPS):
+            continue
+        if any(order[each] > order[norm] for each in given):
+            continue
+        with module.graph.inserting_before(norm):
+            both = module.graph.call_function(two_norms, given)
+            context, carried = (module.graph.call_function(operator.getitem, (both, index)) for index in (0, 1))
+        _replace(module, node, carried)
+        if norm is not carry:
+            _replace(module, norm, context)
+
+
+def two_norms(read: Tensor, tokens: Tensor, gain: Tensor, carry_gain: Tensor) -> tuple[Tensor, Tensor]:
+    """``rms(read) gain``, and that with ``rms(tokens) carry_gain`` added; each (B, N, D)."""
+    if read.shape == tokens.shape and kernels.serve(read, tokens, gain, carry_gain):
+        return kernels.contexts(read, tokens, gain, carry_gain)
+    context = rms_norm(read) * gain
+    return context, context + rms_norm(tokens) * carry_gain
 
 
 def _join(module: GraphModule) -> None:

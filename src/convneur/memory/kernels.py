@@ -103,15 +103,12 @@ def write(config: MemoryConfig, folded: Folded, tokens: Tensor, center: bool) ->
     heads, head = folded.initial.shape[:2]
     wide = -(-head // LANES) * LANES
     share = max(width, 2 * count * wide + head * wide)
-    tokens = tokens.contiguous()
     # PyTorch's number, which it may have to look up first in a new thread: C takes no more than there is room for.
     threads = torch.get_num_threads()
-    unit, room = torch.empty_like(tokens), tokens.new_empty(threads * share)
-    LIBRARY.convneur_unit(
-        tokens.data_ptr(), unit.data_ptr(), room.data_ptr(), threads, batch, count, width, center, EPS
-    )
+    room = tokens.new_empty(threads * share)
+    normed = unit(tokens, center, room)
     # Each by a name, or it would be freed before its address is used.
-    stored, bias = linear(unit, folded.stored).contiguous(), folded.bias.contiguous()
+    stored, bias = linear(normed, folded.stored).contiguous(), folded.bias.contiguous()
     initial, proj = folded.initial.contiguous(), folded.proj.contiguous()
     behind = tokens.new_empty(batch, width, width)
     LIBRARY.convneur_write(
@@ -132,7 +129,25 @@ def write(config: MemoryConfig, folded: Folded, tokens: Tensor, center: bool) ->
         largest_step(config, count, head),
         KEY_EPS,
     )
-    return Behind(unit, behind)
+    return Behind(normed, behind)
+
+
+def unit(tokens: Tensor, center: bool, room: Tensor | None = None) -> Tensor:
+    """Tokens (B, N, D), their mean taken off if ``center``, over the root of their mean square.
+
+    Args:
+        tokens: (B, N, D).
+        center: Whether to take the mean off.
+        room: To work in, of D numbers at least for each of PyTorch's threads; made if not given.
+    """
+    assert LIBRARY is not None
+    batch, count, width = tokens.shape
+    tokens, threads = tokens.contiguous(), torch.get_num_threads()
+    made, room = torch.empty_like(tokens), tokens.new_empty(threads * width) if room is None else room
+    LIBRARY.convneur_unit(
+        tokens.data_ptr(), made.data_ptr(), room.data_ptr(), threads, batch, count, width, center, EPS
+    )
+    return made
 
 
 def read(folded: Folded, written: Behind) -> Tensor:
