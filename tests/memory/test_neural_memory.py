@@ -104,11 +104,13 @@ def test_nan_stays_in_its_sample(state, read, anchor):
 def test_same_output_whatever_autograd_does(state, read, anchor):
     memory = make(state, read, anchor, chunk_size=5)
     tokens = torch.randn(2, 12, 16)
-    expected = memory(tokens)
+    expected = memory(tokens).detach()
     with torch.no_grad():
-        assert torch.equal(memory(tokens), expected)
+        found = memory(tokens)
+    # Inference may go by other operations (`convneur.memory.library`), in the same order of arithmetic or another.
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
     with torch.inference_mode():
-        assert torch.equal(memory(tokens), expected)
+        assert torch.equal(memory(tokens), found)
 
 
 def test_causal_read_never_writes_its_last_chunk(monkeypatch):

@@ -80,7 +80,7 @@ def bench(
         from convneur.cli import bench_tables
         from convneur.explain.report import versions
         from convneur.files import write_atomic
-        from convneur.memory import kernels
+        from convneur.memory import library
         from convneur.tasks.evaluation import device_for
 
     models = (*names, *models) or MODELS[what]
@@ -108,7 +108,7 @@ def bench(
             "threads": torch.get_num_threads(),
             "rounds": rounds,
             "heap_kept": heap_kept,
-            "kernels": kernels.LIBRARY is not None,
+            "kernels": library.LIBRARY is not None,
             "versions": versions(),
         }
         rates = None

@@ -17,7 +17,8 @@ from torch.fx import GraphModule, Node
 from convneur.layers import PatchConv2d
 from convneur.layers.depthwise import DepthwiseConv2d
 from convneur.memory import FixedLinear, Linear, kernels
-from convneur.memory.norm import EPS, rms_norm
+from convneur.memory.library import serve
+from convneur.memory.norm import EPS, rms_norm, unit
 from convneur.memory.packed import ONEDNN_AVAILABLE
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -126,8 +127,8 @@ def _centred_from(x: Node) -> Node | None:
 
 def centred_norm(tokens: Tensor) -> Tensor:
     """Tokens (B, N, D) without their mean, over the root of their mean square."""
-    if kernels.serve(tokens):
-        return kernels.unit(tokens, center=True)
+    if serve(tokens):
+        return unit(tokens, center=True)
     return rms_norm(tokens - tokens.mean(1, keepdim=True))
 
 
@@ -155,7 +156,7 @@ def _contexts(module: GraphModule) -> None:
 
 def two_norms(read: Tensor, tokens: Tensor, gain: Tensor, carry_gain: Tensor) -> tuple[Tensor, Tensor]:
     """``rms(read) gain``, and that with ``rms(tokens) carry_gain`` added; each (B, N, D)."""
-    if read.shape == tokens.shape and kernels.serve(read, tokens, gain, carry_gain):
+    if read.shape == tokens.shape and serve(read, tokens, gain, carry_gain):
         return kernels.contexts(read, tokens, gain, carry_gain)
     context = rms_norm(read) * gain
     return context, context + rms_norm(tokens) * carry_gain

@@ -25,6 +25,7 @@ from convneur.memory import (
     answer,
     fold,
     kernels,
+    library,
     maps_of,
     read_folded,
     refuse_training,
@@ -136,7 +137,7 @@ class GlobalBranch(nn.Module):
             type(norm) is type(carry) is RMSNorm
             and not (watched(norm) or watched(carry) or all_watched())
             and read.shape == tokens.shape
-            and kernels.serve(read, tokens, norm.weight, carry.weight)
+            and library.serve(read, tokens, norm.weight, carry.weight)
         ):
             return kernels.contexts(read, tokens, norm.weight, carry.weight)
         context = norm(read)
@@ -160,7 +161,7 @@ class GlobalBranch(nn.Module):
 
     def _write(self, config: MemoryConfig, folded: Folded, tokens: Tensor) -> Written | kernels.Behind:
         """Write, by the kernels where they serve; a method of the branch so that it can be timed apart."""
-        if kernels.serve(tokens, *folded):
+        if library.serve(tokens, *folded):
             return kernels.write(config, folded, tokens, self.center_tokens)
         return write_folded(config, folded, self._centred(tokens))
 

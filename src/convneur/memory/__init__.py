@@ -1,6 +1,6 @@
 """Neural memory: fast weights written and read in closed form. Imports torch only."""
 
-from convneur.memory import kernels
+from convneur.memory import kernels, library
 from convneur.memory.config import MemoryConfig
 from convneur.memory.folded import (
     Folded,
@@ -40,6 +40,7 @@ __all__ = [
     "fold",
     "is_exporting",
     "kernels",
+    "library",
     "linear",
     "maps_of",
     "read_folded",

@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convneur.memory import mlp_kernels
+from convneur.memory.mlp_kernels import NORM_EPS
 from convneur.memory.products import linear
 
 Weights = tuple[Tensor, ...]
 
 KEY_EPS = 1e-6  # representable in float16, so that a key of zeros stays zero instead of becoming 0 / 0
-NORM_EPS = 1e-5  # torch's and titans-pytorch's LayerNorm default
 MLP_EXPANSION = 4  # hidden width of the mlp state over its width (published)
 
 
@@ -116,6 +117,9 @@ class MlpState(nn.Module):
 
     def read(self, weights: Weights, queries: Tensor) -> Tensor:
         """M(queries): (..., N, D) -> (..., N, D)."""
+        if mlp_kernels.serve(queries, weights):
+            update = _product(mlp_kernels.gelu(_product(queries, weights[0]))[0], weights[1])
+            return mlp_kernels.answer(queries, weights[2], update)
         with full_precision(queries):
             weight1, weight2, gain = _floats(*weights)
             (queries,) = _floats(queries)
@@ -134,6 +138,10 @@ class MlpState(nn.Module):
         Returns:
             Three tensors of the shapes of ``weights``, summed over the tokens.
         """
+        if mlp_kernels.serve(keys, weights, values, steps):
+            hidden, slope = mlp_kernels.gelu(_product(keys, weights[0]), with_slope=True)
+            update, grad_gain = mlp_kernels.error(keys, values, steps, weights[2], _product(hidden, weights[1]))
+            return keys.mT @ _product(update, weights[1].mT).mul_(slope), hidden.mT @ update, grad_gain
         with full_precision(keys):
             weight1, weight2, gain = _floats(*weights)
             keys, values, steps = _floats(keys, values, steps)

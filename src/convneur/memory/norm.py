@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convneur.memory import library
 from convneur.memory.plain import by_autograd, may_go_by_hand
 
 EPS = 1e-6
@@ -31,6 +32,8 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
+        if x.ndim == 3 and library.serve(x, self.weight):
+            return unit(x, center=False).mul_(self.weight)
         if x.is_cpu and may_go_by_hand(x, self.weight):  # GPUs have a kernel of their own for it
             return _Norm.apply(x, self.weight) if torch.is_grad_enabled() else over_rms(x)[0].mul_(self.weight)
         return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), EPS)
@@ -41,6 +44,24 @@ def rms_norm(x: Tensor) -> Tensor:
     if x.is_cpu and may_go_by_hand(x) and not torch.is_grad_enabled():
         return over_rms(x)[0]
     return F.rms_norm(x, x.shape[-1:], None, EPS)
+
+
+def unit(tokens: Tensor, center: bool, room: Tensor | None = None) -> Tensor:
+    """Tokens (B, N, D), their mean taken off if ``center``, over the root of their mean square.
+
+    Args:
+        tokens: (B, N, D).
+        center: Whether to take the mean off.
+        room: To work in, of D numbers at least for each of PyTorch's threads; made if not given.
+    """
+    assert library.LIBRARY is not None
+    batch, count, width = tokens.shape
+    tokens, threads = tokens.contiguous(), torch.get_num_threads()
+    made, room = torch.empty_like(tokens), tokens.new_empty(threads * width) if room is None else room
+    library.LIBRARY.convneur_unit(
+        tokens.data_ptr(), made.data_ptr(), room.data_ptr(), threads, batch, count, width, center, EPS
+    )
+    return made
 
 
 def over_rms(x: Tensor) -> tuple[Tensor, Tensor]:
