@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -56,6 +58,38 @@ def test_maps_of_pictures_are_convolutions_and_narrow_norms_written_out():
         str(node.target) for node in for_onnx_runtime(traced(Net(NARROW + 4), torch.randn(2, 132, 6, 9))).graph.nodes
     ]
     assert "aten.layer_norm.default" in wide
+
+
+class Written(nn.Module):
+    """A function of images with a norm and a map."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.function, self.norm, self.map = function, nn.LayerNorm(12), nn.Linear(12, 12)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x.permute(0, 2, 3, 1), self.norm, self.map)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, norm, map: F.linear(norm(x), map.bias),
+        lambda x, norm, map: F.linear(x, map.bias),
+        lambda x, norm, map: F.linear(norm(x), map.weight, None),
+        lambda x, norm, map: torch.ops.aten.linear.default(norm(x), map.weight, bias=map.bias),
+        lambda x, norm, map: F.linear(norm(x), map.weight * 2, torch.cat([map.bias[:6], norm.bias[:6]])),
+        lambda x, norm, map: F.linear(F.layer_norm(x, (12,), norm.weight * 2, norm.bias), map.weight),
+        lambda x, norm, map: F.linear(n := norm(norm.weight.expand(5, 12)), n) + x.mean(),
+    ],
+)
+def test_maps_and_norms_of_any_kind_stay_the_same(function):
+    model, images = Written(function), torch.randn(3, 12, 7, 5)
+    changed = for_onnx_runtime(traced(model, torch.randn(2, 12, 6, 9)))
+    with torch.no_grad():
+        torch.testing.assert_close(changed.module()(images), model(images), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("how", [{"size": (9, 14)}, {"scale_factor": 2.0}], ids=str)

@@ -189,6 +189,33 @@ def test_gates(function, goes):
     assert (str(joined_maps) in stays_the_same(loaded(function))) == goes
 
 
+def fc(bias: bool = True) -> nn.Linear:
+    return nn.Linear(DIM, DIM, bias=bias)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, fc: 2 + fc(last(x)),
+        lambda x, fc: (y := fc(last(x))) + y,
+        lambda x, fc: last(x).double() + fc(last(x)),
+        lambda x, fc: last(x).bfloat16() + fc(last(x)),
+        lambda x, fc: fc.bias + fc(x.mean((0, 2, 3))),
+        lambda x, fc: (y := fc(last(x))).view(y.shape[0], -1),
+        lambda x, fc: (y := rms(tokens(x).sin(), fc.bias)).view(y.shape[0], -1),
+        lambda x, fc: rms(tokens(x).double(), fc.bias.double()),
+        lambda x, fc: torch.addcmul(x, x.sin(), x.sigmoid()).add_(x[:, :1]),
+    ],
+)
+def test_what_does_not_quite_fit_stays_the_same(function):
+    stays_the_same(loaded(function, fc=fc()))
+
+
+def test_a_layer_of_that_name_stays():
+    found = stays_the_same(loaded(lambda x, our_linear, other: our_linear(other(last(x))), our_linear=fc(), other=fc()))
+    assert found.count("Linear") == (2 if ONEDNN_AVAILABLE else 0)
+
+
 def test_a_model_goes_by_our_layers():
     model = small()
     axes = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)

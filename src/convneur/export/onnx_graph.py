@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.export import ExportedProgram
+from torch.fx import Node
 
 # Channels up to which norms are written out.
 NARROW = 128
@@ -39,8 +40,9 @@ def _scale_in_the_next_map(module: torch.fx.GraphModule) -> None:
     for norm in graph.find_nodes(op="call_function", target=_ATEN.layer_norm.default):
         x, shape, scale, shift, *others = (*norm.args, None, None)[: max(4, len(norm.args))]
         maps = list(norm.users)
-        reads = all(node.target is _ATEN.linear.default and node.args[0] is norm for node in maps)
-        if scale is None or shift is None or len(shape) != 1 or not reads:
+        if norm.kwargs or len(shape) != 1 or not _is_constant(scale) or not _is_constant(shift):
+            continue
+        if not all(_reads(node, norm) for node in maps):
             continue
         for node in maps:
             _, weight, bias = (*node.args, None)[:3]
@@ -53,9 +55,23 @@ def _scale_in_the_next_map(module: torch.fx.GraphModule) -> None:
     module.recompile()
 
 
+def _reads(node: Node, norm: Node) -> bool:
+    """Whether this is a linear map of what the norm gives, with weights that are as they are."""
+    if node.target is not _ATEN.linear.default or node.kwargs or node.args[0] is not norm:
+        return False
+    weight: Any = node.args[1]
+    constant = all(part is None or _is_constant(part) for part in (weight, *node.args[2:]))
+    return constant and weight.meta["val"].ndim == 2
+
+
+def _is_constant(node: Any) -> bool:
+    """Whether this is a weight, which comes with the program."""
+    return isinstance(node, Node) and node.op == "placeholder"
+
+
 def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     """A linear map of a channels-last feature map (B, H, W, C) as a convolution."""
-    if x.ndim != 4:
+    if x.ndim != 4 or weight.ndim != 2:
         return NotImplemented
     made = F.conv2d(x.permute(_FROM_CHANNELS_LAST), weight[:, :, None, None], bias)
     return made.permute(_TO_CHANNELS_LAST)

@@ -47,12 +47,11 @@ class _Added(FixedLinear):
 
 def by_our_layers(module: GraphModule) -> None:
     """Let our layers do what the graph of a program that was loaded does; it is changed."""
-    # What is asked at each call: of constants, and of the images' sizes, which `Runtime` has asked before.
-    for asked in (
-        *module.graph.find_nodes(op="call_function", target=_ATEN._assert_tensor_metadata.default),
-        *module.graph.find_nodes(op="call_module", target="_guards_fn"),
-    ):
-        module.graph.erase_node(asked)
+    graph = module.graph
+    for asked in graph.find_nodes(op="call_function", target=_ATEN._assert_tensor_metadata.default):
+        graph.erase_node(asked)  # of constants, at each call
+    for node in graph.find_nodes(op="call_function", target=_ATEN.view.default):
+        node.target = _ATEN.reshape.default  # what our layers give may lie in memory otherwise
     for node in _calls(module, _ATEN.to.dtype):
         x, dtype, *others = node.args
         constant = _constant(module, x)
@@ -60,7 +59,7 @@ def by_our_layers(module: GraphModule) -> None:
             node.replace_all_uses_with(cast(Node, x))
     for change in (_join, _contexts, _norms, _convolutions, _linear_maps):
         change(module)
-    module.graph.eliminate_dead_code()
+    graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
     module.recompile()
 
@@ -71,12 +70,12 @@ def _linear_maps(module: GraphModule) -> None:
     for node in _calls(module, _ATEN.linear.default):
         x, weight_node, bias_node = _given(node, None, None, None)
         weight, bias = _constant(module, weight_node), _constant(module, bias_node)
-        if weight is None or weight.dtype is not torch.float32:
+        if weight is None or (bias is None and bias_node is not None) or not _all_float32(x, weight):
             continue
         user: Any = next(iter(node.users)) if len(node.users) == 1 else node
         if user.target is _ATEN.gelu.default and not user.kwargs:
             _put(module, user, _Activated(_layer(Linear, weight, bias)), x)
-        elif user.target is _ATEN.add.Tensor and user.args[1] is node and bias is not None and not user.kwargs:
+        elif user.target is _ATEN.add.Tensor and user.args[1] is node and bias is not None and _alone(user):
             _put(module, user, _Added(weight, bias).eval().fuse(), x, user.args[0])
         else:
             _put(module, node, _layer(Linear, weight, bias), x)
@@ -87,7 +86,9 @@ def _convolutions(module: GraphModule) -> None:
     for node in _calls(module, _ATEN.conv2d.default):
         x, *parts, stride, padding, dilation, groups = _given(node, None, None, None, [1, 1], [0, 0], [1, 1], 1)
         weight, bias = (_constant(module, part) for part in parts)
-        if weight is None or bias is None or x.meta["val"].ndim != 4 or dilation != [1, 1]:
+        if weight is None or bias is None or not _all_float32(x, weight) or x.meta["val"].ndim != 4:
+            continue
+        if dilation != [1, 1]:
             continue
         filters, channels, *sides = weight.shape
         size = sides[0]
@@ -102,7 +103,7 @@ def _norms(module: GraphModule) -> None:
     """Root mean squares, of which PyTorch makes ten operations on a CPU; with the mean of tokens that is taken off."""
     for node in _calls(module, _ATEN.rms_norm.default):
         x, shape, gain, eps = _given(node, None, None, None, None)
-        if len(shape) != 1 or eps != EPS:
+        if len(shape) != 1 or eps != EPS or not _all_float32(x) or (gain is not None and not _all_float32(gain)):
             continue
         tokens = _centred_from(x)
         with module.graph.inserting_before(node):
@@ -142,7 +143,7 @@ def _contexts(module: GraphModule) -> None:
         read, shape, gain, eps = _given(norm, *[None] * 4)
         tokens, *how, carry_eps = _given(carry, *[None] * 4)
         given = (read, tokens, gain, how[1])
-        if None in given or len(shape) != 1 or how[0] != shape or (eps, carry_eps) != (EPS, EPS):
+        if len(shape) != 1 or how[0] != shape or (eps, carry_eps) != (EPS, EPS) or not _all_float32(*given):
             continue
         if any(order[each] > order[norm] for each in given):
             continue
@@ -181,6 +182,8 @@ def _join(module: GraphModule) -> None:
             size = how[0]
         elif added.target is not _ATEN.addcmul.default:
             continue
+        if not _all_float32(x, local, gate, shift):
+            continue
         with module.graph.inserting_before(node):
             joined = module.graph.call_function(joined_maps, (x, local, gate, shift, size))
         _replace(module, node, joined)
@@ -207,6 +210,17 @@ def _given(node: Node, *defaults: Any) -> list[Any]:
     return [*node.args, *defaults[len(node.args) :]]
 
 
+def _all_float32(*nodes: Node | Tensor | None) -> bool:
+    """Whether these are all there, as tensors of that precision."""
+    values = [node.meta.get("val") if isinstance(node, Node) else node for node in nodes]
+    return all(isinstance(value, Tensor) and value.dtype is torch.float32 for value in values)
+
+
+def _alone(added: Node) -> bool:
+    """Whether a node adds two tensors and does nothing else."""
+    return not added.kwargs and isinstance(added.args[0], Node) and isinstance(added.args[0].meta.get("val"), Tensor)
+
+
 def _constant(module: GraphModule, node: Any) -> Tensor | None:
     """What the module has by this node's name; None for what is worked out."""
     if not isinstance(node, Node) or node.op != "get_attr":
@@ -226,6 +240,8 @@ def _layer(kind: type[Layer], weight: Tensor, bias: Tensor | None, *sizes: int) 
 def _put(module: GraphModule, node: Node, layer: nn.Module, *given: Any) -> None:
     """Let a layer stand for a node."""
     name = f"our_{node.name}"
+    while hasattr(module, name):
+        name += "_"
     module.add_submodule(name, layer)
     with module.graph.inserting_before(node):
         made = module.graph.call_module(name, given)
