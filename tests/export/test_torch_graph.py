@@ -13,13 +13,18 @@ from torch.fx import GraphModule
 from convneur.export.torch_graph import by_our_layers, centred_norm, joined_maps, two_norms
 from convneur.layers import PatchConv2d
 from convneur.layers.depthwise import DepthwiseConv2d
-from convneur.memory import Linear
+from convneur.memory import Linear, products
 from convneur.memory.norm import rms_norm
 from convneur.memory.packed import ONEDNN_AVAILABLE
 from tests.export.builders import photos, small
 
 DIM = 16
 needs_onednn = pytest.mark.skipif(not ONEDNN_AVAILABLE, reason="oneDNN does not serve this processor")
+
+
+@pytest.fixture(autouse=True)
+def _onednn_whatever_the_size(monkeypatch):
+    monkeypatch.setattr(products, "SMALL", 1)
 
 
 class Of(nn.Module):
@@ -205,6 +210,18 @@ def fc(bias: bool = True) -> nn.Linear:
         lambda x, fc: (y := rms(tokens(x).sin(), fc.bias)).view(y.shape[0], -1),
         lambda x, fc: rms(tokens(x).double(), fc.bias.double()),
         lambda x, fc: torch.addcmul(x, x.sin(), x.sigmoid()).add_(x[:, :1]),
+        lambda x, fc: F.linear(last(x), fc.bias),
+        lambda x, fc: torch.addcmul(tokens(x), tokens(x).sin(), tokens(x).cos()).add_(tokens(x)),
+        lambda x, fc: (t := torch.addcmul(x, x.sin(), x.cos())).add_(t),
+        lambda x, fc: F.gelu((h := last(x).sin(), fc(h), h.add_(1))[1]),
+        lambda x, fc: (h := last(x).sin(), y := fc(h), h.add_(1), h + y)[3],
+        lambda x, fc: rms((c := less_mean(tokens(x).sin()), c[:, 0].zero_())[0]),
+        lambda x, fc: (
+            t := tokens(x),
+            u := t.sin(),
+            c := rms(t, fc.bias) + rms(u, fc.bias),
+            rms(c, fc.bias) + rms(t, fc.bias),
+        )[3],
     ],
 )
 def test_what_does_not_quite_fit_stays_the_same(function):

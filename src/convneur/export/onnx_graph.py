@@ -71,7 +71,7 @@ def _is_constant(node: Any) -> bool:
 
 def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     """A linear map of a channels-last feature map (B, H, W, C) as a convolution."""
-    if x.ndim != 4 or weight.ndim != 2:
+    if x.ndim != 4 or weight.ndim != 2 or x.dtype is not torch.float32:
         return NotImplemented
     made = F.conv2d(x.permute(_FROM_CHANNELS_LAST), weight[:, :, None, None], bias)
     return made.permute(_TO_CHANNELS_LAST)

@@ -60,7 +60,6 @@ def by_our_layers(module: GraphModule) -> None:
     for change in (_join, _contexts, _norms, _convolutions, _linear_maps):
         change(module)
     graph.eliminate_dead_code()
-    module.delete_all_unused_submodules()
     module.recompile()
 
 
@@ -72,7 +71,11 @@ def _linear_maps(module: GraphModule) -> None:
         weight, bias = _constant(module, weight_node), _constant(module, bias_node)
         if weight is None or (bias is None and bias_node is not None) or not _all_float32(x, weight):
             continue
+        if weight.ndim != 2:
+            continue
         user: Any = next(iter(node.users)) if len(node.users) == 1 else node
+        if _written_between(node, user):
+            user = node
         if user.target is _ATEN.gelu.default and not user.kwargs:
             _put(module, user, _Activated(_layer(Linear, weight, bias)), x)
         elif user.target is _ATEN.add.Tensor and user.args[1] is node and bias is not None and _alone(user):
@@ -105,7 +108,7 @@ def _norms(module: GraphModule) -> None:
         x, shape, gain, eps = _given(node, None, None, None, None)
         if len(shape) != 1 or eps != EPS or not _all_float32(x) or (gain is not None and not _all_float32(gain)):
             continue
-        tokens = _centred_from(x)
+        tokens = _centred_from(x, node)
         with module.graph.inserting_before(node):
             made = (
                 module.graph.call_function(rms_norm, (x,))
@@ -117,13 +120,15 @@ def _norms(module: GraphModule) -> None:
         _replace(module, node, made)
 
 
-def _centred_from(x: Node) -> Node | None:
-    """Tokens (B, N, D), if ``x`` is what they are without their mean."""
+def _centred_from(x: Node, norm: Node) -> Node | None:
+    """Tokens (B, N, D), if ``x`` is what they are without their mean when the norm is taken."""
     if x.target is not _ATEN.sub.Tensor or x.kwargs:
         return None
     tokens, mean = _given(x, None, None)
     takes_mean = isinstance(mean, Node) and mean.target is _ATEN.mean.dim and not mean.kwargs
-    return tokens if takes_mean and mean.args == (tokens, [1], True) and tokens.meta["val"].ndim == 3 else None
+    if not takes_mean or _written_between(mean, norm):
+        return None
+    return tokens if mean.args == (tokens, [1], True) and tokens.meta["val"].ndim == 3 else None
 
 
 def centred_norm(tokens: Tensor) -> Tensor:
@@ -135,7 +140,6 @@ def centred_norm(tokens: Tensor) -> Tensor:
 
 def _contexts(module: GraphModule) -> None:
     """What both answers of a global branch follow from: two norms, each with a gain, in one step."""
-    order = {node: number for number, node in enumerate(module.graph.nodes)}
     for node in _calls(module, _ATEN.add.Tensor):
         norm, carry = _given(node, None, None)
         if any(getattr(each, "target", None) is not _ATEN.rms_norm.default or each.kwargs for each in (norm, carry)):
@@ -145,7 +149,10 @@ def _contexts(module: GraphModule) -> None:
         given = (read, tokens, gain, how[1])
         if len(shape) != 1 or how[0] != shape or (eps, carry_eps) != (EPS, EPS) or not _all_float32(*given):
             continue
+        order = {each: number for number, each in enumerate(module.graph.nodes)}
         if any(order[each] > order[norm] for each in given):
+            continue
+        if _written_between(min(norm, carry, key=order.__getitem__), node):
             continue
         with module.graph.inserting_before(norm):
             both = module.graph.call_function(two_norms, given)
@@ -171,6 +178,7 @@ def _join(module: GraphModule) -> None:
         if not isinstance(added, Node) or added.kwargs or len(added.users) > 1:
             continue
         shift, local, gate, size = *_given(added, *[None] * 3)[:3], None
+        brought: tuple[Any, ...] = ()
         if added.target is _ATEN.addcmul_.default:
             brought = shift, gate
             if any(part.target is not up or len(part.users) > 1 for part in brought):
@@ -182,7 +190,11 @@ def _join(module: GraphModule) -> None:
             size = how[0]
         elif added.target is not _ATEN.addcmul.default:
             continue
-        if not _all_float32(x, local, gate, shift):
+        if not _all_float32(x, local, gate, shift) or x.meta["val"].ndim != 4 or added in (x, local, gate, shift):
+            continue
+        order = {each: number for number, each in enumerate(module.graph.nodes)}
+        first = min((added, *brought), key=order.__getitem__)
+        if _written_between(first, node, added):
             continue
         with module.graph.inserting_before(node):
             joined = module.graph.call_function(joined_maps, (x, local, gate, shift, size))
@@ -210,6 +222,22 @@ def _given(node: Node, *defaults: Any) -> list[Any]:
     return [*node.args, *defaults[len(node.args) :]]
 
 
+def _written_between(first: Node, last: Node, *own: Node) -> bool:
+    """Whether something is written in place from one node to another, these and ``own`` aside."""
+    node = first.next
+    while first is not last and node is not last and node.op != "root":
+        if node not in own and _writes(node):
+            return True
+        node = node.next
+    return False
+
+
+def _writes(node: Node) -> bool:
+    """Whether a node changes what it is given."""
+    schema = getattr(node.target, "_schema", None)
+    return node.op == "call_function" and schema is not None and bool(schema.is_mutable)
+
+
 def _all_float32(*nodes: Node | Tensor | None) -> bool:
     """Whether these are all there, as tensors of that precision."""
     values = [node.meta.get("val") if isinstance(node, Node) else node for node in nodes]
@@ -223,7 +251,7 @@ def _alone(added: Node) -> bool:
 
 def _constant(module: GraphModule, node: Any) -> Tensor | None:
     """What the module has by this node's name; None for what is worked out."""
-    if not isinstance(node, Node) or node.op != "get_attr":
+    if not isinstance(node, Node) or node.op != "get_attr" or any(map(_writes, node.users)):
         return None
     found: Tensor = operator.attrgetter(str(node.target))(module)
     return found.detach()
