@@ -95,8 +95,8 @@ def test_maps_and_norms_of_any_kind_stay_the_same(function):
 @pytest.mark.parametrize("how", [{"size": (9, 14)}, {"scale_factor": 2.0}], ids=str)
 @pytest.mark.parametrize("align_corners", [True, False])
 def test_a_map_is_brought_up_as_by_pytorch(tmp_path, how, align_corners):
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 
     class Up(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -162,6 +162,18 @@ def test_a_merged_block_follows_all_that_happens_to_its_weights():
     check()
 
 
+@pytest.mark.parametrize("fusion", ["gate", "gate_add", "add", "concat"])
+def test_gated_blocks_go_by_the_merged_map(fusion, monkeypatch):
+    block, calls = stirred(gated(fusion)).fuse(), []
+    block.mlp.fc2.fuse()  # as timm does after the block
+    assert block.mlp.fc2.packed is None, "nothing would read it"
+    forward = FixedLinear.forward
+    monkeypatch.setattr(FixedLinear, "forward", lambda *given: calls.append(given[0]) or forward(*given))
+    with torch.inference_mode():
+        block(maps())
+    assert [each is block.last for each in calls] == [True]
+
+
 def test_a_block_with_other_parts_is_fused_as_far_as_it_goes():
     x = maps()
     for change in (
