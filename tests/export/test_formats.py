@@ -134,6 +134,17 @@ def test_a_memory_in_chunks_is_exported_for_one_size_only(tmp_path):
         runtime(torch.zeros(1, 3, 32, 32))
 
 
+def test_a_path_of_its_own_for_square_images_is_refused():
+    class Square(torch.nn.Module):
+        total_stride = 32
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((2, 3)) * (1 if x.shape[2] == x.shape[3] else 2)
+
+    with pytest.raises(ValueError, match="--no-dynamic"):
+        trace(Square().eval(), (3, 64, 64))
+
+
 def test_folding_changes_the_program_and_not_the_model():
     model = small()
     before = copy.deepcopy(model.state_dict())

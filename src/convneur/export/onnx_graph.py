@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
 # Channels up to which norms are written out.
@@ -25,7 +26,7 @@ _ATEN = torch.ops.aten
 
 def for_onnx_runtime(program: ExportedProgram) -> ExportedProgram:
     """The same program in other operations; the one given is used up."""
-    _scale_in_the_next_map(program.graph_module)
+    _scale_in_the_next_map(program)
     return program.run_decompositions({_ATEN.linear.default: _convolved, _ATEN.layer_norm.default: _written_out})
 
 
@@ -34,15 +35,15 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     return {_ATEN.upsample_bilinear2d.vec: _brought_up}
 
 
-def _scale_in_the_next_map(module: torch.fx.GraphModule) -> None:
+def _scale_in_the_next_map(program: ExportedProgram) -> None:
     """Let linear maps do the scaling and shifting of the norm before them."""
-    graph = module.graph
+    graph, constants = program.graph, _constants(program)
     for norm in graph.find_nodes(op="call_function", target=_ATEN.layer_norm.default):
         x, shape, scale, shift, *others = (*norm.args, None, None)[: max(4, len(norm.args))]
         maps = list(norm.users)
-        if norm.kwargs or len(shape) != 1 or not _is_constant(scale) or not _is_constant(shift):
+        if norm.kwargs or len(shape) != 1 or not {scale, shift} <= constants:
             continue
-        if not all(_reads(node, norm) for node in maps):
+        if not all(_reads(node, norm, constants) for node in maps):
             continue
         for node in maps:
             _, weight, bias = (*node.args, None)[:3]
@@ -52,21 +53,27 @@ def _scale_in_the_next_map(module: torch.fx.GraphModule) -> None:
                     shifted = graph.call_function(_ATEN.add.Tensor, (bias, shifted))
                 node.args = (norm, graph.call_function(_ATEN.mul.Tensor, (weight, scale)), shifted)
         norm.args = (x, shape, None, None, *others)
-    module.recompile()
+    program.graph_module.recompile()
 
 
-def _reads(node: Node, norm: Node) -> bool:
+def _reads(node: Node, norm: Node, constants: set[Any]) -> bool:
     """Whether this is a linear map of what the norm gives, with weights that are as they are."""
     if node.target is not _ATEN.linear.default or node.kwargs or node.args[0] is not norm:
         return False
     weight: Any = node.args[1]
-    constant = all(part is None or _is_constant(part) for part in (weight, *node.args[2:]))
-    return constant and weight.meta["val"].ndim == 2
+    return {weight, *node.args[2:]} <= constants | {None} and weight.meta["val"].ndim == 2
 
 
-def _is_constant(node: Any) -> bool:
-    """Whether this is a weight, which comes with the program."""
-    return isinstance(node, Node) and node.op == "placeholder"
+def _constants(program: ExportedProgram) -> set[Any]:
+    """The nodes of weights, which come with the program and which it does not change."""
+    signature = program.graph_signature
+    changed = set(signature.buffers_to_mutate.values())
+    names = {
+        spec.arg.name
+        for spec in signature.input_specs
+        if spec.kind is not InputKind.USER_INPUT and spec.target not in changed
+    }
+    return {node for node in program.graph.find_nodes(op="placeholder") if node.name in names}
 
 
 def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:

@@ -91,7 +91,8 @@ def trace(model: nn.Module, size: tuple[int, int, int], fuse: bool = True, dynam
             "export it for one size with --no-dynamic (dynamic=False)"
         )
     low = _bounds(traced)
-    while not _same(model, traced, torch.randn(1, channels, *low)):  # a map of one pixel can be a path of its own, too
+    # A map of one pixel can be a path of its own, too.
+    while low[0] <= height and low[1] <= width and not _same(model, traced, torch.randn(1, channels, *low)):
         low = (2 * low[0], 2 * low[1])
     if height < low[0] or width < low[1]:
         raise ValueError(
