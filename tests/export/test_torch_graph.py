@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from convneur.export.torch_graph import by_our_layers, centred_norm, joined_maps, two_norms
+from convneur.export.torch_memory import FoldedMemory
 from convneur.layers import PatchConv2d
 from convneur.layers.depthwise import DepthwiseConv2d
 from convneur.memory import Linear, products
@@ -211,6 +212,8 @@ def fc(bias: bool = True) -> nn.Linear:
         lambda x, fc: rms(tokens(x).double(), fc.bias.double()),
         lambda x, fc: torch.addcmul(x, x.sin(), x.sigmoid()).add_(x[:, :1]),
         lambda x, fc: F.linear(last(x), fc.bias),
+        lambda x, fc: (y := rms(tokens(x).sin(), fc.bias), y.view(y.shape[0], -1)[:, :5].zero_())[0],
+        lambda x, fc: (y := fc(last(x)), y.view(y.shape[0], -1).chunk(2, 1)[1].zero_())[0],
         lambda x, fc: torch.addcmul(tokens(x), tokens(x).sin(), tokens(x).cos()).add_(tokens(x)),
         lambda x, fc: (t := torch.addcmul(x, x.sin(), x.cos())).add_(t),
         lambda x, fc: F.gelu((h := last(x).sin(), fc(h), h.add_(1))[1]),
@@ -226,6 +229,14 @@ def fc(bias: bool = True) -> nn.Linear:
 )
 def test_what_does_not_quite_fit_stays_the_same(function):
     stays_the_same(loaded(function, fc=fc()))
+
+
+def test_what_is_written_through_a_view_is_written():
+    module = loaded(lambda x: (y := rms(last(x)), y.view(y.shape[0], -1)[:, :50].zero_())[0])
+    images = torch.randn(2, DIM, 20, 28)
+    with torch.inference_mode():
+        assert not module(images).flatten(1)[:, :50].any()
+    stays_the_same(module)
 
 
 def test_a_layer_of_that_name_stays():
@@ -246,7 +257,7 @@ def test_a_model_goes_by_our_layers():
         assert kinds.count(PatchConv2d) == 2, "the stem and the downsampling"
         assert any(issubclass(kind, Linear) for kind in kinds)
     targets = [node.target for node in module.graph.nodes]
-    assert [targets.count(each) for each in (joined_maps, centred_norm, two_norms)] == [2, 2, 2]
+    assert (targets.count(joined_maps), kinds.count(FoldedMemory), targets.count(two_norms)) == (2, 2, 2)
     images = photos(model, [(47, 63)])[0]
     with torch.inference_mode():
         torch.testing.assert_close(module(images), model(images), rtol=1e-4, atol=1e-4)

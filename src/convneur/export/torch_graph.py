@@ -14,6 +14,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from convneur.export.nodes import (
+    all_float32,
+    alone,
+    arguments,
+    calls,
+    centred_from,
+    constant_of,
+    put,
+    replace,
+    written_between,
+    written_through,
+)
+from convneur.export.torch_memory import by_our_memory
 from convneur.layers import PatchConv2d
 from convneur.layers.depthwise import DepthwiseConv2d
 from convneur.memory import FixedLinear, Linear, kernels
@@ -50,14 +63,17 @@ def by_our_layers(module: GraphModule) -> None:
     graph = module.graph
     for asked in graph.find_nodes(op="call_function", target=_ATEN._assert_tensor_metadata.default):
         graph.erase_node(asked)  # of constants, at each call
-    for node in graph.find_nodes(op="call_function", target=_ATEN.view.default):
+    views = graph.find_nodes(op="call_function", target=_ATEN.view.default)
+    if any(map(written_through, views)):
+        return
+    for node in views:
         node.target = _ATEN.reshape.default  # what our layers give may lie in memory otherwise
-    for node in _calls(module, _ATEN.to.dtype):
+    for node in calls(module, _ATEN.to.dtype):
         x, dtype, *others = node.args
-        constant = _constant(module, x)
+        constant = constant_of(module, x)
         if constant is not None and constant.dtype is dtype and not others:
             node.replace_all_uses_with(cast(Node, x))
-    for change in (_join, _contexts, _norms, _convolutions, _linear_maps):
+    for change in (_join, by_our_memory, _contexts, _norms, _convolutions, _linear_maps):
         change(module)
     graph.eliminate_dead_code()
     module.recompile()
@@ -66,30 +82,30 @@ def by_our_layers(module: GraphModule) -> None:
 def _linear_maps(module: GraphModule) -> None:
     if not ONEDNN_AVAILABLE:
         return
-    for node in _calls(module, _ATEN.linear.default):
-        x, weight_node, bias_node = _given(node, None, None, None)
-        weight, bias = _constant(module, weight_node), _constant(module, bias_node)
-        if weight is None or (bias is None and bias_node is not None) or not _all_float32(x, weight):
+    for node in calls(module, _ATEN.linear.default):
+        x, weight_node, bias_node = arguments(node, None, None, None)
+        weight, bias = constant_of(module, weight_node), constant_of(module, bias_node)
+        if weight is None or (bias is None and bias_node is not None) or not all_float32(x, weight):
             continue
         if weight.ndim != 2:
             continue
         user: Any = next(iter(node.users)) if len(node.users) == 1 else node
-        if _written_between(node, user):
+        if written_between(node, user):
             user = node
         if user.target is _ATEN.gelu.default and not user.kwargs:
-            _put(module, user, _Activated(_layer(Linear, weight, bias)), x)
-        elif user.target is _ATEN.add.Tensor and user.args[1] is node and bias is not None and _alone(user):
-            _put(module, user, _Added(weight, bias).eval().fuse(), x, user.args[0])
+            put(module, user, _Activated(_layer(Linear, weight, bias)), x)
+        elif user.target is _ATEN.add.Tensor and user.args[1] is node and bias is not None and alone(user):
+            put(module, user, _Added(weight, bias).eval().fuse(), x, user.args[0])
         else:
-            _put(module, node, _layer(Linear, weight, bias), x)
+            put(module, node, _layer(Linear, weight, bias), x)
 
 
 def _convolutions(module: GraphModule) -> None:
     """Depthwise ones, and those of patches; each with weights of its own."""
-    for node in _calls(module, _ATEN.conv2d.default):
-        x, *parts, stride, padding, dilation, groups = _given(node, None, None, None, [1, 1], [0, 0], [1, 1], 1)
-        weight, bias = (_constant(module, part) for part in parts)
-        if weight is None or bias is None or not _all_float32(x, weight) or x.meta["val"].ndim != 4:
+    for node in calls(module, _ATEN.conv2d.default):
+        x, *parts, stride, padding, dilation, groups = arguments(node, None, None, None, [1, 1], [0, 0], [1, 1], 1)
+        weight, bias = (constant_of(module, part) for part in parts)
+        if weight is None or bias is None or not all_float32(x, weight) or x.meta["val"].ndim != 4:
             continue
         if dilation != [1, 1]:
             continue
@@ -97,18 +113,18 @@ def _convolutions(module: GraphModule) -> None:
         size = sides[0]
         if [channels, filters, padding] == [1, groups, [size // 2] * 2] and stride == [1, 1] and size % 2:
             if sides == [size] * 2:
-                _put(module, node, _layer(DepthwiseConv2d, weight, bias, filters, size), x)
+                put(module, node, _layer(DepthwiseConv2d, weight, bias, filters, size), x)
         elif groups == 1 and stride == sides == [size] * 2 and padding == [0, 0]:
-            _put(module, node, _layer(PatchConv2d, weight, bias, channels, filters, size), x)
+            put(module, node, _layer(PatchConv2d, weight, bias, channels, filters, size), x)
 
 
 def _norms(module: GraphModule) -> None:
     """Root mean squares, of which PyTorch makes ten operations on a CPU; with the mean of tokens that is taken off."""
-    for node in _calls(module, _ATEN.rms_norm.default):
-        x, shape, gain, eps = _given(node, None, None, None, None)
-        if len(shape) != 1 or eps != EPS or not _all_float32(x) or (gain is not None and not _all_float32(gain)):
+    for node in calls(module, _ATEN.rms_norm.default):
+        x, shape, gain, eps = arguments(node, None, None, None, None)
+        if len(shape) != 1 or eps != EPS or not all_float32(x) or (gain is not None and not all_float32(gain)):
             continue
-        tokens = _centred_from(x, node)
+        tokens = centred_from(x, node)
         with module.graph.inserting_before(node):
             made = (
                 module.graph.call_function(rms_norm, (x,))
@@ -117,18 +133,7 @@ def _norms(module: GraphModule) -> None:
             )
             if gain is not None:
                 made = module.graph.call_function(_ATEN.mul.Tensor, (made, gain))
-        _replace(module, node, made)
-
-
-def _centred_from(x: Node, norm: Node) -> Node | None:
-    """Tokens (B, N, D), if ``x`` is what they are without their mean when the norm is taken."""
-    if x.target is not _ATEN.sub.Tensor or x.kwargs:
-        return None
-    tokens, mean = _given(x, None, None)
-    takes_mean = isinstance(mean, Node) and mean.target is _ATEN.mean.dim and not mean.kwargs
-    if not takes_mean or _written_between(mean, norm):
-        return None
-    return tokens if mean.args == (tokens, [1], True) and tokens.meta["val"].ndim == 3 else None
+        replace(module, node, made)
 
 
 def centred_norm(tokens: Tensor) -> Tensor:
@@ -140,26 +145,26 @@ def centred_norm(tokens: Tensor) -> Tensor:
 
 def _contexts(module: GraphModule) -> None:
     """What both answers of a global branch follow from: two norms, each with a gain, in one step."""
-    for node in _calls(module, _ATEN.add.Tensor):
-        norm, carry = _given(node, None, None)
+    for node in calls(module, _ATEN.add.Tensor):
+        norm, carry = arguments(node, None, None)
         if any(getattr(each, "target", None) is not _ATEN.rms_norm.default or each.kwargs for each in (norm, carry)):
             continue
-        read, shape, gain, eps = _given(norm, *[None] * 4)
-        tokens, *how, carry_eps = _given(carry, *[None] * 4)
+        read, shape, gain, eps = arguments(norm, *[None] * 4)
+        tokens, *how, carry_eps = arguments(carry, *[None] * 4)
         given = (read, tokens, gain, how[1])
-        if len(shape) != 1 or how[0] != shape or (eps, carry_eps) != (EPS, EPS) or not _all_float32(*given):
+        if len(shape) != 1 or how[0] != shape or (eps, carry_eps) != (EPS, EPS) or not all_float32(*given):
             continue
         order = {each: number for number, each in enumerate(module.graph.nodes)}
         if any(order[each] > order[norm] for each in given):
             continue
-        if _written_between(min(norm, carry, key=order.__getitem__), node):
+        if written_between(min(norm, carry, key=order.__getitem__), node):
             continue
         with module.graph.inserting_before(norm):
             both = module.graph.call_function(two_norms, given)
             context, carried = (module.graph.call_function(operator.getitem, (both, index)) for index in (0, 1))
-        _replace(module, node, carried)
+        replace(module, node, carried)
         if norm is not carry:
-            _replace(module, norm, context)
+            replace(module, norm, context)
 
 
 def two_norms(read: Tensor, tokens: Tensor, gain: Tensor, carry_gain: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,32 +178,32 @@ def two_norms(read: Tensor, tokens: Tensor, gain: Tensor, carry_gain: Tensor) ->
 def _join(module: GraphModule) -> None:
     """Gate, shift and residual of a block in one pass, as the block does it."""
     up = _ATEN.upsample_bilinear2d.vec
-    for node in _calls(module, _ATEN.add_.Tensor):
-        added, x = _given(node, None, None)
+    for node in calls(module, _ATEN.add_.Tensor):
+        added, x = arguments(node, None, None)
         if not isinstance(added, Node) or added.kwargs or len(added.users) > 1:
             continue
-        shift, local, gate, size = *_given(added, *[None] * 3)[:3], None
+        shift, local, gate, size = *arguments(added, *[None] * 3)[:3], None
         brought: tuple[Any, ...] = ()
         if added.target is _ATEN.addcmul_.default:
             brought = shift, gate
             if any(part.target is not up or len(part.users) > 1 for part in brought):
                 continue
-            shift, *how = _given(shift, *[None] * 4)
-            gate, *gate_how = _given(gate, *[None] * 4)
+            shift, *how = arguments(shift, *[None] * 4)
+            gate, *gate_how = arguments(gate, *[None] * 4)
             if how != gate_how or how[1:] != [False, None]:
                 continue
             size = how[0]
         elif added.target is not _ATEN.addcmul.default:
             continue
-        if not _all_float32(x, local, gate, shift) or x.meta["val"].ndim != 4 or added in (x, local, gate, shift):
+        if not all_float32(x, local, gate, shift) or x.meta["val"].ndim != 4 or added in (x, local, gate, shift):
             continue
         order = {each: number for number, each in enumerate(module.graph.nodes)}
         first = min((added, *brought), key=order.__getitem__)
-        if _written_between(first, node, added):
+        if written_between(first, node, added):
             continue
         with module.graph.inserting_before(node):
             joined = module.graph.call_function(joined_maps, (x, local, gate, shift, size))
-        _replace(module, node, joined)
+        replace(module, node, joined)
         module.graph.erase_node(added)  # as it writes in place it would be kept
 
 
@@ -212,71 +217,9 @@ def joined_maps(x: Tensor, local: Tensor, gate: Tensor, shift: Tensor, size: lis
     return torch.addcmul(shift, local, gate).add_(x)
 
 
-def _calls(module: GraphModule, target: Any) -> list[Node]:
-    """Nodes that call an operator and give nothing by name."""
-    return [node for node in module.graph.find_nodes(op="call_function", target=target) if not node.kwargs]
-
-
-def _given(node: Node, *defaults: Any) -> list[Any]:
-    """What a node gives, with defaults for what it leaves out."""
-    return [*node.args, *defaults[len(node.args) :]]
-
-
-def _written_between(first: Node, last: Node, *own: Node) -> bool:
-    """Whether something is written in place from one node to another, these and ``own`` aside."""
-    node = first.next
-    while first is not last and node is not last and node.op != "root":
-        if node not in own and _writes(node):
-            return True
-        node = node.next
-    return False
-
-
-def _writes(node: Node) -> bool:
-    """Whether a node changes what it is given."""
-    schema = getattr(node.target, "_schema", None)
-    return node.op == "call_function" and schema is not None and bool(schema.is_mutable)
-
-
-def _all_float32(*nodes: Node | Tensor | None) -> bool:
-    """Whether these are all there, as tensors of that precision."""
-    values = [node.meta.get("val") if isinstance(node, Node) else node for node in nodes]
-    return all(isinstance(value, Tensor) and value.dtype is torch.float32 for value in values)
-
-
-def _alone(added: Node) -> bool:
-    """Whether a node adds two tensors and does nothing else."""
-    return not added.kwargs and isinstance(added.args[0], Node) and isinstance(added.args[0].meta.get("val"), Tensor)
-
-
-def _constant(module: GraphModule, node: Any) -> Tensor | None:
-    """What the module has by this node's name; None for what is worked out."""
-    if not isinstance(node, Node) or node.op != "get_attr" or any(map(_writes, node.users)):
-        return None
-    found: Tensor = operator.attrgetter(str(node.target))(module)
-    return found.detach()
-
-
 def _layer(kind: type[Layer], weight: Tensor, bias: Tensor | None, *sizes: int) -> Layer:
     with torch.device("meta"):  # weights of its own would be thrown away
         layer: Any = kind(*(sizes or reversed(weight.shape)))
     layer.weight = nn.Parameter(weight, requires_grad=False)
     layer.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
     return cast(Layer, layer.eval().fuse())
-
-
-def _put(module: GraphModule, node: Node, layer: nn.Module, *given: Any) -> None:
-    """Let a layer stand for a node."""
-    name = f"our_{node.name}"
-    while hasattr(module, name):
-        name += "_"
-    module.add_submodule(name, layer)
-    with module.graph.inserting_before(node):
-        made = module.graph.call_module(name, given)
-    _replace(module, node, made)
-
-
-def _replace(module: GraphModule, node: Node, made: Node) -> None:
-    made.meta = dict(node.meta)
-    node.replace_all_uses_with(made)
-    module.graph.erase_node(node)

@@ -27,11 +27,11 @@ from convneur.memory import (
     kernels,
     library,
     maps_of,
-    read_folded,
+    read_at_once,
     refuse_training,
     require_eval,
     watched,
-    write_folded,
+    write_at_once,
 )
 
 
@@ -156,14 +156,11 @@ class GlobalBranch(nn.Module):
         if self.folded is None and torch.is_grad_enabled():
             return answer(config, maps, self._centred(tokens))
         folded = self.folded() if self.folded is not None else fold(maps)
-        written = self._write(config, folded, tokens)
-        return kernels.read(folded, written) if isinstance(written, kernels.Behind) else read_folded(folded, written)
+        return read_at_once(folded, self._write(config, folded, tokens))
 
     def _write(self, config: MemoryConfig, folded: Folded, tokens: Tensor) -> Written | kernels.Behind:
-        """Write, by the kernels where they serve; a method of the branch so that it can be timed apart."""
-        if library.serve(tokens, *folded):
-            return kernels.write(config, folded, tokens, self.center_tokens)
-        return write_folded(config, folded, self._centred(tokens))
+        """Write; a method of the branch so that it can be timed apart."""
+        return write_at_once(config, folded, tokens, self.center_tokens)
 
     def _centred(self, tokens: Tensor) -> Tensor:
         return tokens - tokens.mean(1, keepdim=True) if self.center_tokens else tokens
