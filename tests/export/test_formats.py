@@ -118,11 +118,16 @@ def test_a_two_layer_memory(tmp_path):
     assert worst(found.model, found.runtime, photos(found.model, SIZES)) < 1e-4
 
 
-def test_a_memory_in_chunks_is_exported_for_one_size_only(tmp_path):
-    model = small(preset="published", **ONE_STAGE)
+@pytest.mark.parametrize(
+    "changes",
+    [{"preset": "published"}, {"memory": {"chunk_size": 10_000}}],  # 480 tokens: three chunks, and one
+    ids=["published", "larger than any image so far"],
+)
+def test_a_memory_in_chunks_is_exported_for_one_size_only(tmp_path, changes):
+    model = small(**changes, **ONE_STAGE)
     file = tmp_path / "model.pt2"
     facts = facts_of(model)
-    facts = type(facts)({**facts.config, "input_size": (3, 96, 80)}, LABELS)  # 480 tokens: three chunks
+    facts = type(facts)({**facts.config, "input_size": (3, 96, 80)}, LABELS)
     with pytest.raises(ValueError, match="--no-dynamic") as caught:
         export_model(model, file, facts)
     assert "\n" not in str(caught.value)

@@ -174,6 +174,15 @@ def test_gated_blocks_go_by_the_merged_map(fusion, monkeypatch):
     assert [each is block.last for each in calls] == [True]
 
 
+@pytest.mark.parametrize("make", [lambda: ConvNeurBlock(16), partial(gated, "gate"), partial(gated, "gate_add")])
+def test_under_autocast_a_fused_block_answers_in_the_precision_of_a_plain_one(make):
+    block, x = stirred(make()), torch.randn(2, 16, 9, 13)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        plain, fused = block(x), block.fuse()(x)
+    assert fused.dtype is plain.dtype is torch.float32
+    torch.testing.assert_close(fused, plain, rtol=0.02, atol=0.02)
+
+
 def test_a_block_with_other_parts_is_fused_as_far_as_it_goes():
     x = maps()
     for change in (

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
 
+from convneur.memory import NeuralMemory
+
 INPUT, OUTPUT = "images", "logits"
 AXES = {0: "batch", 2: "height", 3: "width"}
 
@@ -62,8 +64,14 @@ def trace(model: nn.Module, size: tuple[int, int, int], fuse: bool = True, dynam
 
     Raises:
         ValueError: If the model does not take images of that size, or torch.export cannot follow it, or not at other
-            sizes.
+            sizes, as where a memory is written in chunks.
     """
+    # A trial at a few sizes may not see it, and most formats have nothing that would ask the size when they run.
+    if dynamic and any(map(_in_chunks, model.modules())):
+        raise ValueError(
+            "a memory written in chunks takes other paths at other image sizes; "
+            "export it for one size with --no-dynamic (dynamic=False)"
+        )
     channels, height, width = size
     model = (reparameterize_model(model) if fuse else copy.deepcopy(model)).cpu().eval()
     with torch.inference_mode():
@@ -87,8 +95,7 @@ def trace(model: nn.Module, size: tuple[int, int, int], fuse: bool = True, dynam
     high, wide = traced_size
     if not _same(model, traced, torch.randn(1, channels, high * 4 // 3, wide * 3 // 2)):
         raise ValueError(
-            "the model takes other paths at other image sizes, as a memory written in chunks does; "
-            "export it for one size with --no-dynamic (dynamic=False)"
+            "the model takes other paths at other image sizes; export it for one size with --no-dynamic (dynamic=False)"
         )
     low = _bounds(traced)
     # A map of one pixel can be a path of its own, too.
@@ -100,6 +107,10 @@ def trace(model: nn.Module, size: tuple[int, int, int], fuse: bool = True, dynam
             "export it for this one size with --no-dynamic (dynamic=False), or give a larger --image-size"
         )
     return Traced(traced, low)
+
+
+def _in_chunks(module: nn.Module) -> bool:
+    return isinstance(module, NeuralMemory) and module.config.chunk_size is not None
 
 
 def _leave_out_unused(program: ExportedProgram) -> None:

@@ -105,6 +105,8 @@ class ConvNeurBlock(nn.Module):
             return None
         if watched(self.mlp) or watched(self.mlp.fc2) or all_watched():
             return None
+        if torch.is_autocast_enabled(x.device.type):
+            return None  # the layer scale is what brings the sum of both branches back to float32
         if torch.compiler.is_compiling():
             return self.last if is_exporting() else None  # a compiler merges operations itself
         if self._merged_from != self._last_map():  # loaded into, copied, moved
@@ -197,7 +199,8 @@ def _joined(
         return torch.addcmul(x, dropped(local), gate)
     # What was brought up is nobody else's, so the large map need not be made two times more.
     out = torch.addcmul(brought, local, gate) if brought is shift else brought.addcmul_(local, gate)
-    return dropped(out).add_(x)
+    # Under autocast the sum is in the precision of the residual.
+    return dropped(out).add_(x) if out.dtype is x.dtype else dropped(out) + x
 
 
 def _is_own(mlp: nn.Module) -> bool:
