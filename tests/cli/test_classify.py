@@ -5,12 +5,14 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file, save_file
 
 import convneur  # noqa: F401  registers the models with timm
 from convneur.cli.main import main
@@ -160,6 +162,48 @@ def test_eval_judges_as_training_did(trained, photos, tmp_path, capsys):
     assert (tmp_path / "report.html").stat().st_size > 10_000
 
 
+def test_eval_judges_all_images_that_no_run_is_known_to_have_seen(trained, tmp_path, capsys):
+    out, _ = trained
+    files.odd_folder(tmp_path / "other", good=10)
+    counts = {}
+    for name, flags in (("all", []), ("share", ["--val-share", "0.5"]), ("seed", ["--seed", "1"])):
+        arguments = ["--data", str(tmp_path / "other"), "--out", str(tmp_path / name), "--workers", "0", *flags]
+        code, _, err = call(capsys, "eval", "--model", str(out), *arguments)
+        assert code == 0, err
+        assert ("images are judged by; --val-share judges by a share" in err) == (name == "all")
+        numbers = json.loads((tmp_path / name / "metrics.json").read_text())
+        counts[name] = numbers["images"] + len(numbers["unreadable"])
+    every = sum(1 for path in (tmp_path / "other").rglob("*") if path.is_file() and path.suffix != ".txt")
+    assert counts["all"] == every
+    assert every > counts["share"] > counts["seed"]
+
+
+@pytest.mark.parametrize(("rate", "epochs"), [("1e9", "2"), ("1e30", "1")])
+def test_a_training_that_diverges_says_so_and_keeps_what_was_good(photos, tmp_path, capsys, rate, epochs):
+    out = tmp_path / "run"
+    arguments = ["--data", str(photos), "--out", str(out), *QUICK, "--max-unreadable", "0.2", "--epochs", epochs]
+    code, _, err = call(capsys, "train", *arguments, "--optim.lr", rate)
+    assert code == 2
+    assert re.search(r"convneur: the training has diverged by step \d+; give a lower --optim.lr", err), err
+    assert "Traceback" not in err
+    for checkpoint in (out / "checkpoints").glob("*"):
+        weights = torch.load(checkpoint, weights_only=True)["state_dict"]
+        assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_a_model_that_has_diverged_names_no_image(trained, photos, tmp_path, capsys):
+    out, _ = trained
+    shutil.copytree(out / "model", tmp_path / "model")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    save_file({name: value * torch.nan for name, value in weights.items()}, tmp_path / "model" / "model.safetensors")
+    for verb in (["predict", str(photos)], ["eval", "--data", str(photos), "--out", str(tmp_path / "eval")]):
+        code, out_, err = call(capsys, *verb, "--model", str(tmp_path / "model"), "--workers", "0")
+        assert code == 2
+        assert "its training diverged; train with a lower --optim.lr" in err
+        assert not out_
+    assert not (tmp_path / "eval" / "metrics.json").exists()
+
+
 def test_finetune_from_our_own_weights(trained, tmp_path, capsys):
     out, _ = trained
     files.odd_folder(tmp_path / "other", good=10)
@@ -227,10 +271,14 @@ def test_bad_input_is_one_line_and_exit_code_2(trained, photos, tmp_path, capsys
         (["train", *again, "--out", str(out), "--resume", "--model", "convneur_m2"], "begun with --model convneur_m1"),
         (["train", *again, "--out", str(tmp_path / "nothing"), "--resume"], "no run to go on with"),
         (["train", *again, "--out", str(tmp_path / "file")], "is a file; give a folder"),
+        (["train", *again, "--optim.lr", "-1", "--out", str(tmp_path / "n7")], "--optim.lr -1.0 is out of range"),
+        (["train", *again, "--optim.clip-grad", "nan", "--out", str(tmp_path / "n8")], "--optim.clip-grad nan is out"),
         (["train", *again, "--out", str(tmp_path / "damaged"), "--resume"], "only damaged checkpoints"),
         (["train", *again, "--weights", str(tmp_path / "absent.pth"), "--out", str(tmp_path / "n5")], "neither a file"),
         (["eval", "--model", str(tmp_path / "absent"), "--data", "digits"], "neither a folder nor a model"),
         (["eval", "--model", str(tmp_path / "broken"), "--data", "digits"], "cannot be loaded"),
+        (["eval", "--model", str(out), "--data", str(photos), "--out", str(out)], "holds a training run, which would"),
+        (["demo", "--epochs", "1", "--out", str(out)], "holds a training run, which would be written over"),
         (["eval", "--model", str(out), "--data", "digits"], "the classes blue, red and the data has 0, 1, 2"),
         (["predict", str(tmp_path / "absent.jpg"), "--model", str(out)], "does not exist; give image files"),
         (["predict", "https://host/a.jpg", "--model", str(out)], "download it first"),

@@ -42,6 +42,22 @@ def tell_notes(notes: Sequence[str], console: Any) -> None:
         console.print(note, style="yellow", soft_wrap=True)
 
 
+def require_no_run(out: Path) -> None:
+    """Refuse a folder whose numbers and report are those of a training run.
+
+    Raises:
+        FileExistsError: If it is one.
+    """
+    if (out / "run.json").is_file():
+        raise FileExistsError(f"--out {out} holds a training run, which would be written over; give another --out")
+
+
+def tell_whole(source: Any, console: Any) -> None:
+    """That nothing of the data is held out, since no run of the model's is known to have learned from it."""
+    if source.train is source.val:
+        console.print(f"all {len(source.val):,} images are judged by; --val-share judges by a share of them")
+
+
 def tell_unreadable(rows: Sequence[Any], unreadable: Sequence[tuple[str, str]], console: Any) -> int:
     """Name files that could not be read, and why; the exit code, which is 2 if nothing came of any."""
     for name, reason in unreadable:

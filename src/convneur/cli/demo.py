@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from convneur.cli.common import require_no_run
+
 if TYPE_CHECKING:
     from convneur.explain.report import Section
     from convneur.recipes.pair import PairRecipe, Trained
@@ -43,6 +45,7 @@ def demo(
         recipe = replace(recipe, epochs=epochs)
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"--out {out} is a file; give a folder")
+    require_no_run(out)
     out.mkdir(parents=True, exist_ok=True)
 
     pair: dict[str, Trained] = {}
@@ -144,7 +147,12 @@ def _report(out: Path, recipe: PairRecipe, pair: dict[str, Trained], rows: dict[
         "the digits of the held-out pictures were never seen",
     }[recipe.task]
     sections = [
-        Section("Numbers", "Speed was measured with the two taking turns.", table=_cells(recipe, rows)),
+        Section(
+            "Numbers",
+            "Speed was measured with the two taking turns. In models as small as these the memory is a larger share of the "
+            "work than in convneur_m1 to m4, for whose cost see docs/results/speed.md.",
+            table=_cells(recipe, rows),
+        ),
         Section(
             "Learning curves",
             "Both saw the same pictures in the same order.",

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import tyro
 
-from convneur.cli.common import check_size, other_classes
+from convneur.cli.common import check_size, other_classes, require_no_run, tell_whole
 
 
 def eval_(
@@ -27,7 +27,7 @@ def eval_(
     flip: tyro.conf.FlagCreatePairsOff[bool] = False,
     part: Literal["val", "test"] = "val",
 ) -> None:
-    """Judge a model on held-out images.
+    """Judge a model on labelled images.
 
     A classifier: top-1, top-5, per class, calibration, other image sizes. A detector: average precision of boxes and
     masks, per class, the worst misses as pictures, and all detections in COCO's form. A segmentation model: mIoU, per
@@ -36,14 +36,15 @@ def eval_(
     Args:
         model: Folder of a run or model, hf-hub:USER/NAME, a timm name with pretrained weights, or a
             file of convneur export.
-        data: As for convneur train; its validation images are used.
+        data: As for convneur train. Its validation images are judged by; where it has none, what was held out if the
+            model learned from the same --data, and else all images.
         out: Folder for metrics.json and report.html.
         image_size: Pixels a side, of a detector's or segmentation model's images the shorter one (0: of the latter, as
             they are); what the model was made for if not given. A classifier is tried at 0.75 and 1.5 times that, too.
         batch_size: Images at a time, for a classifier.
         workers: Processes that load images; as many as suit the machine if not given.
-        val_share: Share that is held out where the data has no validation images; that of training if not given.
-        seed: Of that split; that of training if not given.
+        val_share: Share that is judged by where the data has no validation images, if not as said above.
+        seed: Of that share; that of training if not given.
         max_megapixels: Larger images count as unreadable.
         window: Of a segmentation model: pixels a side of tiles that are looked at one by one; 0 for whole images.
         scales: Of a segmentation model: factors over which answers are averaged.
@@ -61,6 +62,7 @@ def eval_(
         from convneur.tasks.detection.saved import detector_folder
         from convneur.tasks.segmentation.saved import segmenter_folder
 
+    require_no_run(out)
     command = " ".join(["convneur", *sys.argv[1:]])
     max_pixels = round(max_megapixels * 1e6)
     if detector_folder(model) is not None:
@@ -69,7 +71,9 @@ def eval_(
         check_size(image_size)
         return evaluate_saved(model, data, out, console, command, image_size, workers, max_pixels, part)
     run = run_settings(Path(model), data)
-    share, chosen = run.get("val_share", 0.2) if val_share is None else val_share, run.get("seed", 0)
+    share, chosen = val_share, run.get("seed", 0)
+    if share is None and (run or seed is not None):
+        share = run.get("val_share", 0.2)
     if segmenter_folder(model) is not None:
         from convneur.cli import segmenting
 
@@ -90,6 +94,7 @@ def eval_(
         raise ValueError(
             f"the model has {config['num_classes']} classes and the data {len(source.classes)}; give data that fits"
         )
+    tell_whole(source, console)
     out.mkdir(parents=True, exist_ok=True)
     preprocessing = Preprocessing.of(config, image_size)
     judged = judge(

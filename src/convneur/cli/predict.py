@@ -75,7 +75,7 @@ def predict(
         from convneur.data.transforms import Preprocessing
         from convneur.export import open_model
         from convneur.tasks.detection.saved import detector_folder
-        from convneur.tasks.evaluation import device_for
+        from convneur.tasks.evaluation import device_for, require_finite
         from convneur.tasks.segmentation.saved import segmenter_folder
 
     if segmenter_folder(model) is None:
@@ -110,7 +110,9 @@ def predict(
         for batch in progress.track(loader, len(loader), description="predicting"):
             unreadable += batch.unreadable
             known = batch.labels >= 0
-            scores = loaded(batch.images.to(device)).float().softmax(1).cpu()[known]
+            scores = loaded(batch.images.to(device)).float().cpu()[known]
+            require_finite(scores)
+            scores = scores.softmax(1)
             rows += _rows(images, batch.indices[known], scores, names, min(top_k, len(names)))
     _print(rows, format)
     return tell_unreadable(rows, unreadable, console)

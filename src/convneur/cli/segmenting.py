@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from convneur.cli.common import Outputs, last_words, other_classes, tell_notes
+from convneur.cli.common import Outputs, last_words, other_classes, tell_notes, tell_whole
 from convneur.data.decode import MAX_PIXELS, UnreadableImageError, decode_image
 from convneur.data.loading import Pictures, default_workers
 from convneur.data.module import in_order
@@ -163,7 +163,7 @@ def evaluate_saved(
     changes: Mapping[str, Any],
     workers: int | None = None,
     max_pixels: int = MAX_PIXELS,
-    val_share: float = 0.2,
+    val_share: float | None = 0.2,
     seed: int = 0,
 ) -> None:
     """Judge a model on the held-out images of a folder; what ``convneur eval`` does with one.
@@ -176,6 +176,7 @@ def evaluate_saved(
     tell_notes(source.notes, console)
     if list(saved.code.classes) != list(source.code.classes):
         raise ValueError(other_classes(saved.code.classes, source.code.classes))
+    tell_whole(source, console)
     out.mkdir(parents=True, exist_ok=True)
     name = full_name(saved.arguments["decoder"], saved.arguments["backbone"])
     how = changed(saved.inference, changes)

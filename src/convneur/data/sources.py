@@ -175,12 +175,13 @@ class Subset:
         return self.images.name(int(self.indices[index]))
 
 
-def open_source(spec: str, val_share: float = 0.2, seed: int = 0) -> Source:
+def open_source(spec: str, val_share: float | None = 0.2, seed: int = 0) -> Source:
     """Find the images that ``spec`` names; see the top of this file.
 
     Args:
         spec: What people give as ``--data``.
-        val_share: Share to hold out where the source has no validation images; stratified by class.
+        val_share: Share to hold out where the source has no validation images; stratified by class. None to judge by
+            all of them, where nothing is learned.
         seed: Of that split.
 
     Raises:
@@ -207,7 +208,7 @@ def open_source(spec: str, val_share: float = 0.2, seed: int = 0) -> Source:
     return _parquet(files, val_share, seed) if files else _folder(root, val_share, seed)
 
 
-def _folder(root: Path, val_share: float, seed: int) -> Source:
+def _folder(root: Path, val_share: float | None, seed: int) -> Source:
     train, val = (next((root / n for n in names if (root / n).is_dir()), None) for names in (TRAIN_NAMES, VAL_NAMES))
     classes = _class_folders(train or root)
     images = _files(train or root, classes)
@@ -243,7 +244,7 @@ def _files(root: Path, classes: Sequence[str], may_lack: bool = False) -> FileIm
     return FileImages(paths, labels)
 
 
-def _parquet(files: Sequence[Path], val_share: float, seed: int) -> Source:
+def _parquet(files: Sequence[Path], val_share: float | None, seed: int) -> Source:
     def named(names: Sequence[str]) -> list[Path]:
         return [
             file for file in files if any(file.stem == n or file.stem.startswith((f"{n}-", f"{n}_")) for n in names)
@@ -277,7 +278,7 @@ def _table(files: Sequence[Path], classes: list[str] | None) -> tuple[TableImage
     return TableImages(files, columns, numbers), classes
 
 
-def _hub(name: str, val_share: float, seed: int) -> Source:
+def _hub(name: str, val_share: float | None, seed: int) -> Source:
     try:
         import datasets
     except ImportError as error:
@@ -321,7 +322,9 @@ def _digits() -> Source:
     return Source(ScanImages(*train), ScanImages(*val), [str(digit) for digit in range(10)])
 
 
-def _split(images: Images, classes: list[str], val_share: float, seed: int) -> Source:
+def _split(images: Images, classes: list[str], val_share: float | None, seed: int) -> Source:
+    if val_share is None:
+        return Source(images, images, classes)
     split = stratified_split(images.labels, val_share, seed)
     return Source(Subset(images, split.train), Subset(images, split.val), classes, split)
 

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from convneur.engine.checkpoints import save_checkpoint
 
 Curve = list[dict[str, float]]
+LOSSES = ("loss", "val_loss")
 SHOWN = ("accuracy", "iou", "ap50", "mask_ap50", "miou")  # beside the bar
 
 
@@ -104,6 +105,23 @@ class Live(Callback):
         self.curve = state_dict["curve"]
 
 
+def require_finite(trainer: pl.Trainer) -> None:
+    """Refuse to go on, and to save, when the weights or the last losses are no finite numbers any more.
+
+    Raises:
+        ValueError: If so; what was saved before stays.
+    """
+    # In fp16 a loss may leave the range once, and that step is passed over.
+    names = () if trainer.precision == "16-mixed" else LOSSES
+    losses = [trainer.callback_metrics[name] for name in names if name in trainer.callback_metrics]
+    weights = [getattr(weight, "_local_tensor", weight) for weight in trainer.lightning_module.parameters()]
+    if not all(bool(value.isfinite().all()) for value in (*losses, *weights)):
+        raise ValueError(
+            f"the training has diverged by step {trainer.global_step}; give a lower --optim.lr, or clip gradients with "
+            "--optim.clip-grad 1"
+        )
+
+
 class Survival(Callback):
     """Checkpoints after every epoch and every few minutes; Ctrl-C and SIGTERM end the run after one more.
 
@@ -171,6 +189,7 @@ class Survival(Callback):
         return trainer.strategy.reduce_boolean_decision(wish, all=False) if trainer.world_size > 1 else wish
 
     def _save(self, trainer: pl.Trainer) -> None:
+        require_finite(trainer)
         if self.folder is not None:
             save_checkpoint(trainer, self.folder)
         self.saved = time.monotonic()

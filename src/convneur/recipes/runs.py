@@ -67,16 +67,20 @@ class RunConfig:
             "keep_bytes": round(self.cache_gb * 1e9),
         }
 
-    def check(self, config: FitConfig, at_least_one: Mapping[str, float], at_least_zero: Mapping[str, float]) -> None:
-        """Refuse numbers, by the name of their flag, of which no run can be made.
+    def check(self, recipe: Any, at_least_one: Mapping[str, float], at_least_zero: Mapping[str, float]) -> None:
+        """Refuse numbers, by the name of their flag, of which no run can be made; those of ``fit`` and ``optim`` too.
 
         Raises:
             ValueError: For the first that is out of range.
         """
+        config: FitConfig = recipe.fit
         ones = {"fit.accumulate": config.accumulate, "fit.nodes": config.nodes}
         ones |= {"fit.evaluate-every": config.evaluate_every}
         zeros: dict[str, float] = {"workers": self.workers or 0, "fit.devices": config.devices, "seed": self.seed}
-        zeros |= {"cache-gb": self.cache_gb}
+        optim = {f"optim.{name.replace('_', '-')}": number for name, number in vars(recipe.optim).items()}
+        zeros |= {"cache-gb": self.cache_gb} | {
+            name: each for name, each in optim.items() if not isinstance(each, tuple)
+        }
         for least, numbers in ((1, {**at_least_one, **ones}), (0, {**at_least_zero, **zeros})):
             for flag, number in numbers.items():
                 if not least <= number < float("inf"):

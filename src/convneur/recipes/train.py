@@ -138,7 +138,7 @@ def _check_numbers(config: TrainConfig) -> None:
     """Refuse what no run can be made of."""
     recipe = config.recipe
     config.check(
-        recipe.fit,
+        recipe,
         {"epochs": recipe.epochs, "batch-size": recipe.batch_size, "image-size": recipe.image_size},
         {"train-images": config.train_images},
     )

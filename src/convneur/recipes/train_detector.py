@@ -131,7 +131,7 @@ def _check_numbers(config: TrainDetectorConfig) -> None:
     recipe = config.recipe
     heads = {name.replace("_", "-"): value for name, value in vars(recipe.heads).items()}
     config.check(
-        recipe.fit,
+        recipe,
         {
             "epochs": recipe.epochs,
             "batch-size": recipe.batch_size,

@@ -144,7 +144,7 @@ def train_segmenter(config: TrainSegmenterConfig, out: Path, resume: bool, conso
 def _check_numbers(config: TrainSegmenterConfig) -> None:
     recipe = config.recipe
     config.check(
-        recipe.fit,
+        recipe,
         {
             "epochs": recipe.epochs,
             "batch-size": recipe.batch_size,

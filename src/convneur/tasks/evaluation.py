@@ -70,6 +70,18 @@ def device_for(accelerator: str = "auto") -> torch.device:
     return torch.device({"gpu": "cuda"}.get(accelerator, accelerator))
 
 
+def require_finite(scores: Tensor) -> None:
+    """Refuse what a model that has diverged answers.
+
+    Raises:
+        ValueError: If some of it is infinite or no number.
+    """
+    if not scores.isfinite().all():
+        raise ValueError(
+            "the model answers with what is no finite number: its training diverged; train with a lower --optim.lr"
+        )
+
+
 @torch.inference_mode()
 def evaluate(model: nn.Module, batches: Iterable[Any], device: torch.device) -> Evaluation:
     """Ask the model about every image.
@@ -80,7 +92,7 @@ def evaluate(model: nn.Module, batches: Iterable[Any], device: torch.device) -> 
         device: To compute on; the model is moved there.
 
     Raises:
-        ValueError: If no image can be read.
+        ValueError: If no image can be read, or the model has diverged.
     """
     model.to(device)
     logits, labels, indices = [], [], []
@@ -96,6 +108,7 @@ def evaluate(model: nn.Module, batches: Iterable[Any], device: torch.device) -> 
         raise ValueError(
             f"none of the images can be read; the first: {': '.join(next(iter(unreadable.items()), ('', '')))}"
         )
+    require_finite(scores)
     classes = scores.shape[1]
     probabilities = scores.softmax(1)
     confidences, answers = probabilities.max(1)

@@ -83,12 +83,12 @@ class PixelSource:
     notes: list[str] = field(default_factory=list)
 
 
-def open_pixels(data: str | Path, val_share: float = 0.2, seed: int = 0, strict: bool = False) -> PixelSource:
+def open_pixels(data: str | Path, val_share: float | None = 0.2, seed: int = 0, strict: bool = False) -> PixelSource:
     """Find the images and masks of a folder; they are read as they are needed.
 
     Args:
         data: The folder.
-        val_share: Share to hold out where the data has no validation images.
+        val_share: Share to hold out where the data has no validation images; None to judge by all of them.
         seed: Of that choice.
         strict: Refuse images without a mask, which are left out otherwise.
 
@@ -126,6 +126,8 @@ def open_pixels(data: str | Path, val_share: float = 0.2, seed: int = 0, strict:
             f"{root} is of no known kind; it needs train and val, each with images and masks, or images and masks alone"
         )
     every = _pairs(root / "images", masks, strict, notes)
+    if val_share is None:
+        return PixelSource(every, every, code, notes)
     split = stratified_split([0] * len(every), val_share, seed)
     return PixelSource(_part(every, split.train), _part(every, split.val), code, notes)
 
