@@ -11,24 +11,26 @@ import time
 import traceback
 from pathlib import Path
 
+TINY = "--backbone.dims 8 16 24 32 --backbone.depths 1 1 1 1 --backbone.memory-width 16 "
+
 # 11 steps an epoch; everything random is on: augmentation, mixed images, dropped paths, an average of the weights.
 SMALL = (
-    "--data digits --image-size 32 --epochs 2 --batch-size 128 --fit.accelerator cpu "
+    f"--data digits --image-size 32 --epochs 2 --batch-size 128 --fit.accelerator cpu {TINY}"
     "--backbone.drop-path-rate 0.1 --augment.mixup 0.2 --augment.cutmix 0.5 --augment.erasing 0.2"
 ).split()
 
 # The same of a detector, on the scenes of tests.tasks.detection.builders: 4 steps an epoch, jitter and flips.
 SMALL_DETECTOR = (
-    "--epochs 2 --batch-size 1 --min-size 96 --max-size 128 --backbone.dims 8 16 24 32 --backbone.depths 1 1 1 1 "
-    "--backbone.memory-width 16 --heads.out-channels 16 --heads.mask-channels 16 --heads.smallest-anchor 16 "
+    f"--epochs 2 --batch-size 1 --min-size 96 --max-size 128 {TINY}"
+    "--heads.out-channels 16 --heads.mask-channels 16 --heads.smallest-anchor 16 "
     "--heads.boxes-per-image 32 --heads.proposals 100 --heads.detections 20 --max-unreadable 0.5 "
     "--augment.vflip 0.5 --fit.accelerator cpu"
 ).split()
 
 # The same of a segmentation model, on the scenes of tests.data.semantic.builders: 3 steps an epoch.
 SMALL_SEGMENTER = (
-    "--epochs 2 --batch-size 2 --decoder-channels 32 --backbone.dims 8 16 24 32 --backbone.depths 1 1 1 1 "
-    "--backbone.memory-width 16 --augment.crop 64 64 --max-unreadable 0.5 --fit.accelerator cpu"
+    f"--epochs 2 --batch-size 2 --decoder-channels 32 {TINY}"
+    "--augment.crop 64 64 --max-unreadable 0.5 --fit.accelerator cpu"
 ).split()
 
 
@@ -87,6 +89,7 @@ def _train(arguments: list[str], log: Path) -> None:
     code = 1
     try:
         os.setsid()
+        multiprocessing.set_start_method(None, force=True)  # workers begin as they do for people
         signal.signal(signal.SIGINT, signal.default_int_handler)
         file = os.open(log, os.O_WRONLY | os.O_TRUNC)
         os.dup2(file, 1)

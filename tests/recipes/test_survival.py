@@ -48,7 +48,7 @@ def test_killed_three_times_it_ends_where_an_uninterrupted_run_ends(uninterrupte
     run = Forked(tmp_path / "run", *arguments)
     for attempt in range(3):
         run.until_saved(since=run.checkpoints()[-1] if attempt else "")
-        time.sleep(draw.uniform(0, 0.6))
+        time.sleep(draw.uniform(0, 0.25))
         run.kill()
         assert run.checkpoints()[-1] < LAST, "it was over before it was killed"
         if attempt == 2:

@@ -149,8 +149,8 @@ def _report(out: Path, recipe: PairRecipe, pair: dict[str, Trained], rows: dict[
     sections = [
         Section(
             "Numbers",
-            "Speed was measured with the two taking turns. In models as small as these the memory is a larger share of the "
-            "work than in convneur_m1 to m4, for whose cost see docs/results/speed.md.",
+            "Speed was measured with the two taking turns. In models as small as these the memory is a larger share of "
+            "the work than in convneur_m1 to m4, for whose cost see docs/results/speed.md.",
             table=_cells(recipe, rows),
         ),
         Section(
