@@ -68,6 +68,16 @@ def test_train_folder_alone_is_split(tmp_path):
     assert_right(open_source(str(tmp_path), val_share=0.4), 6, 4)
 
 
+def test_all_images_may_be_judged_by_unless_some_are_held_out(tmp_path):
+    make_folder(tmp_path / "whole", {"red": 1, "blue": 6})
+    assert_right(open_source(str(tmp_path / "whole"), None), 7, 7)
+    make_table(tmp_path / "rows.parquet", {"red": 4, "blue": 3}, strings=True)
+    assert_right(open_source(str(tmp_path / "rows.parquet"), None), 7, 7)
+    make_folder(tmp_path / "split" / "train", {"red": 4, "blue": 6})
+    make_folder(tmp_path / "split" / "val", {"red": 2})
+    assert_right(open_source(str(tmp_path / "split"), None), 10, 2)
+
+
 @pytest.mark.parametrize("strings", [False, True])
 def test_parquet(tmp_path, strings):
     make_table(tmp_path / "train-00.parquet", {"red": 4, "blue": 3}, strings)

@@ -55,6 +55,8 @@ def test_the_other_way_round_and_without_a_split(tmp_path):
         shutil.copy(root / "classes.txt", tmp_path / name)
     b = open_pixels(tmp_path / "b")
     assert (len(b.train), len(b.val)) == (6, 3)
+    whole = open_pixels(tmp_path / "c", None)
+    assert (len(whole.train), len(whole.val)) == (9, 9)
     c, again, other = (open_pixels(tmp_path / "c", 0.33, seed) for seed in (0, 0, 1))
     names = [[source.val.name(n) for n in range(len(source.val))] for source in (c, again, other)]
     assert (len(c.train), len(c.val)) == (6, 3)
