@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 import platform
 import shutil
 import subprocess
 import sys
 import threading
-from collections import Counter
 
 import pytest
 import torch
@@ -20,10 +18,9 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from convneur import MemoryConfig
 from convneur.layers import ConvNeurBlock, GlobalBranch
-from convneur.memory import Linear, RMSNorm, fold, kernels, library, maps_of, mlp_kernels, reference, write_folded
+from convneur.memory import Linear, RMSNorm, fold, kernels, library, maps_of, reference, write_folded
 from convneur.memory.neural_memory import NeuralMemory
-
-built = pytest.mark.skipif(library.LIBRARY is None, reason="the C library of the memory was not built")
+from tests.memory.kernel_builders import answers, built, guarded, stirred
 
 
 @pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="it is for Linux on x86-64")
@@ -31,13 +28,6 @@ built = pytest.mark.skipif(library.LIBRARY is None, reason="the C library of the
 @pytest.mark.skipif(not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="the processor has no AVX2")
 def test_it_is_built_where_it_can_be():
     assert library.LIBRARY is not None, "pip install builds it (hatch_build.py)"
-
-
-def stirred(module: nn.Module) -> nn.Module:
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return module.eval()
 
 
 @built
@@ -110,75 +100,6 @@ def test_fresh_memory_may_hold_anything(monkeypatch):
             torch.set_num_threads(threads)
 
 
-def guarded(*shape: int) -> tuple[Tensor, Tensor]:
-    """Room for numbers, and what lies behind it."""
-    count = math.prod(shape)
-    whole = torch.full((count + 64,), 7.0)
-    return whole[:count].view(shape), whole[count:]
-
-
-@built
-@pytest.mark.parametrize("knobs", [{}, {"momentum": False}, {"decay": False}, {"read": "causal", "chunk_size": 50}])
-@pytest.mark.parametrize("heads", [1, 2, 5])
-@pytest.mark.parametrize("count", [1, 9, 196, 300])
-def test_the_mlp_state_is_what_the_oracle_says(knobs, heads, count, counted):
-    """Heads of 16 to 80 numbers; also where tokens are read in chunks, which the read alone is for."""
-    memory = stirred(NeuralMemory(80, MemoryConfig(state="mlp", heads=heads, **knobs)))
-    tokens = torch.randn(2, count, 80) + torch.randn(80)
-    double = copy.deepcopy(memory).double()
-    with torch.no_grad():
-        found, without = (answers(memory, tokens, loaded)[0] for loaded in (counted, None))
-    expected = reference(double, tokens.double())
-    spread = expected.abs().max()
-    torch.testing.assert_close(found.double() / spread, expected / spread, rtol=1e-5, atol=2e-6)
-    torch.testing.assert_close(found / spread, without / spread, rtol=1e-5, atol=2e-6)
-    if "read" not in knobs:
-        assert counted.calls == {"unit": 2, "gelu": 2, "mlp_error": 1, "mlp_answer": 1}
-
-
-@built
-def test_gelu_and_its_slope():
-    far = torch.tensor([-1e30, -90.0, -0.0, 1e30, math.inf])  # of the last PyTorch makes no number
-    x = torch.cat([torch.linspace(-15, 15, 4000), far, torch.full((3,), math.nan)])
-    near = x[:4000].double().requires_grad_()
-    expected = F.gelu(near)
-    (slope,) = torch.autograd.grad(expected.sum(), near)
-    for with_slope in (True, False):
-        hidden, found = mlp_kernels.gelu(x.clone(), with_slope)
-        torch.testing.assert_close(hidden[:4000].double(), expected, rtol=0, atol=5e-7)
-        torch.testing.assert_close(hidden[4000:4005], torch.tensor([-0.0, -0.0, -0.0, 1e30, math.inf]))
-        assert hidden[4005:].isnan().all()
-        if with_slope:
-            torch.testing.assert_close(found[:4000].double(), slope, rtol=0, atol=5e-7)
-            torch.testing.assert_close(found[4000:4004], torch.tensor([0.0, 0.0, 0.5, 1.0]))
-        else:
-            assert found is hidden
-
-
-@built
-@pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize(("groups", "count", "width"), [(1, 1, 8), (2, 5, 24), (1, 1100, 40), (3, 300, 8)])
-def test_nothing_of_the_mlp_state_is_written_beyond_its_place(groups, count, width, threads):
-    keys, values, steps = (
-        torch.randn(groups, count, width),
-        torch.randn(groups, count, width),
-        torch.rand(groups, count),
-    )
-    gain, shape = torch.randn(groups, width), (groups, count, width)
-    outs = [guarded(*shape), guarded(*shape), guarded(groups, width), guarded(threads * width)]
-    (update, _), (hidden, _), (by_gain, _), (room, _) = outs
-    update.copy_(torch.randn(shape))
-    loaded = library.LIBRARY
-    given = (keys, values, steps, gain, update, by_gain, room)
-    loaded.convneur_mlp_error(*(each.data_ptr() for each in given), threads, groups, count, width, 1e-5)
-    loaded.convneur_mlp_answer(keys.data_ptr(), gain.data_ptr(), update.data_ptr(), threads, groups, count, width, 1e-5)
-    loaded.convneur_gelu(update.data_ptr(), hidden.data_ptr(), 1, threads, update.numel())
-    for made, behind_it in outs[:3]:
-        assert made.isfinite().all()
-        assert (behind_it == 7).all()
-    assert (outs[3][1] == 7).all()
-
-
 @built
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(("count", "heads", "head"), [(1, 1, 8), (5, 4, 10), (200, 2, 20), (33, 1, 24)])
@@ -233,35 +154,9 @@ for _ in range(10):
     assert done.returncode == 0, done.stderr
 
 
-class Counted:
-    """The library, and how often it was asked for each of its functions."""
-
-    def __init__(self, library) -> None:
-        self.library, self.calls = library, Counter()
-
-    def __getattr__(self, name: str):
-        self.calls[name.removeprefix("convneur_")] += 1
-        return getattr(self.library, name)
-
-
-@pytest.fixture
-def counted(monkeypatch) -> Counted:
-    counting = Counted(library.LIBRARY)
-    monkeypatch.setattr(library, "LIBRARY", counting)
-    return counting
-
-
 def branch(width: int = 16, **kwargs) -> GlobalBranch:
     torch.manual_seed(3)
     return stirred(GlobalBranch(8, width, **kwargs))
-
-
-def answers(module: nn.Module, x: Tensor, loaded) -> tuple[Tensor, ...]:
-    """With and without the library they are to be the same."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(library, "LIBRARY", loaded)
-        found = module(x)
-    return (found,) if isinstance(found, Tensor) else tuple(each for each in found if each is not None)
 
 
 @built
