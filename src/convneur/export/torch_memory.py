@@ -87,9 +87,10 @@ def _sizes(node: Node) -> tuple[int, int] | None:
             return None
         found = found.args[index]
     value = found.meta.get("val") if isinstance(found, Node) else None
-    if not isinstance(value, Tensor) or value.ndim != 3 or value.shape[0] * value.shape[1] != value.shape[2]:
+    if not isinstance(value, Tensor) or value.ndim != 3 or not all(isinstance(size, int) for size in value.shape):
         return None
-    return int(value.shape[0]), int(value.shape[1])
+    heads, head, width = value.shape
+    return (heads, head) if heads * head == width else None
 
 
 @lru_cache(maxsize=64)
