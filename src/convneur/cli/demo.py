@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from convneur.files import check_folder
+
 if TYPE_CHECKING:
     from convneur.explain.report import Section
     from convneur.recipes.pair import PairRecipe, Trained
@@ -41,8 +43,7 @@ def demo(
         if epochs < 1:
             raise ValueError(f"--epochs {epochs} is out of range; give at least 1")
         recipe = replace(recipe, epochs=epochs)
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"--out {out} is a file; give a folder")
+    check_folder(out)
     out.mkdir(parents=True, exist_ok=True)
 
     pair: dict[str, Trained] = {}
