@@ -236,6 +236,7 @@ def test_bad_input_is_one_line_and_exit_code_2(trained, photos, tmp_path, capsys
         (["predict", "https://host/a.jpg", "--model", str(out)], "download it first"),
         (["predict", str(tmp_path / "damaged"), "--model", str(out)], "holds no images"),
         (["predict", str(photos), "--model", str(tmp_path / "one")], "holds no model"),
+        (["predict", str(photos), "--model", str(out), *new], "a classifier makes none; write --format csv > FILE"),
         (["push", str(tmp_path), "someone/name"], "lacks config.json"),
     ]:
         code, _, err = call(capsys, *arguments)
