@@ -203,6 +203,7 @@ def test_port_0_is_any_that_is_free():
 def test_bad_arguments_are_one_line_and_exit_code_2(capsys, monkeypatch, tmp_path):
     for arguments, message in [
         (["--model", str(tmp_path / "absent")], "is neither a folder nor a model of timm"),
+        (["--model", "convneur_m9"], "did you mean 'convneur_m"),
         (["--max-mb", "0"], "--max-mb 0.0 is out of range"),
         (["--host", "256.0.0.1"], "give another --port or --host"),
         (["--port", "99999", "--model", str(tmp_path / "absent")], "--port 99999 is out of range; give 0 to 65535"),

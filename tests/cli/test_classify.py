@@ -236,6 +236,9 @@ def test_bad_input_is_one_line_and_exit_code_2(trained, photos, tmp_path, capsys
         (["predict", "https://host/a.jpg", "--model", str(out)], "download it first"),
         (["predict", str(tmp_path / "damaged"), "--model", str(out)], "holds no images"),
         (["predict", str(photos), "--model", str(tmp_path / "one")], "holds no model"),
+        (["predict", str(photos), "--model", "convneur_m9"], "of timm; did you mean 'convneur_m"),
+        (["predict", str(photos), "--model", "convneur_m1"], "weights of convneur_m1; train one (convneur train)"),
+        (["eval", "--model", "convneur_m1", "--data", "digits"], "weights of convneur_m1; train one (convneur train)"),
         (["predict", str(photos), "--model", str(out), *new], "a classifier makes none; write --format csv > FILE"),
         (["push", str(tmp_path), "someone/name"], "lacks config.json"),
     ]:

@@ -101,15 +101,13 @@ def names_of(models: Sequence[str]) -> dict[str, str]:
     """
     import timm
 
-    import convneur.models  # noqa: F401  registers ours with timm
+    from convneur.models.names import no_such_model
 
     names: dict[str, str] = {}
     for model in dict.fromkeys(models):
         path = Path(model).expanduser()
         if not (path.exists() or model.startswith(("hf-hub:", "hf_hub:")) or timm.is_model(model)):
-            raise FileNotFoundError(
-                f"{model} is neither a folder nor a model of timm; give the folder of a trained model"
-            )
+            raise no_such_model(model, timm.list_models())
         name = stem = (path.resolve().name if path.exists() else model) or model
         number = 1
         while name in names:
