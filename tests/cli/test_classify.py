@@ -11,6 +11,7 @@ import sys
 import pytest
 import timm
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 import convneur  # noqa: F401  registers the models with timm
 from convneur.cli.main import main
@@ -189,6 +190,17 @@ def test_finetune_from_a_convnext_file(photos, tmp_path, capsys):
     kept = json.loads((tmp_path / "a" / "model" / "config.json").read_text())
     assert kept["architecture"] == "convneur_m2"
     assert kept["label_names"] == ["blue", "red"]
+
+
+def test_weights_that_cannot_be_downloaded_may_be_given_as_a_file(tmp_path, capsys, monkeypatch):
+    def fail(*_args, **_kwargs):
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr("timm.models._builder.load_pretrained", fail)
+    arguments = ["--data", "digits", "--weights", "convnext_pico.d1_in1k", "--model", "convneur_m3", *QUICK]
+    code, _, err = call(capsys, "train", *arguments, "--out", str(tmp_path / "run"))
+    assert code == 2
+    assert re.fullmatch(r"convneur: convnext_pico.d1_in1k .*\(no network\).* \(--weights file.safetensors\)\n", err)
 
 
 def test_images_that_were_added_since_are_noticed(trained, photos, capsys):
