@@ -118,7 +118,9 @@ def test_what_cannot_be_converted_is_one_clear_line(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("error", [LocalEntryNotFoundError("cannot find\nthe file on disk"), RuntimeError("no weights")])
+@pytest.mark.parametrize(
+    "error", [LocalEntryNotFoundError("cannot find\nthe file on disk"), RuntimeError("no weights")]
+)
 def test_without_a_network_a_file_may_be_given(error, monkeypatch):
     def fail(*_args, **_kwargs):
         raise error
