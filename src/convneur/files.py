@@ -25,7 +25,7 @@ def check_folder(folder: Path, named: str | None = None) -> None:
     named = named or f"--out {folder}"
     try:
         for nearest in (folder, *folder.parents):
-            if nearest.exists():
+            if nearest.exists() or nearest.is_symlink():  # to nothing: no folder can be made in its place
                 break
         tempfile.TemporaryDirectory(prefix=".convneur-", dir=nearest).cleanup()
     except OSError as error:

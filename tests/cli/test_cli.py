@@ -192,8 +192,16 @@ def test_a_folder_that_cannot_be_is_told_before_anything_else(arguments, tmp_pat
     assert file.read_text() == "kept"
 
 
+def test_a_link_to_a_folder_that_is_gone(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    line = f"--out {tmp_path / 'link'} cannot be written to (No such file or directory); give a folder that you may"
+    code, _, err = call("bench", "latency", "--out", str(tmp_path / "link"))
+    assert code == 2
+    assert err == f"convneur: {line} write to\n"
+
+
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc, where not even root can write")
-def test_a_folder_that_nobody_may_write_to(tmp_path):
+def test_a_folder_that_nobody_may_write_to():
     reason = "(No such file or directory); give a folder that you may write to"
     for out, line in [
         ("/proc/run", f"/proc/run cannot be made {reason}"),
