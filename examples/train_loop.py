@@ -1,14 +1,20 @@
 """Train a ConvNeur in a plain PyTorch loop, on digits that come with scikit-learn: train_loop.py [epochs]"""
 
-import sys
+import argparse
 
 import torch
 import torch.nn.functional as F
+from rich.console import Console
+from rich.progress import track
 
 import convneur
 from convneur.data.digits import DigitBatches, load_digits
 
-epochs = int(sys.argv[1]) if len(sys.argv) > 1 else 10
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("epochs", type=int, nargs="?", default=10)
+epochs = parser.parse_args().epochs
+if epochs < 1:
+    parser.error(f"{epochs} epochs are too few; give at least 1")
 train, held_out = load_digits(size=32)
 batches = DigitBatches(train, batch_size=64, pixels=2)
 model = convneur.create_model("convneur_m1", in_chans=1, num_classes=10, ls_init_value=1.0)
@@ -17,7 +23,7 @@ optimizer = torch.optim.AdamW(groups)
 schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [g["lr"] for g in groups], epochs * len(batches))
 for epoch in range(1, epochs + 1):
     model.train()
-    for images, labels in batches:
+    for images, labels in track(batches, f"epoch {epoch}", console=Console(stderr=True), transient=True):
         loss = F.cross_entropy(model(images), labels)
         optimizer.zero_grad()
         loss.backward()

@@ -16,10 +16,16 @@ transformers takes any timm model as a backbone through TimmBackboneConfig. What
 * Weights do not come along: build the model, then load them into its backbone, as `load_backbone` does.
 """
 
+import importlib.util
 import sys
 
 import timm
 import torch
+
+if importlib.util.find_spec("transformers") is None:
+    print("this example needs the package transformers; pip install transformers", file=sys.stderr)
+    sys.exit(2)
+
 from transformers import (
     DetrConfig,
     DetrForObjectDetection,

@@ -1,6 +1,7 @@
 """The examples do what they say."""
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 
@@ -58,3 +59,22 @@ def test_transformers_take_a_convneur_as_backbone(models, name, tmp_path):
 def test_the_example_of_transformers_runs_as_it_is_written(models, capsys):
     models.main(["detr"])
     assert "gradients reach 188 of 188 tensors of the stages" in capsys.readouterr().out
+
+
+def test_without_transformers_the_example_says_what_to_install():
+    script = str(EXAMPLES / "transformers_models.py")
+    code = f"import runpy, sys; sys.modules['transformers'] = None; runpy.run_path({script!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    told = "this example needs the package transformers; pip install transformers\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "line"), [("0", "0 epochs are too few; give at least 1"), ("two", "invalid int value: 'two'")]
+)
+def test_the_loop_takes_a_number_of_epochs(epochs, line):
+    command = [sys.executable, str(EXAMPLES / "train_loop.py"), epochs]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: train_loop.py")
+    assert done.stderr.splitlines()[-1].endswith(line)

@@ -1,13 +1,40 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and folders that files can be written to."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def check_folder(folder: Path, named: str | None = None) -> None:
+    """Refuse a folder that no file can be written to, before anything takes time; it is not created.
+
+    Args:
+        folder: There or not.
+        named: How the user gave it; ``--out FOLDER`` if not given.
+
+    Raises:
+        NotADirectoryError: If it is a file.
+        OSError: If it cannot be made or written to, in one line that says what to do.
+    """
+    named = named or f"--out {folder}"
+    try:
+        for nearest in (folder, *folder.parents):
+            if nearest.exists() or nearest.is_symlink():  # to nothing: no folder can be made in its place
+                break
+        tempfile.TemporaryDirectory(prefix=".convneur-", dir=nearest).cleanup()
+    except OSError as error:
+        if error.errno == errno.ENOSPC:  # which the command line knows what to do about
+            raise
+        if nearest == folder and isinstance(error, NotADirectoryError):
+            raise NotADirectoryError(f"{named} is a file; give a folder") from error
+        what = "written to" if nearest == folder else "made"
+        raise OSError(f"{named} cannot be {what} ({error.strerror}); give a folder that you may write to") from error
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from convneur.cli.app import check_port
 from convneur.cli.main import main
 from tests.cli.test_explain import LABELS, classifier
 from tests.data import files
@@ -193,11 +194,20 @@ def test_too_many_of_one_client_are_told_so_and_the_port_is_taken(tmp_path, caps
     assert not list(page.temporary.glob("convneur-app-*"))  # what was uploaded has gone
 
 
+def test_port_0_is_any_that_is_free():
+    port = check_port("127.0.0.1", 0)
+    assert 0 < port < 65536
+    assert check_port("127.0.0.1", port) == port
+
+
 def test_bad_arguments_are_one_line_and_exit_code_2(capsys, monkeypatch, tmp_path):
     for arguments, message in [
         (["--model", str(tmp_path / "absent")], "is neither a folder nor a model of timm"),
+        (["--model", "convneur_m9"], "did you mean 'convneur_m"),
         (["--max-mb", "0"], "--max-mb 0.0 is out of range"),
         (["--host", "256.0.0.1"], "give another --port or --host"),
+        (["--port", "99999", "--model", str(tmp_path / "absent")], "--port 99999 is out of range; give 0 to 65535"),
+        (["--port=-1"], "--port -1 is out of range; give 0 to 65535"),
     ]:
         assert main(["app", *arguments]) == 2
         assert message in capsys.readouterr().err.splitlines()[-1]

@@ -104,5 +104,11 @@ def test_bad_input_is_one_line(tmp_path, capsys):
         err = capsys.readouterr().err.strip().splitlines()
         assert message in err[-1]
         assert len(err) == 1, err
+    absent, out = str(tmp_path / "absent"), tmp_path / "new"
+    assert main(["ablate", "core", *SMALL, "--data", absent, "--out", str(out)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"convneur: --data {absent} does not exist; give")
+    assert len(err.splitlines()) == 1
+    assert not out.exists()
     with pytest.raises(SystemExit, match="2"):
         main(["ablate", "colour", *SMALL])

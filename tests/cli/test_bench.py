@@ -106,6 +106,14 @@ def test_bad_input_is_one_line(arguments, message, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_unknown_model_gets_the_nearest_of_so_many(tmp_path, capsys):
+    assert main(["bench", "latency", "nosuch", "--out", str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err.strip()
+    assert err.startswith("convneur: model 'nosuch' is not known; the nearest of ")
+    assert err.count("', '") == 2
+    assert len(err) < 200
+
+
 def test_a_profile_of_what_does_not_run_is_one_line(tmp_path, capsys):
     arguments = ["vit_tiny_patch16_224", "--sizes", "64", "--rounds", "1", "--out", str(tmp_path / "out")]
     assert main(["bench", "profile", *arguments]) == 2

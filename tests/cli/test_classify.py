@@ -12,6 +12,7 @@ import sys
 import pytest
 import timm
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 import convneur  # noqa: F401  registers the models with timm
@@ -235,6 +236,17 @@ def test_finetune_from_a_convnext_file(photos, tmp_path, capsys):
     assert kept["label_names"] == ["blue", "red"]
 
 
+def test_weights_that_cannot_be_downloaded_may_be_given_as_a_file(tmp_path, capsys, monkeypatch):
+    def fail(*_args, **_kwargs):
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr("timm.models._builder.load_pretrained", fail)
+    arguments = ["--data", "digits", "--weights", "convnext_pico.d1_in1k", "--model", "convneur_m3", *QUICK]
+    code, _, err = call(capsys, "train", *arguments, "--out", str(tmp_path / "run"))
+    assert code == 2
+    assert re.fullmatch(r"convneur: convnext_pico.d1_in1k .*\(no network\).* \(--weights file.safetensors\)\n", err)
+
+
 def test_images_that_were_added_since_are_noticed(trained, photos, capsys):
     out, _ = trained
     new = photos / "blue" / "new.png"
@@ -263,7 +275,14 @@ def test_bad_input_is_one_line_and_exit_code_2(trained, photos, tmp_path, capsys
     for arguments, message in [
         (["train", "--data", str(tmp_path / "absent"), *new], "does not exist; give a folder"),
         (["train", "--data", str(tmp_path / "one"), "--out", str(tmp_path / "n1")], "only one class, 'red'"),
-        (["train", *again, "--batch-size", "64", "--out", str(tmp_path / "n2")], "larger than the set"),
+        (
+            ["train", *again, "--batch-size", "64", "--out", str(tmp_path / "n2")],
+            "a batch of 64 is larger than the set",
+        ),
+        (
+            ["train", *again, "--fit.devices", "6", "--out", str(tmp_path / "n2")],
+            "a batch of 8 in each of 6 processes is larger than the set of 38 images; give a smaller --batch-size, or",
+        ),
         (["train", *again, "--max-unreadable", "0.01", "--out", str(tmp_path / "n3")], "raise --max-unreadable"),
         (["train", *again, "--batch-size", "7", "--augment.mixup", "0.1", "--out", str(tmp_path / "n6")], "is odd"),
         (["train", *again, "--model", "convneur_m9", "--out", str(tmp_path / "n4")], "did you mean 'convneur_m"),
@@ -284,6 +303,10 @@ def test_bad_input_is_one_line_and_exit_code_2(trained, photos, tmp_path, capsys
         (["predict", "https://host/a.jpg", "--model", str(out)], "download it first"),
         (["predict", str(tmp_path / "damaged"), "--model", str(out)], "holds no images"),
         (["predict", str(photos), "--model", str(tmp_path / "one")], "holds no model"),
+        (["predict", str(photos), "--model", "convneur_m9"], "of timm; did you mean 'convneur_m"),
+        (["predict", str(photos), "--model", "convneur_m1"], "weights of convneur_m1; train one (convneur train)"),
+        (["eval", "--model", "convneur_m1", "--data", "digits"], "weights of convneur_m1; train one (convneur train)"),
+        (["predict", str(photos), "--model", str(out), *new], "a classifier makes none; write --format csv > FILE"),
         (["push", str(tmp_path), "someone/name"], "lacks config.json"),
     ]:
         code, _, err = call(capsys, *arguments)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import pytest
 import timm
@@ -161,6 +162,52 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
     code, _, err = call("inof")
     assert code == 2
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["demo"],
+        ["train", "--data", "digits"],
+        ["eval", "--model", "no/such/run", "--data", "digits"],
+        ["embed", "photos", "--model", "no/such/run"],
+        ["stream", "huge.tif", "--model", "no/such/run"],
+        ["explain", "{file}", "--model", "no/such/run"],
+        ["ablate", "core", "--data", "no/such/folder"],
+        ["bench", "latency"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_folder_that_cannot_be_is_told_before_anything_else(arguments, tmp_path):
+    """Models and images that are not there would be told next."""
+    file = tmp_path / "notes.txt"
+    file.write_text("kept")
+    for out, line in [
+        (file, f"--out {file} is a file; give a folder"),
+        (file / "run", f"--out {file / 'run'} cannot be made (Not a directory); give a folder that you may write to"),
+    ]:
+        code, printed, err = call(*(each.format(file=file) for each in arguments), "--out", str(out))
+        assert (code, printed, err) == (2, "", f"convneur: {line}\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert file.read_text() == "kept"
+
+
+def test_a_link_to_a_folder_that_is_gone(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    line = f"--out {tmp_path / 'link'} cannot be written to (No such file or directory); give a folder that you may"
+    code, _, err = call("bench", "latency", "--out", str(tmp_path / "link"))
+    assert code == 2
+    assert err == f"convneur: {line} write to\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc, where not even root can write")
+def test_a_folder_that_nobody_may_write_to():
+    reason = "(No such file or directory); give a folder that you may write to"
+    for out, line in [
+        ("/proc/run", f"/proc/run cannot be made {reason}"),
+        ("/proc", f"/proc cannot be written to {reason}"),
+    ]:
+        assert call("bench", "latency", "--out", out) == (2, "", f"convneur: --out {line}\n")
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting a small disk needs root")

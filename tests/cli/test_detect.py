@@ -109,6 +109,12 @@ def test_predict_with_nothing_to_read_says_so(trained, scenes, tmp_path, capsys)
     assert "val_bad.png could not be read" in stderr
 
 
+def test_predict_needs_a_folder_to_draw_into(trained, scenes, capsys):
+    image = str(scenes / "images" / "val0.png")
+    line = f"convneur: --out {image} is a file; give a folder\n"
+    assert call(capsys, "predict", image, "--model", str(trained), "--out", image) == (2, "", line)
+
+
 def test_a_run_begins_from_a_detector_of_other_classes_or_from_a_classifier(trained, scenes, tmp_path, capsys):
     """A step at a rate of almost nothing leaves in place what was loaded."""
     still = [*SMALL, "--epochs", "1", "--optim.lr", "1e-12", "--ema", "0"]

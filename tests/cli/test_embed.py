@@ -66,6 +66,7 @@ def test_bad_input_is_one_line_and_exit_code_2(model, tmp_path, capsys):
         ([tmp_path / "no.parquet", *new], "no parquet file that can be read"),
         (["hf:beans", *new], "write the data set as parquet files"),
         ([source, "--model", tmp_path / "empty", "--out", tmp_path / "new"], "holds no model"),
+        ([source, "--model", "convneur_m1", "--out", tmp_path / "new"], "weights of convneur_m1; train one"),
         ([source, *new, "--image-size", "2"], "gives no features of 2 x 2 px"),
         ([source, *new, "--part-size", "0"], "--part-size 0 is out of range"),
         ([source, *new, "--max-unreadable", "2"], "--max-unreadable 2.0 is out of range"),

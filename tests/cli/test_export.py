@@ -148,6 +148,7 @@ def test_files_that_cannot_be_used(exported, photos, tmp_path):
         (["{model}", "--out", "model.onnx", "--format", "torch"], "its name should end in .pt2"),
         (["{model}", "--out", "model.aoti.pt2", "--format", "torch"], "its name should end in .pt2"),
         (["{model}", "--out", "model"], "its name should end in .onnx"),
+        (["no/such/run", "--out", "{model}/config.json/m.onnx"], "config.json/m.onnx is a file; give a folder"),
         (["{model}", "--rounds", "-1"], "--rounds must be 0 or more"),
         (["{model}", "--image-size", "0"], "--image-size 1 or more"),
         (["{model}", "--image-size", "4", "--no-dynamic"], "give at least 8 x 8"),

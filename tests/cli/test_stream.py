@@ -88,6 +88,7 @@ def test_a_semantic_fpn_and_its_preview(image, tmp_path, capsys):
         ("{0}/image.tif --model {0}/model --out-indices 4", "out_indices=(4,) is out of range"),
         ("{0}/image.tif --model {0}/model --memory-gb 0.01", "raise it"),
         ("{0}/image.tif --model {0}/model --workers 0", "1 or more"),
+        ("{0}/image.tif --model {0}/model --scratch {0}/image.tif", "image.tif is a file; give a folder"),
     ],
 )
 def test_what_is_wrong_is_one_line(arguments, said, image, tmp_path, capsys):

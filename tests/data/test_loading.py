@@ -150,7 +150,7 @@ def test_processes_share_the_global_batches():
         assert joined == list(one)
     seen = [index for batch in one for _, index in batch]
     assert len(set(seen)) == len(seen) == 96
-    with pytest.raises(ValueError, match="a batch of 200 is larger than the set of 100 images"):
+    with pytest.raises(ValueError, match="a batch of 100 in each of 2 processes is larger than the set of 100 images"):
         EpochBatches(100, 100, seed=1, world=2)
 
 

@@ -3,11 +3,27 @@ import math
 import pytest
 import torch
 
+from convneur.engine.config import FitConfig
+from convneur.engine.fit import processes
 from convneur.engine.optim import OptimConfig, scheduler
 from convneur.models import create_model
 from convneur.recipes.pair import DEMO, MOSAIC
 from convneur.tasks.classification import Classification
 from convneur.tasks.marking import Marking
+
+
+def test_there_are_as_many_processes_as_gpus_at_most_and_any_number_on_a_cpu(monkeypatch):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    for gpus, asked, there in [(0, 8, 8), (0, 0, 1), (2, 2, 2), (2, 0, 2)]:
+        monkeypatch.setattr("torch.cuda.device_count", lambda gpus=gpus: gpus)
+        assert processes(FitConfig(devices=asked)) == (there, 1)
+    assert processes(FitConfig(devices=8, accelerator="cpu")) == (8, 1), "the two GPUs are left alone"
+    with pytest.raises(ValueError, match=r"--fit.devices 8 is more than the GPUs here \(2\); give that at most"):
+        processes(FitConfig(devices=8))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(ValueError, match=r"there is no GPU here for --fit.accelerator gpu; leave it at auto"):
+        processes(FitConfig(accelerator="gpu"))
 
 
 def test_cosine_with_warmup():

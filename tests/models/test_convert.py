@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 import convneur
@@ -108,13 +109,27 @@ def test_what_cannot_be_converted_is_one_clear_line(tmp_path):
         (lambda: convneur.from_convnext(wrong), ValueError, "head.norm.weight is of shape"),
         (lambda: convneur.from_convnext(transposed), ValueError, "is of shape"),
         (lambda: convneur.from_convnext(tmp_path / "broken.pth"), ValueError, "no checkpoint"),
-        (lambda: convneur.from_convnext("no_such_model"), FileNotFoundError, "neither a file nor a model"),
+        (lambda: convneur.from_convnext("no_such_model"), FileNotFoundError, "no file of that name exists"),
         (lambda: convneur.from_convnext(tmp_path / "absent.pth"), FileNotFoundError, "neither a file nor a model"),
     ]
     for call, kind, message in calls:
         with pytest.raises(kind, match=message) as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error", [LocalEntryNotFoundError("cannot find\nthe file on disk"), RuntimeError("no weights")]
+)
+def test_without_a_network_a_file_may_be_given(error, monkeypatch):
+    def fail(*_args, **_kwargs):
+        raise error
+
+    monkeypatch.setattr("timm.models._builder.load_pretrained", fail)
+    with pytest.raises(OSError, match="could not be loaded") as caught:
+        convneur.from_convnext("convnext_pico.d1_in1k")
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).endswith("or give its weights as a file (--weights file.safetensors)")
 
 
 def test_a_pickle_with_code_is_refused(tmp_path):

@@ -11,6 +11,7 @@ import tyro
 
 from convneur.cli.running import recipe_named
 from convneur.data.mosaic_config import MosaicConfig
+from convneur.files import check_folder
 from convneur.recipes.classification import MOSAIC, RECIPES, ClassificationRecipe
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def ablate_verb(arguments: Sequence[str]) -> Callable[..., None]:
         from rich.console import Console
 
         console = Console(stderr=True)
+        check_folder(out)
         with console.status("Loading PyTorch and Lightning"):
             from convneur.engine.callbacks import Interrupted
             from convneur.recipes.ablation import BUDGETS, AblationConfig, train_cells

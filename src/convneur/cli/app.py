@@ -32,7 +32,7 @@ def app(
         model: Folders of runs or models, hf-hub:USER/NAME, or names such as convneur_m1, with random weights. No others
             can be asked for.
         host: Address to listen on.
-        port: To listen on.
+        port: To listen on; 0 for any that is free.
         max_megapixels: Larger images are refused.
         max_mb: Larger files are refused.
         per_minute: Images that one address may send in a minute.
@@ -42,7 +42,7 @@ def app(
 
     if importlib.util.find_spec("gradio") is None:
         raise ImportError(NEEDS)
-    check_port(host, port)
+    port = check_port(host, port)
     console = Console(stderr=True)
     with console.status("Loading PyTorch"):
         from convneur.app.limits import Limits
@@ -68,19 +68,27 @@ def app(
     return 0
 
 
-def check_port(host: str, port: int) -> None:
-    """Try to listen, because gradio tells neither why it cannot nor on which address.
+def check_port(host: str, port: int) -> int:
+    """Try to listen, because gradio tells neither why it cannot nor on which address, and does not know port 0.
+
+    Returns:
+        The port; one that is free for 0.
 
     Raises:
-        OSError: In one line that says what to do.
+        ValueError: If there is no such port.
+        OSError: If it cannot be listened on, in one line that says what to do.
     """
+    if not 0 <= port <= 65535:  # the C library would take it for another one
+        raise ValueError(f"--port {port} is out of range; give 0 to 65535")
     try:
         family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as trial:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             trial.bind(where)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+            free: int = trial.getsockname()[1]
+            return free
+    except OSError as error:
+        reason = error.strerror or str(error)
         raise OSError(f"cannot listen on {host}, port {port} ({reason}); give another --port or --host") from error
 
 
@@ -93,15 +101,13 @@ def names_of(models: Sequence[str]) -> dict[str, str]:
     """
     import timm
 
-    import convneur.models  # noqa: F401  registers ours with timm
+    from convneur.models.names import no_such_model
 
     names: dict[str, str] = {}
     for model in dict.fromkeys(models):
         path = Path(model).expanduser()
         if not (path.exists() or model.startswith(("hf-hub:", "hf_hub:")) or timm.is_model(model)):
-            raise FileNotFoundError(
-                f"{model} is neither a folder nor a model of timm; give the folder of a trained model"
-            )
+            raise no_such_model(model, timm.list_models())
         name = stem = (path.resolve().name if path.exists() else model) or model
         number = 1
         while name in names:

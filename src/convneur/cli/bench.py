@@ -79,7 +79,7 @@ def bench(
         from convneur.bench.floor import measured_rates
         from convneur.cli import bench_tables
         from convneur.explain.report import versions
-        from convneur.files import write_atomic
+        from convneur.files import check_folder, write_atomic
         from convneur.memory import library
         from convneur.tasks.evaluation import device_for
 
@@ -95,6 +95,7 @@ def bench(
         raise ValueError("a fused model cannot be trained; leave --fused or --training out")
     if what == "profile" and (training or compile):
         raise ValueError("a profile is of inference, not compiled; leave --training and --compile out")
+    check_folder(out)
     place = device_for(device)
     with freed_memory_kept() if heap == "kept" else nullcontext(False) as heap_kept:
         facts: dict[str, Any] = {

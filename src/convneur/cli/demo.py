@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from convneur.cli.common import require_no_run
+from convneur.files import check_folder
 
 if TYPE_CHECKING:
     from convneur.explain.report import Section
@@ -43,8 +44,7 @@ def demo(
         if epochs < 1:
             raise ValueError(f"--epochs {epochs} is out of range; give at least 1")
         recipe = replace(recipe, epochs=epochs)
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"--out {out} is a file; give a folder")
+    check_folder(out)
     require_no_run(out)
     out.mkdir(parents=True, exist_ok=True)
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import tyro
 
 from convneur.cli.common import check_size, other_classes, require_no_run, tell_whole
+from convneur.files import check_folder
 
 
 def eval_(
@@ -54,6 +55,7 @@ def eval_(
     from rich.console import Console
 
     console = Console(stderr=True)
+    check_folder(out)
     with console.status("Loading PyTorch"):
         from convneur.cli.judging import judge, tell, write_judged
         from convneur.data.sources import open_source

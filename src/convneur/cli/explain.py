@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from convneur.cli.common import Outputs, check_size, last_words, print_table, tell_unreadable
+from convneur.files import check_folder
 
 if TYPE_CHECKING:
     from convneur.explain.explanation import Explanation
@@ -45,6 +46,7 @@ def explain(
 
     console = Console(stderr=True)
     check_size(image_size)
+    check_folder(out)
     files = find_images(paths)
     with console.status("Loading PyTorch"):
         from rich.progress import Progress

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from convneur.files import check_folder
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -65,6 +67,7 @@ def export(
     path = out or Path("runs/export") / f"{_name(model)}{chosen.suffix}"
     if not path.name.endswith(chosen.suffix) or format_of(path) != format:
         raise ValueError(f"--out {path} and --format {format} do not fit; its name should end in {chosen.suffix}")
+    check_folder(path.expanduser().parent, f"the folder of --out {path}")
     photos = _photos(images)
     ours = model.startswith("convneur_m") and not Path(model).exists()
     with console.status(f"Loading {model}"):

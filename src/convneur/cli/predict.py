@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from convneur.cli.common import check_size, print_table, tell_unreadable
+from convneur.files import check_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +31,7 @@ def predict(
     image_size: int | None = None,
     max_megapixels: float = 100.0,
     score: float = 0.5,
-    out: Path = Path("runs/predict"),
+    out: Path | None = None,
     window: int | None = None,
     flip: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> int:
@@ -51,7 +52,7 @@ def predict(
         max_megapixels: Larger images are not read.
         score: Of a detector: from which a detection is drawn and told.
         out: Folder for the pictures of a detector or a segmentation model; for detections.json with all detections in
-            COCO's form; for masks, PNG files whose numbers are the classes.
+            COCO's form; for masks, PNG files whose numbers are the classes. runs/predict if not given.
         window: Of a segmentation model: pixels a side of tiles that are looked at one by one, so that images may be
             huge; 0 for whole images.
         flip: Of a segmentation model: average over the mirrored image, too.
@@ -78,25 +79,31 @@ def predict(
         from convneur.tasks.evaluation import device_for, require_finite
         from convneur.tasks.segmentation.saved import segmenter_folder
 
-    if segmenter_folder(model) is None:
+    finds, marks = detector_folder(model) is not None, segmenter_folder(model) is not None
+    if not marks:
         check_size(image_size)
-    if detector_folder(model) is not None:
+    pictures = out or Path("runs/predict")
+    if finds or marks:
+        check_folder(pictures)
+    if finds:
         from convneur.cli.detecting import find_objects
 
         workers = min(len(files) // 4, 8) if workers is None else workers
-        rows, unreadable = find_objects(files, model, out, score, console, image_size, workers, max_pixels)
+        rows, unreadable = find_objects(files, model, pictures, score, console, image_size, workers, max_pixels)
         _print_objects(rows, format)
         return tell_unreadable(rows, unreadable, console)
-    if segmenter_folder(model) is not None:
+    if marks:
         from convneur.cli import segmenting
 
         check_size(image_size, least=0)
         changes = segmenting.changes_of(image_size, window, None, flip)
-        rows, unreadable = segmenting.mark_images(files, model, out, console, changes, max_pixels)
+        rows, unreadable = segmenting.mark_images(files, model, pictures, console, changes, max_pixels)
         _print_pixels(rows, format)
         return tell_unreadable(rows, unreadable, console)
     with console.status(f"Loading {model}"):
         loaded, config, labels = open_model(model)
+    if out is not None:
+        raise ValueError(f"--out {out} is for pictures, and a classifier makes none; write --format csv > FILE instead")
     names = labels or [str(i) for i in range(config["num_classes"])]
     images = FileImages(files, [0] * len(files))
     preprocessing = Preprocessing.of(config, image_size)

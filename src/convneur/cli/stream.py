@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from convneur.files import check_folder
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -46,6 +48,9 @@ def stream(
     console = Console(stderr=True)
     if top_k < 1:
         raise ValueError(f"--top-k {top_k} is out of range; give at least 1")
+    check_folder(out.expanduser(), f"--out {out}")
+    if scratch is not None:
+        check_folder(scratch.expanduser(), f"--scratch {scratch}")
     with console.status("Loading PyTorch"):
         import torch
 

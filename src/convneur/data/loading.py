@@ -158,7 +158,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
     """
 
     def __init__(self, count: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
-        check_batch(count, batch_size * world)
+        check_batch(count, batch_size, world)
         self.count, self.batch_size, self.seed, self.rank, self.world = count, batch_size, seed, rank, world
         self.epoch = self.start = 0
 
@@ -173,12 +173,13 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             yield [(epoch, index) for index in order[first : first + self.batch_size]]
 
 
-def check_batch(count: int, batch_size: int) -> None:
-    """Refuse a batch that no epoch could fill."""
-    if batch_size > count:
-        raise ValueError(
-            f"a batch of {batch_size} is larger than the set of {count} images; give a smaller --batch-size"
-        )
+def check_batch(count: int, batch_size: int, world: int) -> None:
+    """Refuse a batch, of each of ``world`` processes, that no epoch could fill."""
+    if batch_size * world > count:
+        what, fix = f"a batch of {batch_size}", "give a smaller --batch-size"
+        if world > 1:
+            what, fix = f"{what} in each of {world} processes", f"{fix}, or fewer --fit.devices"
+        raise ValueError(f"{what} is larger than the set of {count} images; {fix}")
 
 
 class TrainLoader(DataLoader[Any]):

@@ -71,7 +71,7 @@ class PictureData(pl.LightningDataModule, ABC):
 
     def steps_per_epoch(self, world: int) -> int:
         """Training batches of one process in an epoch; a ValueError if a batch is larger than the set."""
-        check_batch(len(self.source.train), self.batch_size * world)
+        check_batch(len(self.source.train), self.batch_size, world)
         return len(self.source.train) // (self.batch_size * world)
 
     def train_workers(self, world: int) -> int:

@@ -157,7 +157,7 @@ class ShardStream(IterableDataset[Batch]):
         world: int = 1,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        check_batch(shards.count, batch_size * world)
+        check_batch(shards.count, batch_size, world)
         self.shards, self.transform, self.batch_size, self.seed = shards, transform, batch_size, seed
         self.rank, self.world, self.max_pixels = rank, world, max_pixels
         self.epoch = self.start = 0

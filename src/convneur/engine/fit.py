@@ -136,12 +136,28 @@ def resume_from(folder: Path, console: Console, first: bool = True) -> Path | No
 
 
 def processes(config: FitConfig) -> tuple[int, int]:
-    """Processes per machine and machines; under torchrun, what torchrun started."""
+    """Processes per machine and machines; under torchrun, what torchrun started.
+
+    Raises:
+        ValueError: If there are fewer GPUs than are asked for; on a CPU there may be any number of processes.
+    """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         local = int(os.environ["LOCAL_WORLD_SIZE"])
         return local, int(os.environ["WORLD_SIZE"]) // local
-    cuda = torch.cuda.device_count() if config.accelerator in ("auto", "gpu") else 0
-    return config.devices or max(1, cuda), config.nodes
+    gpus = _gpus(config.accelerator)
+    if config.accelerator in ("gpu", "mps") and not gpus:
+        raise ValueError(f"there is no GPU here for --fit.accelerator {config.accelerator}; leave it at auto")
+    if gpus and config.devices > gpus:
+        raise ValueError(
+            f"--fit.devices {config.devices} is more than the GPUs here ({gpus}); give that at most, or 0 for all"
+        )
+    return config.devices or max(1, gpus), config.nodes
+
+
+def _gpus(accelerator: str) -> int:
+    """GPUs of this machine that Lightning would take."""
+    cuda = torch.cuda.device_count() if accelerator in ("auto", "gpu") else 0
+    return cuda or int(accelerator != "cpu" and torch.backends.mps.is_available())
 
 
 def _strategy(config: FitConfig, find_unused_parameters: bool) -> Any:

@@ -16,6 +16,7 @@ from convneur.data.bulk import BulkImages, open_bulk
 from convneur.data.decode import MAX_PIXELS
 from convneur.data.loading import default_workers
 from convneur.data.unreadable import Unreadable
+from convneur.files import check_folder
 from convneur.inference.embedder import Embedder
 from convneur.inference.features import FeatureModel, load_features
 from convneur.inference.parts import Done, Parts
@@ -131,11 +132,11 @@ def embed(
             unreadable; what is done stays.
         BlockingIOError: If another process fills the folder.
         ImportError: If Ray is needed and missing.
+        OSError: If ``out`` is a file, or nothing can be written there.
     """
     config.check()
     out = Path(out).expanduser().resolve()
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"--out {out} is a file; give a folder")
+    check_folder(out)
     compute = _engine(config)
     images = open_bulk(source)
     features = load_features(model, config.image_size)

@@ -32,6 +32,7 @@ def from_convnext(
     Raises:
         ValueError: If the weights are of no such ConvNeXt; every missing and left-over weight is named.
         FileNotFoundError: If ``source`` names neither a file nor a model of timm.
+        OSError: If timm cannot load the model it names, for want of a network, say.
     """
     given = _state_dict(source)
     name = _variant(given)
@@ -77,8 +78,17 @@ def _state_dict(source: str | Path | nn.Module | Mapping[str, Tensor]) -> dict[s
                 f"{source} is no checkpoint that can be read safely ({str(error).splitlines()[0]})"
             ) from error
     if isinstance(source, Path) or not (timm.is_model(source) or ":" in source):
-        raise FileNotFoundError(f"{source} is neither a file nor a model of timm; try 'convnext_atto.d2_in1k'")
-    return timm.create_model(source, pretrained=True).state_dict()
+        raise FileNotFoundError(
+            f"{source} is neither a file nor a model of timm: no file of that name exists; give one that does, or "
+            "a name such as 'convnext_atto.d2_in1k'"
+        )
+    try:
+        return timm.create_model(source, pretrained=True).state_dict()
+    except Exception as error:  # no network, no weights of that name: whatever timm and the hub raise
+        raise OSError(
+            f"{source} could not be loaded ({' '.join(str(error).split())[:300]}); check name and network, or give "
+            "its weights as a file (--weights file.safetensors)"
+        ) from error
 
 
 def _variant(state_dict: Mapping[str, Tensor]) -> str:

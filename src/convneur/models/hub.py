@@ -9,10 +9,11 @@ from typing import Any, NamedTuple, cast
 
 import timm
 from safetensors import SafetensorError
-from timm.models import save_for_hf
+from timm.models import is_model_pretrained, save_for_hf
 from torch import nn
 
 from convneur.files import replace_folder
+from convneur.models.names import no_such_model
 
 
 def save_model(
@@ -76,7 +77,7 @@ def load_model(source: str | Path, **kwargs: Any) -> Loaded:
 
     Raises:
         FileNotFoundError: If there is no such folder or name.
-        ValueError: If what is there cannot be loaded.
+        ValueError: If what is there cannot be loaded, or has no pretrained weights.
     """
     folder = Path(source).expanduser()
     if (folder / "model" / "config.json").is_file():
@@ -87,7 +88,9 @@ def load_model(source: str | Path, **kwargs: Any) -> Loaded:
     elif folder.exists():
         raise FileNotFoundError(f"{source} holds no model; give a folder with config.json, or a run that has finished")
     elif not (timm.is_model(name) or name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))):
-        raise FileNotFoundError(f"{source} is neither a folder nor a model of timm; give the folder of a trained model")
+        raise no_such_model(name, timm.list_models())
+    elif timm.is_model(name) and not is_model_pretrained(name):
+        raise ValueError(f"there are no pretrained weights of {name}; train one (convneur train) and give its folder")
     _refuse_others(folder)
     try:
         model = timm.create_model(name, pretrained=True, **kwargs)

@@ -16,7 +16,7 @@ from convneur.data.module import eval_loader
 from convneur.data.mosaic_config import MosaicConfig
 from convneur.data.parts import fewer, hold_out
 from convneur.data.photo_mosaic import Tiles
-from convneur.data.sources import open_source
+from convneur.data.sources import Source, open_source
 from convneur.engine.fit import Curve
 from convneur.files import write_atomic
 from convneur.models import create_model
@@ -166,15 +166,18 @@ def train_cells(config: AblationConfig, path: Path, console: Console) -> dict[st
 
     Raises:
         ValueError: If ``path`` was begun with other settings, or for an unknown table or cell.
+        FileNotFoundError: If the data is not there; before anything is trained.
         ImportError: If a cell needs a package that is missing; before anything is trained.
     """
     cells = config.cells()
-    folders = path.parent / "runs"
-    folders.mkdir(parents=True, exist_ok=True)
-    _results(path, config)
+    todo = [(seed, name) for seed in config.budget.seeds for name in cells]  # a table that is cut off can be read
+    done = _results(path, config)
+    if not all(_has(done, name, seed) for seed, name in todo):
+        _source(config, config.budget.seeds[0])  # data that is not there is better known before anything is told
     for backbone in cells.values():
         create_model("convneur_m1", **backbone.arguments())  # what cannot be made is better known now than in hours
-    todo = [(seed, name) for seed in config.budget.seeds for name in cells]  # a table that is cut off can be read
+    folders = path.parent / "runs"
+    folders.mkdir(parents=True, exist_ok=True)
     for number, (seed, name) in enumerate(todo, start=1):
         folder = folders / f"{config.table}-{''.join(c if c.isalnum() else '-' for c in name)}-{seed}"
         told = f"{number} of {len(todo)}: {name}, seed {seed}"
@@ -274,12 +277,14 @@ def _train_on_mosaics(
 @lru_cache(maxsize=1)  # all cells of a seed have the same
 def _tiles(config: AblationConfig, seed: int, console: Console) -> tuple[Tiles, Tiles]:
     assert config.mosaic is not None
+    return cut(_source(config, seed), config.mosaic, console)
+
+
+def _source(config: AblationConfig, seed: int) -> Source:
     source = open_source(config.data, seed=seed)
     if not config.test:
         source = hold_out(source, HOLD_OUT, seed)
-    if config.budget.images:
-        source = fewer(source, config.budget.images, seed)
-    return cut(source, config.mosaic, console)
+    return fewer(source, config.budget.images, seed) if config.budget.images else source
 
 
 def _numbers(curve: Curve) -> dict[str, Any]:

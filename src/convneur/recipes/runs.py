@@ -19,7 +19,7 @@ from convneur.data.decode import MAX_PIXELS
 from convneur.data.unreadable import Unreadable
 from convneur.engine.config import FitConfig
 from convneur.engine.fit import Curve, fit, processes, resume_from
-from convneur.files import write_atomic
+from convneur.files import check_folder, write_atomic
 
 # Settings that a resumed run may have otherwise: they do not decide what comes out.
 FREE = (
@@ -119,12 +119,11 @@ def check_free(out: Path, resume: bool) -> None:
     """Refuse a folder that holds a run, or, to resume, one that holds none; before anything takes time.
 
     Raises:
-        NotADirectoryError: If ``out`` is a file.
+        OSError: If ``out`` is a file, or nothing can be written there.
         FileNotFoundError: If there is nothing to resume.
         FileExistsError: If there is a run that is not to be resumed.
     """
-    if out.exists() and not out.is_dir():
-        raise NotADirectoryError(f"--out {out} is a file; give a folder")
+    check_folder(out)
     if resume and not (out / "run.json").is_file():
         raise FileNotFoundError(f"--out {out} holds no run to go on with; leave --resume out to begin one")
     if not resume and any((out / "checkpoints").glob("*.ckpt")):
