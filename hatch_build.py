@@ -1,7 +1,7 @@
-"""Builds the C library of the memory (``src/convneur/memory/kernels.c``) where that can be; without it all works.
+"""Builds the C libraries of the memory and of the local block where that can be; without them all works.
 
 `pip install` runs this; ``python hatch_build.py`` does it by hand, and says why not. ``CC`` names another compiler, and
-``CONVNEUR_KERNELS=0`` leaves the library out, for a wheel that runs anywhere.
+``CONVNEUR_KERNELS=0`` leaves the libraries out, for a wheel that runs anywhere.
 """
 
 from __future__ import annotations
@@ -17,45 +17,63 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-SOURCE = Path(__file__).parent / "src" / "convneur" / "memory" / "kernels.c"
-LIBRARY = SOURCE.with_name("_kernels.so")
-# AVX2, which is looked for before the library is loaded. It is linked without OpenMP, so that PyTorch's is taken.
+SOURCES = Path(__file__).parent / "src" / "convneur"
+AVX512 = "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512"
+# Each with the processors that it is compiled for beside AVX2, which is looked for before a library is loaded.
+LIBRARIES = {SOURCES / "memory" / "kernels.c": [""], SOURCES / "layers" / "local_block.c": ["", AVX512]}
+# Linked without OpenMP, so that PyTorch's is taken.
 COMPILE = "-O3 -mavx2 -mfma -std=gnu11 -fno-math-errno -fopenmp -fPIC -c".split()
 
 
+def built_from(source: Path) -> Path:
+    """Where the library of a file of C is."""
+    return source.with_name(f"_{source.stem}.so")
+
+
 def build() -> str | None:
-    """Build the library, whole or not at all. Returns None, or why there is none."""
+    """Build the libraries, each whole or not at all. Returns None, or why there are none."""
     try:
-        LIBRARY.unlink(missing_ok=True)
-        return _built()
+        for source in LIBRARIES:
+            built_from(source).unlink(missing_ok=True)
+        return _obstacle() or next(filter(None, (_built(*each) for each in LIBRARIES.items())), None)
     except OSError as error:
         return str(error)
 
 
-def _built() -> str | None:
+def _compiler() -> list[str]:
+    return shlex.split(os.environ.get("CC", "")) or ["cc"]
+
+
+def _obstacle() -> str | None:
     if os.environ.get("CONVNEUR_KERNELS") == "0":
         return "CONVNEUR_KERNELS=0"
     if sys.platform != "linux" or platform.machine() != "x86_64":
-        return f"it is for Linux on x86-64, and this is {sys.platform} on {platform.machine()}"
-    compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
-    if shutil.which(compiler[0]) is None:
-        return f"there is no C compiler called {compiler[0]}"
-    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()
+        return f"they are for Linux on x86-64, and this is {sys.platform} on {platform.machine()}"
+    if shutil.which(_compiler()[0]) is None:
+        return f"there is no C compiler called {_compiler()[0]}"
+    return None
+
+
+def _built(source: Path, processors: list[str]) -> str | None:
+    compiler, library = _compiler(), built_from(source)
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
     with tempfile.TemporaryDirectory() as folder:
-        made, linked = Path(folder, "kernels.o"), Path(folder, LIBRARY.name)
-        for arguments in (
-            [*COMPILE, f'-DCONVNEUR_SOURCE="{digest}"', str(SOURCE), "-o", str(made)],
-            ["-shared", str(made), "-o", str(linked), "-lm"],
-        ):
+        linked = Path(folder, library.name)
+        made = [str(Path(folder, f"{number}.o")) for number in range(len(processors))]
+        compiled = [
+            [*COMPILE, *options.split(), f'-DCONVNEUR_SOURCE="{digest}"', str(source), "-o", file]
+            for options, file in zip(processors, made, strict=True)
+        ]
+        for arguments in (*compiled, ["-shared", *made, "-o", str(linked), "-lm"]):
             done = subprocess.run([*compiler, *arguments], capture_output=True, text=True)
             if done.returncode:
                 return f"{compiler[0]} said: {(done.stderr.strip().splitlines() or ['nothing'])[-1]}"
         if b"__kmpc_" in linked.read_bytes():
             return f"{compiler[0]} asks for another OpenMP than PyTorch has; take gcc"
-        whole = LIBRARY.with_suffix(f".{os.getpid()}")
+        whole = library.with_suffix(f".{os.getpid()}")
         try:
             shutil.copyfile(linked, whole)
-            whole.replace(LIBRARY)
+            whole.replace(library)
         finally:
             whole.unlink(missing_ok=True)
     return None
@@ -68,7 +86,7 @@ except ImportError:  # by hand, outside of a build
 else:
 
     class Kernels(BuildHookInterface[Any]):
-        """Builds the library before a wheel, or an editable installation, is made."""
+        """Builds the libraries before a wheel, or an editable installation, is made."""
 
         PLUGIN_NAME = "custom"
 
@@ -76,9 +94,11 @@ else:
             """Called by hatchling."""
             reason = build()
             if reason is not None:
-                self.app.display_warning(f"the memory goes without its C library: {reason}")
+                self.app.display_warning(f"PyTorch stands in for the C libraries: {reason}")
+            there = [library for library in map(built_from, LIBRARIES) if library.is_file()]
+            if not there:
                 return
-            build_data["artifacts"].append(str(LIBRARY.relative_to(self.root)))
+            build_data["artifacts"].extend(str(library.relative_to(self.root)) for library in there)
             build_data["pure_python"] = False
             build_data["tag"] = "py3-none-linux_x86_64"  # it is not bound to a version of Python
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from convneur.layers import ConvNeurBlock, FusionKind, GlobalBranch, PatchConv2d, depthwise
+from convneur.layers import ConvNeurBlock, FusionKind, GlobalBranch, PatchConv2d, depthwise, local_kernel
 from convneur.layers.depthwise import DepthwiseConv2d
 from convneur.memory import FixedLinear, Linear, MemoryConfig, products
 from convneur.memory.packed import ONEDNN_AVAILABLE
@@ -57,6 +57,7 @@ def assert_same(fused: nn.Module, plain: nn.Module, x: Tensor, **tolerance: floa
 
 @pytest.mark.skipif(not ONEDNN_AVAILABLE, reason="oneDNN does not serve this processor")
 def test_what_was_worked_out_beforehand_is_what_runs(monkeypatch):
+    monkeypatch.setattr(local_kernel, "LIBRARY", None)
     ran = []
 
     def noting(name: str, function: Callable) -> Callable:
@@ -160,10 +161,17 @@ def test_a_merged_block_follows_all_that_happens_to_its_weights():
     check()
     fused.mlp.fc2.weight.data = torch.randn(16, 64)
     check()
+    with torch.no_grad():
+        for layer in (fused.conv_dw, fused.norm, fused.mlp.fc1):
+            layer.bias.add_(1)
+            check()
+            layer.weight = nn.Parameter(torch.randn_like(layer.weight))
+            check()
 
 
 @pytest.mark.parametrize("fusion", ["gate", "gate_add", "add", "concat"])
 def test_gated_blocks_go_by_the_merged_map(fusion, monkeypatch):
+    monkeypatch.setattr(local_kernel, "LIBRARY", None)
     block, calls = stirred(gated(fusion)).fuse(), []
     block.mlp.fc2.fuse()  # as timm does after the block
     assert block.mlp.fc2.packed is None, "nothing would read it"
@@ -189,6 +197,13 @@ def test_a_block_with_other_parts_is_fused_as_far_as_it_goes():
         lambda block: setattr(block, "mlp", nn.Identity()),
         lambda block: setattr(block.mlp, "fc2", nn.Sequential(nn.Linear(64, 16), nn.Tanh())),
         lambda block: setattr(block.mlp, "fc2", Linear(64, 16, bias=False)),
+        lambda block: setattr(block.mlp, "fc1", Linear(16, 64, bias=False)),
+        lambda block: setattr(block.mlp, "act", nn.GELU("tanh")),
+        lambda block: setattr(block.mlp, "act", nn.Tanh()),
+        lambda block: setattr(block, "norm", nn.LayerNorm(16, elementwise_affine=False)),
+        lambda block: setattr(block, "norm", nn.Identity()),
+        lambda block: setattr(block, "conv_dw", DepthwiseConv2d(16, 5)),
+        lambda block: setattr(block, "conv_dw", nn.Conv2d(16, 16, 7, padding=3)),
     ):
         block = stirred(ConvNeurBlock(16))
         change(block)
@@ -203,7 +218,7 @@ def test_weights_that_are_elsewhere_are_not_merged():
             make().eval().fuse()
 
 
-@pytest.mark.parametrize("name", ["mlp", "mlp.fc1", "mlp.act", "mlp.fc2"])
+@pytest.mark.parametrize("name", ["conv_dw", "norm", "mlp", "mlp.fc1", "mlp.act", "mlp.fc2"])
 def test_who_looks_into_a_merged_block_sees_what_was_there(name):
     block = stirred(ConvNeurBlock(16))
     fused, seen = copy.deepcopy(block).fuse(), []

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from convneur import MemoryConfig
-from convneur.layers import ConvNeurBlock, GlobalBranch
+from convneur.layers import ConvNeurBlock, GlobalBranch, local_kernel
 from convneur.memory import Linear, RMSNorm, fold, kernels, library, maps_of, reference, write_folded
 from convneur.memory.neural_memory import NeuralMemory
 from tests.memory.kernel_builders import answers, built, guarded, stirred
@@ -26,8 +27,8 @@ from tests.memory.kernel_builders import answers, built, guarded, stirred
 @pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="it is for Linux on x86-64")
 @pytest.mark.skipif(shutil.which("cc") is None or "CC" in os.environ, reason="no cc, or CC is another")
 @pytest.mark.skipif(not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="the processor has no AVX2")
-def test_it_is_built_where_it_can_be():
-    assert library.LIBRARY is not None, "pip install builds it (hatch_build.py)"
+def test_they_are_built_where_they_can_be():
+    assert None not in (library.LIBRARY, local_kernel.LIBRARY), "pip install builds them (hatch_build.py)"
 
 
 @built
@@ -245,22 +246,29 @@ def test_several_threads_at_once_do_not_disturb_each_other():
     assert all(same)
 
 
+@pytest.fixture
+def copied(tmp_path):
+    """A library and its source, which others may spoil."""
+    for name in ("kernels.c", "_kernels.so"):
+        shutil.copy(Path(library.__file__).with_name(name), tmp_path)
+    return tmp_path / "kernels.c"
+
+
 @built
-def test_a_library_of_another_source_is_left_alone(tmp_path, monkeypatch):
+def test_a_library_of_another_source_is_left_alone(copied):
     """An update of the package in place does not build it again."""
-    changed = tmp_path / "kernels.c"
-    changed.write_bytes(library.SOURCE.read_bytes() + b"\n")
-    monkeypatch.setattr(library, "SOURCE", changed)
-    assert library._load() is None
+    assert library.load_library(copied, {}) is not None
+    copied.write_bytes(copied.read_bytes() + b"\n")
+    assert library.load_library(copied, {}) is None
 
 
-def test_a_library_of_another_machine_is_left_alone(tmp_path, monkeypatch):
-    file = tmp_path / "_kernels.so"
-    file.write_bytes(b"\x7fELF of something else")
-    monkeypatch.setattr(library, "FILE", file)
-    assert library._load() is None
-    monkeypatch.setattr(library, "FILE", tmp_path / "none.so")
-    assert library._load() is None
+@built
+def test_a_library_of_another_machine_is_left_alone(copied):
+    made = copied.with_name("_kernels.so")
+    made.unlink()
+    assert library.load_library(copied, {}) is None
+    made.write_bytes(b"\x7fELF of something else")
+    assert library.load_library(copied, {}) is None
 
 
 @built

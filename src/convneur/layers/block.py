@@ -15,10 +15,11 @@ from timm.layers import DropPath
 from timm.models import register_notrace_function
 from torch import Tensor, nn
 
+from convneur.layers import local_kernel
 from convneur.layers.depthwise import DepthwiseConv2d
 from convneur.layers.global_branch import GlobalBranch
 from convneur.layers.pointwise import PointwiseMlp
-from convneur.memory import FixedLinear, Linear, all_watched, is_exporting, kernels, require_eval, watched
+from convneur.memory import FixedLinear, Linear, Packed, all_watched, is_exporting, kernels, require_eval, watched
 
 FusionKind = Literal["gate", "add", "gate_add", "concat"]
 
@@ -62,7 +63,8 @@ class ConvNeurBlock(nn.Module):
             self.reset_merge()
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.last: FixedLinear | None = None
-        self._merged_from: tuple[tuple[int, ...], ...] = ()
+        self.by_hand: local_kernel.LocalWeights | None = None
+        self._merged_from: list[tuple[int, ...]] = []
         self.register_load_state_dict_post_hook(_merge_again)
 
     def reset_merge(self) -> None:
@@ -74,30 +76,39 @@ class ConvNeurBlock(nn.Module):
                 self.merge.bias.zero_()
 
     def fuse(self) -> ConvNeurBlock:
-        """Merge the layer scale with the last map of the local branch, for inference alone; timm calls this, too.
+        """Lay the local branch out for inference alone, layer scale and norm in its maps; timm calls this, too.
 
         Raises:
             ValueError: In training mode.
         """
         require_eval(self)
         mlp = self.mlp
-        self.last = None
+        self.last = self.by_hand = None
         # Not where a part was replaced, or is elsewhere (offloaded).
         if not _is_own(mlp) or mlp.fc2.bias is None or mlp.fc2.weight.is_meta:
             return self
+        if self._all_own():
+            self.by_hand = local_kernel.lay_out(self.conv_dw, self.norm, mlp.fc1, mlp.fc2, self.gamma)
         scale, weight, bias = self.gamma.detach(), mlp.fc2.weight.detach(), mlp.fc2.bias.detach()
-        self.last = FixedLinear(scale[:, None] * weight, scale * bias).eval().fuse()
-        self._merged_from = self._last_map()
-        mlp.fc2.lays_out, mlp.fc2.packed = False, None
+        self.last = FixedLinear(scale[:, None] * weight, scale * bias).eval()
+        for layer, lays_out in ((self.last, True), (self.conv_dw, True), (mlp.fc1, True), (mlp.fc2, False)):
+            if isinstance(layer, Packed):  # one layout of each weight is enough
+                layer.lays_out, layer.packed = lays_out and self.by_hand is None, None
+        self.last.fuse()
+        self._merged_from = self._weights()
         return self
 
-    def _last_map(self) -> tuple[tuple[int, ...], ...]:
+    def _weights(self) -> list[tuple[int, ...]]:
         """The weights that `fuse` merges, as they are now: where, and how often they were changed."""
-        fc2 = self.mlp.fc2
-        return tuple(
-            (id(each), each.data_ptr(), 0 if each.is_inference() else each._version)
-            for each in (fc2.weight, fc2.bias, self.gamma)
-        )
+        # Looked up where torch keeps them, as each attribute would take half a microsecond.
+        own, mlp = self._modules, self.mlp._modules
+        layers = (mlp["fc2"],) if self.by_hand is None else (mlp["fc2"], mlp["fc1"], own["norm"], own["conv_dw"])
+        each = [weight for layer in layers if layer is not None for weight in layer._parameters.values()]
+        return [
+            (id(weight), weight.data_ptr(), 0 if weight.is_inference() else weight._version)
+            for weight in (*each, self.gamma)
+            if weight is not None
+        ]
 
     def _merged(self, x: Tensor) -> FixedLinear | None:
         """The last map with the layer scale, if it can stand for what is here now."""
@@ -109,7 +120,7 @@ class ConvNeurBlock(nn.Module):
             return None  # the layer scale is what brings the sum of both branches back to float32
         if torch.compiler.is_compiling():
             return self.last if is_exporting() else None  # a compiler merges operations itself
-        if self._merged_from != self._last_map():  # loaded into, copied, moved
+        if self._merged_from != self._weights():  # loaded into, copied, moved
             self.fuse()
         return self.last if self.last is not None and self.last.weight.device == x.device else None
 
@@ -118,14 +129,32 @@ class ConvNeurBlock(nn.Module):
         if self.global_branch is None:
             last = self._merged(x)
             if last is not None:
-                return self._by_last(last, x, onto=x)
+                return self._fused(last, x, residual=True)
             return torch.addcmul(x, self._dropped(self.local(x)), self.gamma.view(1, -1, 1, 1))
         return self.join(x, self.global_branch(x))
 
-    def _by_last(self, last: FixedLinear, x: Tensor, onto: Tensor | None = None) -> Tensor:
-        """The local branch whose last map has the layer scale in it, added to a map (B, C, H, W)."""
+    def _fused(self, last: FixedLinear, x: Tensor, residual: bool) -> Tensor:
+        """The local branch with its layer scale, (B, C, H, W), and the map itself if it is to be added."""
+        if self.by_hand is not None and local_kernel.serves(self.by_hand, x) and not self._parts_watched():
+            return local_kernel.local(self.by_hand, x, residual)
         hidden = self.mlp.hidden(self.norm(self.conv_dw(x).permute(0, 2, 3, 1)))
-        return last(hidden, None if onto is None else onto.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return last(hidden, x.permute(0, 2, 3, 1) if residual else None).permute(0, 3, 1, 2)
+
+    def _all_own(self) -> bool:
+        """Whether the local branch is made of the layers that it began with."""
+        mlp, act = self.mlp, self.mlp.act
+        return (
+            type(self.conv_dw) is DepthwiseConv2d
+            and type(self.norm) is nn.LayerNorm
+            and type(mlp.fc1) is Linear
+            and type(act) is nn.GELU
+            and act.approximate == "none"
+        )
+
+    def _parts_watched(self) -> bool:
+        """Whether hooks wait for the call of a part (the MLP and its last map were asked already)."""
+        mlp = self.mlp
+        return any(map(watched, (self.conv_dw, self.norm, mlp.fc1, mlp.act))) or not self._all_own()
 
     def local(self, x: Tensor) -> Tensor:
         """The local branch without its layer scale, (B, C, H, W) -> (B, C, H, W)."""
@@ -145,7 +174,7 @@ class ConvNeurBlock(nn.Module):
             upsample: Brings a grid to the H x W of ``x``. A new tensor, or the grid itself. Bilinear if not given.
         """
         last, scale = self._merged(x), self.gamma.view(1, -1, 1, 1)
-        local = self.local(x) if last is None else self._by_last(last, x)
+        local = self.local(x) if last is None else self._fused(last, x, residual=False)
         context, shift = answers
         if self.fusion in ("gate", "gate_add"):
             # Gate and layer scale meet on the small grid, so the large map is read and written once.

@@ -1,8 +1,8 @@
-"""The C library of the memory (``kernels.c``), if it is here: what loads it, and what it takes.
+"""The C library of the memory (``kernels.c``), if it is here, and what loads such libraries.
 
-It is built when the package is installed, by a C compiler if there is one (``hatch_build.py``), on Linux for x86-64.
-Without it, or without AVX2, PyTorch does it all; results are the same but for rounding. Threads are PyTorch's own:
-OpenMP is taken from the process that the library is loaded into.
+They are built when the package is installed, by a C compiler if there is one (``hatch_build.py``), on Linux for x86-64.
+Without them, or without AVX2, PyTorch does it all; results are the same but for rounding. Threads are PyTorch's own:
+OpenMP is taken from the process that a library is loaded into.
 """
 
 from __future__ import annotations
@@ -10,48 +10,54 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from convneur.memory.plain import may_go_by_hand
 
-SOURCE = Path(__file__).with_name("kernels.c")
-FILE = Path(__file__).with_name("_kernels.so")
 LANES = 8  # as in kernels.c
 
-_ARRAY, _COUNT, _INT, _NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
-_ARGUMENTS = {
-    "convneur_unit": [_ARRAY] * 3 + [_INT] + [_COUNT] * 3 + [_INT, _NUMBER],
-    "convneur_write": [_ARRAY] * 6 + [_COUNT, _INT] + [_COUNT] * 5 + [_INT, _NUMBER, _NUMBER],
-    "convneur_contexts": [_ARRAY] * 6 + [_INT] + [_COUNT] * 2 + [_NUMBER],
-    "convneur_join": [_ARRAY] * 6 + [_COUNT, _INT] + [_COUNT] * 6,
-    "convneur_gelu": [_ARRAY] * 2 + [_INT] * 2 + [_COUNT],
-    "convneur_mlp_error": [_ARRAY] * 7 + [_INT] + [_COUNT] * 3 + [_NUMBER],
-    "convneur_mlp_answer": [_ARRAY] * 3 + [_INT] + [_COUNT] * 3 + [_NUMBER],
+ARRAY, COUNT, INT, NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
+_ARGUMENTS: dict[str, list[Any]] = {
+    "convneur_unit": [ARRAY] * 3 + [INT] + [COUNT] * 3 + [INT, NUMBER],
+    "convneur_write": [ARRAY] * 6 + [COUNT, INT] + [COUNT] * 5 + [INT, NUMBER, NUMBER],
+    "convneur_contexts": [ARRAY] * 6 + [INT] + [COUNT] * 2 + [NUMBER],
+    "convneur_join": [ARRAY] * 6 + [COUNT, INT] + [COUNT] * 6,
+    "convneur_gelu": [ARRAY] * 2 + [INT] * 2 + [COUNT],
+    "convneur_mlp_error": [ARRAY] * 7 + [INT] + [COUNT] * 3 + [NUMBER],
+    "convneur_mlp_answer": [ARRAY] * 3 + [INT] + [COUNT] * 3 + [NUMBER],
 }
 
 
-def _load() -> ctypes.CDLL | None:
-    capability = torch.backends.cpu.get_cpu_capability()
-    if not (FILE.is_file() and SOURCE.is_file() and capability.startswith("AVX")):
+def load_library(source: Path, functions: Mapping[str, Sequence[Any]]) -> ctypes.CDLL | None:
+    """The library that was built from a file of C, if it is here, of this source, and of use on this processor.
+
+    Args:
+        source: The file of C; the library lies beside it.
+        functions: Name and types of the arguments of each function, none of which returns anything.
+    """
+    file, capability = source.with_name(f"_{source.stem}.so"), torch.backends.cpu.get_cpu_capability()
+    if not (file.is_file() and source.is_file() and capability.startswith("AVX")):
         return None
     try:
-        library = ctypes.CDLL(str(FILE), mode=os.RTLD_NOW)  # now, or OpenMP would be missed at the first call
+        library = ctypes.CDLL(str(file), mode=os.RTLD_NOW)  # now, or OpenMP would be missed at the first call
         library.convneur_source.restype = ctypes.c_char_p
         made_from = library.convneur_source().decode()
     except (OSError, AttributeError):  # of another machine, or beside a PyTorch without OpenMP
         return None
-    if made_from != hashlib.sha256(SOURCE.read_bytes()).hexdigest():
+    if made_from != hashlib.sha256(source.read_bytes()).hexdigest():
         return None  # the package was updated since, in place
-    for name, arguments in _ARGUMENTS.items():
+    for name, arguments in functions.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, None
     return library
 
 
-LIBRARY = _load()
+LIBRARY = load_library(Path(__file__).with_name("kernels.c"), _ARGUMENTS)
 
 
 def serve(tokens: Tensor, *weights: Tensor) -> bool:
