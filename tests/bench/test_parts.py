@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from convneur.bench import figures, latency, parts
-from convneur.layers import ConvNeurBlock
+from convneur.layers import ConvNeurBlock, local_kernel
 
 CPU = torch.device("cpu")
 SMALL = latency.Setting(size=64)
@@ -41,10 +41,22 @@ def test_parts_of_ours_and_of_its_twin():
         ("convneur_m1/local", False, set()),
     ],
 )
-def test_parts_of_other_forms(name, fused, there):
+def test_parts_of_other_forms(name, fused, there, monkeypatch):
+    monkeypatch.setattr(local_kernel, "LIBRARY", None)
     (profile,) = parts.measure_parts([name], latency.Setting(size=64, fused=fused), CPU, rounds=1)
     assert set(names(profile)) == {*LOCAL, "head", "other"} | there
     assert profile.fused == fused
+
+
+@pytest.mark.skipif(local_kernel.LIBRARY is None, reason="the C library of the local block was not built")
+def test_a_local_branch_by_one_call_is_one_part():
+    (profile,) = parts.measure_parts(["convneur_m1"], latency.Setting(size=64, fused=True), CPU, rounds=1)
+    assert set(names(profile)) == {"stem", "downsampling", "local branch", "residual", "head", "other"} | {
+        "tokens",
+        "write",
+        "read",
+        "gate",
+    }
 
 
 def test_parts_of_any_other_model_are_its_children():

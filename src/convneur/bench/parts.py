@@ -30,7 +30,8 @@ from convneur.models import ConvNeur
 STEM, DOWNSAMPLING, DEPTHWISE, MLP = "stem", "downsampling", "depthwise convolution", "norm and MLP"
 TOKENS, WRITE, READ, MEMORY, GATE = "tokens", "write", "read", "write and read", "gate"
 RESIDUAL, HEAD, OTHER = "residual", "head", "other"
-ORDER = (STEM, DOWNSAMPLING, DEPTHWISE, MLP, RESIDUAL, TOKENS, WRITE, READ, MEMORY, GATE, HEAD)
+LOCAL = "local branch"  # where one call does all of it
+ORDER = (STEM, DOWNSAMPLING, DEPTHWISE, MLP, LOCAL, RESIDUAL, TOKENS, WRITE, READ, MEMORY, GATE, HEAD)
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,7 @@ def _seams(model: nn.Module) -> Iterator[tuple[Any, str, _Place]]:
             yield block.norm, "forward", _Place(MLP, None)
             yield block.mlp, "forward", _Place(MLP, None)
             if isinstance(block, ConvNeurBlock):
-                yield block, "_by_last", _Place(MLP, None)
+                yield block, "_fused", _Place(MLP if block.by_hand is None else LOCAL, None)
             if branch is not None:
                 yield from _branch_seams(branch)
 

@@ -19,6 +19,7 @@ from convneur.layers import local_kernel
 from convneur.layers.depthwise import DepthwiseConv2d
 from convneur.layers.global_branch import GlobalBranch
 from convneur.layers.pointwise import PointwiseMlp
+from convneur.layers.snapshot import WeightSnapshot, snapshot, unchanged
 from convneur.memory import FixedLinear, Linear, Packed, all_watched, is_exporting, kernels, require_eval, watched
 
 FusionKind = Literal["gate", "add", "gate_add", "concat"]
@@ -64,7 +65,8 @@ class ConvNeurBlock(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.last: FixedLinear | None = None
         self.by_hand: local_kernel.LocalWeights | None = None
-        self._merged_from: list[tuple[int, ...]] = []
+        self._parts: tuple[Any, ...] = ()
+        self._found: list[WeightSnapshot] = []
         self.register_load_state_dict_post_hook(_merge_again)
 
     def reset_merge(self) -> None:
@@ -87,74 +89,63 @@ class ConvNeurBlock(nn.Module):
         # Not where a part was replaced, or is elsewhere (offloaded).
         if not _is_own(mlp) or mlp.fc2.bias is None or mlp.fc2.weight.is_meta:
             return self
-        if self._all_own():
+        if type(self.conv_dw) is DepthwiseConv2d and type(self.norm) is nn.LayerNorm and mlp.is_plain():
             self.by_hand = local_kernel.lay_out(self.conv_dw, self.norm, mlp.fc1, mlp.fc2, self.gamma)
         scale, weight, bias = self.gamma.detach(), mlp.fc2.weight.detach(), mlp.fc2.bias.detach()
         self.last = FixedLinear(scale[:, None] * weight, scale * bias).eval()
-        for layer, lays_out in ((self.last, True), (self.conv_dw, True), (mlp.fc1, True), (mlp.fc2, False)):
-            if isinstance(layer, Packed):  # one layout of each weight is enough
-                layer.lays_out, layer.packed = lays_out and self.by_hand is None, None
+        # One layout of each weight is enough.
+        others = (self.last, self.conv_dw, mlp.fc1) if self.by_hand is not None else ()
+        for layer in (mlp.fc2, *others):
+            if isinstance(layer, Packed):
+                layer.lays_out, layer.packed = False, None
         self.last.fuse()
-        self._merged_from = self._weights()
+        self._parts = self._parts_now()
+        self._found = snapshot(self, "gamma") + snapshot(mlp.fc2, "weight", "bias")
+        if self.by_hand is not None:
+            for layer in (mlp.fc1, self.norm, self.conv_dw):
+                self._found += snapshot(layer, "weight", "bias")
         return self
 
-    def _weights(self) -> list[tuple[int, ...]]:
-        """The weights that `fuse` merges, as they are now: where, and how often they were changed."""
+    def _parts_now(self) -> tuple[Any, ...]:
+        """The layers of the local branch."""
         # Looked up where torch keeps them, as each attribute would take half a microsecond.
-        own, mlp = self._modules, self.mlp._modules
-        layers = (mlp["fc2"],) if self.by_hand is None else (mlp["fc2"], mlp["fc1"], own["norm"], own["conv_dw"])
-        each = [weight for layer in layers if layer is not None for weight in layer._parameters.values()]
-        return [
-            (id(weight), weight.data_ptr(), 0 if weight.is_inference() else weight._version)
-            for weight in (*each, self.gamma)
-            if weight is not None
-        ]
-
-    def _merged(self, x: Tensor) -> FixedLinear | None:
-        """The last map with the layer scale, if it can stand for what is here now."""
-        if self.last is None or torch.is_grad_enabled() or not _is_own(self.mlp):
-            return None
-        if watched(self.mlp) or watched(self.mlp.fc2) or all_watched():
-            return None
-        if torch.is_autocast_enabled(x.device.type):
-            return None  # the layer scale is what brings the sum of both branches back to float32
-        if torch.compiler.is_compiling():
-            return self.last if is_exporting() else None  # a compiler merges operations itself
-        if self._merged_from != self._weights():  # loaded into, copied, moved
-            self.fuse()
-        return self.last if self.last is not None and self.last.weight.device == x.device else None
+        own = self._modules
+        mlp = own["mlp"]
+        inner = {} if mlp is None else mlp._modules
+        return own["conv_dw"], own["norm"], mlp, inner.get("fc1"), inner.get("act"), inner.get("fc2")
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W); channels-last inside, whatever the memory format of ``x``."""
         if self.global_branch is None:
-            last = self._merged(x)
-            if last is not None:
-                return self._fused(last, x, residual=True)
+            fused = self._fused(x, residual=True)
+            if fused is not None:
+                return fused
             return torch.addcmul(x, self._dropped(self.local(x)), self.gamma.view(1, -1, 1, 1))
         return self.join(x, self.global_branch(x))
 
-    def _fused(self, last: FixedLinear, x: Tensor, residual: bool) -> Tensor:
-        """The local branch with its layer scale, (B, C, H, W), and the map itself if it is to be added."""
-        if self.by_hand is not None and local_kernel.serves(self.by_hand, x) and not self._parts_watched():
+    def _fused(self, x: Tensor, residual: bool) -> Tensor | None:
+        """The local branch with its layer scale, (B, C, H, W), and the map itself if it is to be added.
+
+        None where what `fuse` laid out cannot stand for what is here now.
+        """
+        if self.last is None or torch.is_grad_enabled():
+            return None
+        if torch.compiler.is_compiling():
+            if not is_exporting():
+                return None  # a compiler merges operations itself
+        elif not (self._parts == self._parts_now() and unchanged(self._found)):
+            self.fuse()
+        parts, last = self._parts, self.last
+        if last is None or all_watched():
+            return None
+        if self.by_hand is not None and local_kernel.serves(self.by_hand, x) and not any(map(watched, parts)):
             return local_kernel.local(self.by_hand, x, residual)
+        if watched(self.mlp) or watched(self.mlp.fc2) or last.weight.device != x.device:
+            return None
+        if torch.is_autocast_enabled(x.device.type):
+            return None  # the layer scale is what brings the sum of both branches back to float32
         hidden = self.mlp.hidden(self.norm(self.conv_dw(x).permute(0, 2, 3, 1)))
         return last(hidden, x.permute(0, 2, 3, 1) if residual else None).permute(0, 3, 1, 2)
-
-    def _all_own(self) -> bool:
-        """Whether the local branch is made of the layers that it began with."""
-        mlp, act = self.mlp, self.mlp.act
-        return (
-            type(self.conv_dw) is DepthwiseConv2d
-            and type(self.norm) is nn.LayerNorm
-            and type(mlp.fc1) is Linear
-            and type(act) is nn.GELU
-            and act.approximate == "none"
-        )
-
-    def _parts_watched(self) -> bool:
-        """Whether hooks wait for the call of a part (the MLP and its last map were asked already)."""
-        mlp = self.mlp
-        return any(map(watched, (self.conv_dw, self.norm, mlp.fc1, mlp.act))) or not self._all_own()
 
     def local(self, x: Tensor) -> Tensor:
         """The local branch without its layer scale, (B, C, H, W) -> (B, C, H, W)."""
@@ -173,19 +164,19 @@ class ConvNeurBlock(nn.Module):
             answers: As the global branch gives them, each (B, C, h, w) on the token grid.
             upsample: Brings a grid to the H x W of ``x``. A new tensor, or the grid itself. Bilinear if not given.
         """
-        last, scale = self._merged(x), self.gamma.view(1, -1, 1, 1)
-        local = self.local(x) if last is None else self._fused(last, x, residual=False)
+        fused, scale = self._fused(x, residual=False), self.gamma.view(1, -1, 1, 1)
+        local = self.local(x) if fused is None else fused
         context, shift = answers
         if self.fusion in ("gate", "gate_add"):
             # Gate and layer scale meet on the small grid, so the large map is read and written once.
-            gate = context.sigmoid() * scale if last is None else context.sigmoid()
+            gate = context.sigmoid() * scale if fused is None else context.sigmoid()
             shift = shift if self.fusion == "gate_add" else None
             if upsample is None and not self.training and self.global_branch is not None:
                 return modulated(x, local, gate, shift, self.global_branch.token_stride)
             bring = self._upsample_to(x) if upsample is None else upsample
             return _joined(x, local, bring(gate), None if shift is None else bring(shift), shift, self._dropped)
         context = (self._upsample_to(x) if upsample is None else upsample)(context)
-        local = local * scale if last is None else local
+        local = local * scale if fused is None else local
         if self.merge is None:
             return x + self._dropped(local + context)
         both = torch.cat([local, context], 1).permute(0, 2, 3, 1)

@@ -41,3 +41,8 @@ class PointwiseMlp(nn.Module):
         ):
             return fc1.then_gelu(x, act.approximate)
         return act(fc1(x))
+
+    def is_plain(self) -> bool:
+        """Whether its parts are of the kinds that it began with."""
+        act = self.act
+        return type(self.fc1) is type(self.fc2) is Linear and type(act) is nn.GELU and act.approximate == "none"

@@ -272,7 +272,7 @@ class ConvNeur(nn.Module):
         residual; weights are laid out once as oneDNN wants them, where it multiplies.
 
         Outputs change by rounding only. The state dict stays that of the plain model, and loading one is followed.
-        Other changes to the weights are not. The model takes up to twice the memory.
+        Other changes to the weights are not. The model takes up to two and a half times the memory.
 
         Returns:
             This model.
