@@ -73,7 +73,9 @@ def test_of_a_convneur_it_is_the_pooled_last_map(folder, tmp_path):
     save_model(convneur.create_model("convneur_m1", num_classes=3), tmp_path / "m1", {"num_classes": 3})
     run(folder / "land", tmp_path / "m1", tmp_path / "out", batch_size=8)
     contents = [path.read_bytes() for path in sorted((folder / "land" / "near").iterdir(), key=str)]
-    assert torch.equal(builders.vectors(tmp_path / "out"), by_hand(tmp_path / "m1", contents))
+    torch.testing.assert_close(
+        builders.vectors(tmp_path / "out"), by_hand(tmp_path / "m1", contents), rtol=1e-5, atol=1e-5
+    )  # fused: rounding
 
 
 def test_worker_processes_change_nothing(folder, model, tmp_path):
@@ -138,7 +140,7 @@ def test_other_tasks_give_the_mean_over_the_last_map(kind, folder, tmp_path):
     config = dict(convneur.create_model("convneur_m1").pretrained_cfg)
     with torch.inference_mode():
         expected = body(builders.stacked(contents, Preprocessing.of(config, 64)))[-1].mean((2, 3))
-    assert torch.equal(builders.vectors(tmp_path / "out"), expected)
+    torch.testing.assert_close(builders.vectors(tmp_path / "out"), expected, rtol=1e-5, atol=1e-5)  # fused: rounding
 
 
 def test_what_cannot_be_read_is_left_out_and_listed_once(model, tmp_path):

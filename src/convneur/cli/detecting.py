@@ -25,6 +25,7 @@ from convneur.data.sources import FileImages
 from convneur.explain.detector import JudgedDetector, draw_found, number_rows, report_detector
 from convneur.explain.report import versions
 from convneur.files import write_atomic
+from convneur.models.ready import ready_on
 from convneur.tasks.detection.evaluation import evaluate_detector
 from convneur.tasks.detection.metrics import AveragePrecision, coco_results
 from convneur.tasks.detection.models import WITH_MASKS
@@ -194,6 +195,7 @@ def evaluate_saved(
         raise ValueError(other_classes(saved.classes, source.classes))
     out.mkdir(parents=True, exist_ok=True)
     name = full_name(saved.kind, saved.arguments["backbone"])
+    ready_on(device_for(), saved.model)
     judged = judge_detector(saved.model, saved.kind, name, source, console, workers, max_pixels)
     write_judged_detector(out, judged, command)
     tell_detector(judged, f"Report: {out / 'report.html'}   numbers: {out / 'metrics.json'}")
@@ -228,7 +230,7 @@ def find_objects(
     with console.status(f"Loading {model}"):
         saved = open_detector(model, image_size)
     device = device_for()
-    saved.model.to(device)
+    ready_on(device, saved.model)
     images = FileImages(files, [0] * len(files))
     loader = in_order(EvalObjects(Pictures(images, max_pixels)), collate_objects, 1, workers)
     rows: list[dict[str, Any]] = []

@@ -61,7 +61,9 @@ def eval_(
         from convneur.data.sources import open_source
         from convneur.data.transforms import Preprocessing
         from convneur.export import open_model
+        from convneur.models.ready import ready_on
         from convneur.tasks.detection.saved import detector_folder
+        from convneur.tasks.evaluation import device_for
         from convneur.tasks.segmentation.saved import segmenter_folder
 
     require_no_run(out)
@@ -100,7 +102,7 @@ def eval_(
     out.mkdir(parents=True, exist_ok=True)
     preprocessing = Preprocessing.of(config, image_size)
     judged = judge(
-        loaded,
+        ready_on(device_for(), loaded),
         Path(model).name,
         source,
         preprocessing,

@@ -75,6 +75,7 @@ def predict(
         from convneur.data.sources import FileImages
         from convneur.data.transforms import Preprocessing
         from convneur.export import open_model
+        from convneur.models.ready import ready_on
         from convneur.tasks.detection.saved import detector_folder
         from convneur.tasks.evaluation import device_for, require_finite
         from convneur.tasks.segmentation.saved import segmenter_folder
@@ -110,7 +111,7 @@ def predict(
     workers = min(len(files) // batch_size, 8) if workers is None else workers  # a few images need no other process
     loader = eval_loader(images, preprocessing, batch_size, workers, max_pixels=max_pixels)
     device = device_for()
-    loaded.to(device)
+    loaded = ready_on(device, loaded)
     rows = []
     unreadable = []
     with Progress(console=console, transient=True) as progress, torch.inference_mode():

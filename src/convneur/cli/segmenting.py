@@ -25,6 +25,7 @@ from convneur.data.semantic.masks import Labels
 from convneur.explain.report import versions
 from convneur.explain.segmenter import JudgedSegmenter, number_rows, overlay, report_segmenter
 from convneur.files import write_atomic
+from convneur.models.ready import ready_on
 from convneur.tasks.evaluation import device_for
 from convneur.tasks.segmentation.evaluation import evaluate_segmenter
 from convneur.tasks.segmentation.inference import Inference, segment
@@ -180,6 +181,7 @@ def evaluate_saved(
     out.mkdir(parents=True, exist_ok=True)
     name = full_name(saved.arguments["decoder"], saved.arguments["backbone"])
     how = changed(saved.inference, changes)
+    ready_on(device_for(), saved.model)
     judged = judge_segmenter(saved.model, name, source, how, console, workers, max_pixels)
     write_judged_segmenter(out, judged, command)
     tell_segmenter(judged, f"Report: {out / 'report.html'}   numbers: {out / 'metrics.json'}")
@@ -227,7 +229,7 @@ def mark_images(
     with console.status(f"Loading {model}"):
         saved = load_segmenter(model)
     how, device = changed(saved.inference, changes), device_for()
-    saved.model.to(device)
+    ready_on(device, saved.model)
     rows: list[dict[str, Any]] = []
     unreadable: list[tuple[str, str]] = []
     outputs = Outputs(out)
