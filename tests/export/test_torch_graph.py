@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from convneur.export.torch_graph import by_our_layers, centred_norm, joined_maps, two_norms
+from convneur.export.torch_local import LocalBranch
 from convneur.export.torch_memory import FoldedMemory
-from convneur.layers import PatchConv2d
+from convneur.layers import PatchConv2d, local_kernel
 from convneur.layers.depthwise import DepthwiseConv2d
 from convneur.memory import Linear, products
 from convneur.memory.norm import rms_norm
@@ -256,6 +257,8 @@ def test_a_model_goes_by_our_layers():
         assert kinds.count(DepthwiseConv2d) == 2
         assert kinds.count(PatchConv2d) == 2, "the stem and the downsampling"
         assert any(issubclass(kind, Linear) for kind in kinds)
+    lanes = 0 if local_kernel.LIBRARY is None else local_kernel.LANES[local_kernel.PROCESSOR]
+    assert kinds.count(LocalBranch) == sum(0 < lanes <= dim for dim in (8, 16))
     targets = [node.target for node in module.graph.nodes]
     assert (targets.count(joined_maps), kinds.count(FoldedMemory), targets.count(two_norms)) == (2, 2, 2)
     images = photos(model, [(47, 63)])[0]

@@ -147,6 +147,11 @@ class ConvNeurBlock(nn.Module):
         hidden = self.mlp.hidden(self.norm(self.conv_dw(x).permute(0, 2, 3, 1)))
         return last(hidden, x.permute(0, 2, 3, 1) if residual else None).permute(0, 3, 1, 2)
 
+    def scaled(self, x: Tensor) -> Tensor:
+        """The local branch with its layer scale, (B, C, H, W) -> (B, C, H, W)."""
+        fused = self._fused(x, residual=False)
+        return self.local(x) * self.gamma.view(1, -1, 1, 1) if fused is None else fused
+
     def local(self, x: Tensor) -> Tensor:
         """The local branch without its layer scale, (B, C, H, W) -> (B, C, H, W)."""
         return self.mlp(self.norm(self.conv_dw(x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)

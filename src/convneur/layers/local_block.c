@@ -45,7 +45,7 @@ INLINE float sum(lanes x) {
 }
 
 /* The upper tail of the normal distribution at `size`, 0 to FAR, as a polynomial of 2 size / FAR - 1: minimax, `size`
- * times its error is below 4e-8. benchmarks/gelu_tail.py gives the coefficients. */
+ * times its error is below 4e-8. benchmarks/gelu_tail.py gives them. */
 #define FAR 5.5f
 static const float TAIL[DEGREE + 1] = {
     0.0029797698f, -0.02500753f, 0.09455797f, -0.206834f, 0.27190346f,
