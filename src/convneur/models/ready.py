@@ -8,7 +8,7 @@ from torch import nn
 
 
 def ready_on(device: torch.device, model: nn.Module) -> nn.Module:
-    """Move a model to where it is to answer; on a CPU, fold what does not depend on the image, which takes a third off.
+    """Move a model to where it is to answer; on a CPU, fold what does not depend on the image, which makes it faster.
 
     Answers change by rounding alone. In place, ours and what timm folds of others (``reparameterize_model``).
 
