@@ -30,14 +30,24 @@ def built_from(source: Path) -> Path:
     return source.with_name(f"_{source.stem}.so")
 
 
-def build() -> str | None:
-    """Build the libraries, each whole or not at all. Returns None, or why there are none."""
-    try:
-        for source in LIBRARIES:
+def build() -> dict[Path, str]:
+    """Build the libraries, each whole or not at all. Returns which sources have none, and why."""
+    missing: dict[Path, str] = {}
+    for source, processors in LIBRARIES.items():
+        try:
             built_from(source).unlink(missing_ok=True)
-        return _obstacle() or next(filter(None, (_built(*each) for each in LIBRARIES.items())), None)
-    except OSError as error:
-        return str(error)
+            reason = _obstacle() or _built(source, processors)
+        except OSError as error:
+            reason = str(error)
+        if reason is not None:
+            missing[source] = reason
+    return missing
+
+
+def told(missing: dict[Path, str]) -> list[str]:
+    """A line for each reason."""
+    reasons = dict.fromkeys(missing.values())
+    return [f"{', '.join(source.name for source in missing if missing[source] == each)}: {each}" for each in reasons]
 
 
 def _compiler() -> list[str]:
@@ -92,10 +102,10 @@ else:
 
         def initialize(self, version: str, build_data: dict[str, Any]) -> None:
             """Called by hatchling."""
-            reason = build()
-            if reason is not None:
-                self.app.display_warning(f"PyTorch stands in for the C libraries: {reason}")
-            there = [library for library in map(built_from, LIBRARIES) if library.is_file()]
+            missing = build()
+            for line in told(missing):
+                self.app.display_warning(f"PyTorch stands in for {line}")
+            there = [built_from(source) for source in LIBRARIES if source not in missing]
             if not there:
                 return
             build_data["artifacts"].extend(str(library.relative_to(self.root)) for library in there)
@@ -104,4 +114,4 @@ else:
 
 
 if __name__ == "__main__":
-    sys.exit(build())
+    sys.exit("\n".join(told(build())) or None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -176,6 +178,119 @@ def test_who_wants_something_else_is_left_with_torch(calls):
         assert not calls
         fused(x)
         assert len(calls) == 1
+
+
+def _dilated(block: ConvNeurBlock) -> None:
+    block.conv_dw.dilation, block.conv_dw.padding = (2, 2), (6, 6)
+
+
+def _circular(block: ConvNeurBlock) -> None:
+    block.conv_dw.padding_mode, block.conv_dw._reversed_padding_repeated_twice = "circular", [3] * 4
+
+
+def _other_eps(block: ConvNeurBlock) -> None:
+    block.norm.eps = 0.5
+
+
+def _other_gelu(block: ConvNeurBlock) -> None:
+    block.mlp.act.approximate = "tanh"
+
+
+def _scaled(block: ConvNeurBlock) -> None:
+    for _ in range(2):  # the second could lie where the first weight was
+        block.mlp.fc1.weight.data = block.mlp.fc1.weight.data * 1.5
+
+
+def _wrapped(block: ConvNeurBlock) -> None:
+    block.norm.forward = lambda x: 2 * nn.LayerNorm.forward(block.norm, x)
+
+
+@pytest.mark.parametrize("change", [_dilated, _circular, _other_eps, _other_gelu, _scaled, _wrapped])
+@pytest.mark.parametrize("before", [True, False])
+def test_changed_settings_weights_and_layers_are_seen(change, before):
+    """Made before the block is fused, and after."""
+    plain, x = stirred(ConvNeurBlock(16)), maps(9, 9)
+    fused = copy.deepcopy(plain)
+    change(plain)
+    with torch.inference_mode():
+        if not before:
+            fused.fuse()(x)
+        change(fused)
+        if before:
+            fused.fuse()
+        torch.testing.assert_close(fused(x), plain(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("part", ["mlp.fc1", "conv_dw", "norm"])
+def test_weights_that_do_not_fit_are_refused_as_before(part):
+    block = stirred(ConvNeurBlock(16))
+    block.set_submodule(
+        part,
+        {
+            "mlp.fc1": type(block.mlp.fc1)(16, 32),
+            "conv_dw": nn.Conv2d(16, 16, 7, padding=3, groups=8),
+            "norm": nn.LayerNorm((9, 16)),
+        }[part],
+    )
+    weights = local_kernel.lay_out(block.conv_dw, block.norm, block.mlp.fc1, block.mlp.fc2, block.gamma)
+    assert weights is None
+
+
+@pytest.mark.parametrize("name", ["conv_dw.weight", "norm.bias", "mlp.fc1.bias", "mlp.fc2.weight"])
+def test_tensors_of_other_kinds_are_left_with_torch(name):
+    """A subclass may have no memory of its own; numbers made in inference mode are changed unseen."""
+    block = stirred(ConvNeurBlock(16))
+    layer, last = block.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
+    kind = type("Other", (nn.Parameter,), {})
+    setattr(layer, last, kind(getattr(layer, last).detach()))
+    given = block.conv_dw, block.norm, block.mlp.fc1, block.mlp.fc2, block.gamma
+    assert local_kernel.lay_out(*given) is None
+    with torch.inference_mode():
+        setattr(layer, last, nn.Parameter(getattr(layer, last).detach().clone()))
+    assert local_kernel.lay_out(*given) is None
+
+
+def test_a_changed_block_is_exported_as_it_is():
+    block, x = stirred(ConvNeurBlock(16)).fuse(), maps(9, 9)
+    with torch.no_grad():
+        block(x)
+        block.mlp.fc2 = type(block.mlp.fc2)(64, 16)
+        for strict in (True, False):
+            program = torch.export.export(copy.deepcopy(block), (x,), strict=strict).module()
+            torch.testing.assert_close(program(x), block(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [24, 96, 100])
+def test_norms_of_equal_numbers_are_nothing(channels):
+    """A mean that is off by a rounding error would be brought up a thousand times."""
+    block, x = stirred(ConvNeurBlock(channels)), maps(5, 5, channels=channels)
+    with torch.no_grad():
+        block.conv_dw.weight.zero_()
+        block.conv_dw.bias.fill_(1000.1)
+        exact = copy.deepcopy(block).double().local(x.double()).float() * block.gamma.view(1, -1, 1, 1)
+        torch.testing.assert_close(local_kernel.local(laid_out(block), x, False), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_threads_may_be_the_first_together():
+    """A copy lays its weights out at the first call, whoever makes it."""
+    block, x = stirred(ConvNeurBlock(48)).fuse(), maps(4, 4, channels=48)
+    with torch.inference_mode():
+        expected = block(x)
+
+    def answer(other: ConvNeurBlock) -> Tensor:
+        with torch.inference_mode():
+            return other(x)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            for _ in range(100):
+                other = copy.deepcopy(block)
+                for found in pool.map(answer, [other] * 4):
+                    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    finally:
+        sys.setswitchinterval(before)
 
 
 @pytest.mark.parametrize("narrow", [8, 15])

@@ -7,6 +7,7 @@ import copy
 import pytest
 import timm
 import torch
+from timm.utils import freeze
 from torch import nn
 
 from convneur.models.ready import ready_on
@@ -31,9 +32,13 @@ def test_ours_is_fused_wherever_it_is():
         model.train()
 
 
-@pytest.mark.parametrize("name", ["resnet18", "repvit_m0_9"])
-def test_models_of_timm_answer_as_before(name):
+@pytest.mark.parametrize("name", ["resnet18", "fastvit_t8"])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_models_of_timm_answer_as_before(name, frozen):
+    """Those with frozen norms, too, which timm cannot fold."""
     model, images = timm.create_model(name, num_classes=5).eval(), torch.randn(1, 3, 64, 64)
+    if frozen:
+        freeze(model)
     with torch.inference_mode():
         expected = model(images)
         torch.testing.assert_close(ready_on(CPU, model)(images), expected, rtol=1e-4, atol=1e-4)

@@ -65,7 +65,7 @@ class ConvNeurBlock(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.last: FixedLinear | None = None
         self.by_hand: local_kernel.LocalWeights | None = None
-        self._parts: tuple[Any, ...] = ()
+        self._parts: tuple[tuple[Any, ...], list[Any]] = (), []
         self._found: list[WeightSnapshot] = []
         self.register_load_state_dict_post_hook(_merge_again)
 
@@ -84,35 +84,41 @@ class ConvNeurBlock(nn.Module):
             ValueError: In training mode.
         """
         require_eval(self)
-        mlp = self.mlp
-        self.last = self.by_hand = None
+        mlp, by_hand = self.mlp, None
         # Not where a part was replaced, or is elsewhere (offloaded).
         if not _is_own(mlp) or mlp.fc2.bias is None or mlp.fc2.weight.is_meta:
+            self.last = self.by_hand = None
             return self
+        parts = self._parts_now()
+        found = snapshot(self, "gamma") + snapshot(mlp.fc2, "weight", "bias")
         if type(self.conv_dw) is DepthwiseConv2d and type(self.norm) is nn.LayerNorm and mlp.is_plain():
-            self.by_hand = local_kernel.lay_out(self.conv_dw, self.norm, mlp.fc1, mlp.fc2, self.gamma)
+            for layer in (mlp.fc1, self.norm, self.conv_dw):
+                found += snapshot(layer, "weight", "bias")
+            by_hand = local_kernel.lay_out(self.conv_dw, self.norm, mlp.fc1, mlp.fc2, self.gamma)
         scale, weight, bias = self.gamma.detach(), mlp.fc2.weight.detach(), mlp.fc2.bias.detach()
-        self.last = FixedLinear(scale[:, None] * weight, scale * bias).eval()
+        last = FixedLinear(scale[:, None] * weight, scale * bias).eval()
         # One layout of each weight is enough.
-        others = (self.last, self.conv_dw, mlp.fc1) if self.by_hand is not None else ()
-        for layer in (mlp.fc2, *others):
+        for layer in (mlp.fc2, *((last, self.conv_dw, mlp.fc1) if by_hand is not None else ())):
             if isinstance(layer, Packed):
                 layer.lays_out, layer.packed = False, None
-        self.last.fuse()
-        self._parts = self._parts_now()
-        self._found = snapshot(self, "gamma") + snapshot(mlp.fc2, "weight", "bias")
-        if self.by_hand is not None:
-            for layer in (mlp.fc1, self.norm, self.conv_dw):
-                self._found += snapshot(layer, "weight", "bias")
+        last.fuse()
+        # At the end, as other threads may be here, too.
+        self.last, self.by_hand, self._parts, self._found = last, by_hand, parts, found
         return self
 
-    def _parts_now(self) -> tuple[Any, ...]:
-        """The layers of the local branch."""
-        # Looked up where torch keeps them, as each attribute would take half a microsecond.
+    def _parts_now(self) -> tuple[tuple[Any, ...], list[Any]]:
+        """The layers of the local branch, and their settings."""
+        # Looked up where torch keeps them, as each layer would take half a microsecond.
         own = self._modules
-        mlp = own["mlp"]
+        conv, norm, mlp = own["conv_dw"], own["norm"], own["mlp"]
         inner = {} if mlp is None else mlp._modules
-        return own["conv_dw"], own["norm"], mlp, inner.get("fc1"), inner.get("act"), inner.get("fc2")
+        act = inner.get("act")
+        settings = [
+            getattr(layer, name, None)
+            for layer, names in ((conv, local_kernel.SETTINGS), (norm, ("eps",)), (act, ("approximate",)))
+            for name in names
+        ]
+        return (conv, norm, mlp, inner.get("fc1"), act, inner.get("fc2")), settings
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W); channels-last inside, whatever the memory format of ``x``."""
@@ -131,15 +137,15 @@ class ConvNeurBlock(nn.Module):
         if self.last is None or torch.is_grad_enabled():
             return None
         if torch.compiler.is_compiling():
-            if not is_exporting():
+            if not is_exporting() or self._parts != self._parts_now():
                 return None  # a compiler merges operations itself
         elif not (self._parts == self._parts_now() and unchanged(self._found)):
             self.fuse()
-        parts, last = self._parts, self.last
+        last, by_hand = self.last, self.by_hand
         if last is None or all_watched():
             return None
-        if self.by_hand is not None and local_kernel.serves(self.by_hand, x) and not any(map(watched, parts)):
-            return local_kernel.local(self.by_hand, x, residual)
+        if by_hand is not None and local_kernel.serves(by_hand, x) and not any(map(watched, self._parts[0])):
+            return local_kernel.local(by_hand, x, residual)
         if watched(self.mlp) or watched(self.mlp.fc2) or last.weight.device != x.device:
             return None
         if torch.is_autocast_enabled(x.device.type):

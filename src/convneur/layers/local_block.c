@@ -176,20 +176,23 @@ INLINE void convolved(const float *x, const float *filters, const float *bias, f
 /* A row over its standard deviation, its mean taken off. */
 INLINE void normed(float *row, int64_t width, float eps) {
     const int64_t even = width / LANES * LANES;
-    lanes total = {0}, squares = {0};
+    lanes total = {0}, left = {0}, squares = {0};
     for (int64_t j = 0; j < even; j += LANES) total += load(row + j);
-    float mean = sum(total), square = 0;
+    float mean = sum(total), rest = 0, square = 0;
     for (int64_t j = even; j < width; j++) mean += row[j];
     mean /= (float)width;
     for (int64_t j = 0; j < even; j += LANES) {
         const lanes x = load(row + j) - mean;
-        squares += x * x;
+        left += x, squares += x * x;
         store(row + j, x);
     }
-    for (int64_t j = even; j < width; j++) row[j] -= mean, square += row[j] * row[j];
-    const float scale = 1 / sqrtf((sum(squares) + square) / (float)width + eps);
-    for (int64_t j = 0; j < even; j += LANES) store(row + j, load(row + j) * scale);
-    for (int64_t j = even; j < width; j++) row[j] *= scale;
+    for (int64_t j = even; j < width; j++) row[j] -= mean, rest += row[j], square += row[j] * row[j];
+    /* What rounding has left of the mean, which the scale would bring up where all numbers are nearly the same. */
+    mean = (sum(left) + rest) / (float)width;
+    const float variance = (sum(squares) + square) / (float)width - mean * mean;
+    const float scale = 1 / sqrtf((variance < 0 ? 0 : variance) + eps); /* no number stays none */
+    for (int64_t j = 0; j < even; j += LANES) store(row + j, (load(row + j) - mean) * scale);
+    for (int64_t j = even; j < width; j++) row[j] = (row[j] - mean) * scale;
 }
 
 /* out = map2(gelu(map1(normed(convolved(x))))) [+ x]: filters (KERNEL, KERNEL, channels); map1 to `hidden`, map2 back;

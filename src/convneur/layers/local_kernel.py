@@ -21,6 +21,8 @@ from convneur.memory.plain import may_go_by_hand
 
 LANES, PANEL, APART, KERNEL = {"avx2": 8, "avx512": 16}, 2, 16, 7  # as in local_block.c, PANEL in lanes
 _ARGUMENTS = [ARRAY] * 9 + [INT] * 2 + [COUNT] * 6 + [NUMBER]
+# Of the convolution.
+SETTINGS = {"stride": (1, 1), "padding": (KERNEL // 2,) * 2, "dilation": (1, 1), "padding_mode": "zeros"}
 # Pixels that a thread should have: with fewer, bringing up the weights is what it does.
 ENOUGH = 12
 # Pixels at a time: few enough for the second-level cache, more where the weights do not fit there either.
@@ -56,14 +58,19 @@ class LocalWeights(NamedTuple):
 
 def lay_out(conv: nn.Conv2d, norm: nn.LayerNorm, fc1: nn.Linear, fc2: nn.Linear, scale: Tensor) -> LocalWeights | None:
     """Weights of depthwise convolution, norm, both maps and layer scale (C,), if the kernel takes such."""
-    given = (conv.weight, conv.bias, norm.weight, norm.bias, fc1.weight, fc1.bias, fc2.weight, fc2.bias, scale)
-    channels = len(scale)
+    channels, hidden = len(scale), len(fc1.weight)
+    given = {
+        (channels, 1, KERNEL, KERNEL): [conv.weight],
+        (channels,): [conv.bias, norm.weight, norm.bias, fc2.bias, scale],
+        (hidden, channels): [fc1.weight],
+        (hidden,): [fc1.bias],
+        (channels, hidden): [fc2.weight],
+    }
     if (
         LIBRARY is None
-        or conv.kernel_size != (KERNEL, KERNEL)
-        or norm.normalized_shape != (channels,)
         or channels < LANES[PROCESSOR]
-        or not all(each is not None and each.is_cpu and each.dtype is torch.float32 for each in given)
+        or any(getattr(conv, name) != value for name, value in SETTINGS.items())
+        or not all(_is_taken(weight, shape) for shape, weights in given.items() for weight in weights)
     ):
         return None
     with torch.no_grad():
@@ -75,6 +82,16 @@ def lay_out(conv: nn.Conv2d, norm: nn.LayerNorm, fc1: nn.Linear, fc2: nn.Linear,
             *_panels(scale[:, None] * fc2.weight, scale * fc2.bias),
             norm.eps,
         )
+
+
+def _is_taken(weight: Tensor | None, shape: tuple[int, ...]) -> bool:
+    """Whether this is a tensor like any other of that shape, whose changes are counted."""
+    return (
+        weight is not None
+        and type(weight) in (Tensor, nn.Parameter)
+        and (weight.shape, weight.dtype, weight.device.type) == (shape, torch.float32, "cpu")
+        and not (weight.is_inference() or weight.is_neg())
+    )
 
 
 def _own(numbers: Any) -> Tensor:

@@ -15,19 +15,24 @@ class WeightSnapshot(NamedTuple):
         layer: Whose it was.
         name: Its name there.
         weight: The weight itself.
-        state: Where its numbers were, and how often they had been changed.
+        numbers: What was in it, kept so that nothing else comes to lie there.
+        state: Where they were, and how often they had been changed.
     """
 
     layer: nn.Module
     name: str
     weight: Tensor | None
+    numbers: Tensor | None
     state: tuple[int, int]
 
 
 def snapshot(layer: nn.Module, *names: str) -> list[WeightSnapshot]:
     """The weights of a layer as they are now; the names of those that something is worked out from."""
     weights = [layer._parameters.get(name) for name in names]
-    return [WeightSnapshot(layer, name, each, _state(each)) for name, each in zip(names, weights, strict=True)]
+    return [
+        WeightSnapshot(layer, name, each, None if each is None else each.detach(), _state(each))
+        for name, each in zip(names, weights, strict=True)
+    ]
 
 
 def unchanged(weights: Sequence[WeightSnapshot]) -> bool:
@@ -36,7 +41,7 @@ def unchanged(weights: Sequence[WeightSnapshot]) -> bool:
     What is written through ``.data`` in place is not seen.
     """
     # Looked up where torch keeps them, and in a loop: this is asked by each block for each image.
-    for layer, name, weight, state in weights:
+    for layer, name, weight, _, state in weights:
         if layer._parameters.get(name) is not weight or _state(weight) != state:
             return False
     return True

@@ -39,6 +39,17 @@ def check_images(x: Tensor, in_chans: int, stride: int) -> Tensor:
     return x
 
 
+def fuse_layers(model: nn.Module) -> None:
+    """Fold what does not depend on the image, in place, of those layers of a model that are ours; see `ConvNeur.fuse`.
+
+    Raises:
+        ValueError: In training mode.
+    """
+    for module in list(model.modules()):  # fusing adds some
+        if isinstance(module, (ConvNeurBlock, GlobalBranch, Packed, PatchConv2d)):
+            module.fuse()
+
+
 class ConvNeurStage(nn.Module):
     """Downsampling (but in the first stage) and blocks; modules are named as in timm's ConvNeXt."""
 
@@ -281,9 +292,7 @@ class ConvNeur(nn.Module):
         Raises:
             ValueError: In training mode; and from ``train()`` afterwards.
         """
-        for module in list(self.modules()):  # fusing adds some
-            if isinstance(module, (ConvNeurBlock, GlobalBranch, Packed, PatchConv2d)):
-                module.fuse()
+        fuse_layers(self)
         return self
 
     def get_classifier(self) -> nn.Module:
