@@ -59,18 +59,18 @@ class LocalWeights(NamedTuple):
 def lay_out(conv: nn.Conv2d, norm: nn.LayerNorm, fc1: nn.Linear, fc2: nn.Linear, scale: Tensor) -> LocalWeights | None:
     """Weights of depthwise convolution, norm, both maps and layer scale (C,), if the kernel takes such."""
     channels, hidden = len(scale), len(fc1.weight)
-    given = {
-        (channels, 1, KERNEL, KERNEL): [conv.weight],
-        (channels,): [conv.bias, norm.weight, norm.bias, fc2.bias, scale],
-        (hidden, channels): [fc1.weight],
-        (hidden,): [fc1.bias],
-        (channels, hidden): [fc2.weight],
-    }
+    given: list[tuple[Tensor | None, tuple[int, ...]]] = [
+        (conv.weight, (channels, 1, KERNEL, KERNEL)),
+        *((each, (channels,)) for each in (conv.bias, norm.weight, norm.bias, fc2.bias, scale)),
+        (fc1.weight, (hidden, channels)),
+        (fc1.bias, (hidden,)),
+        (fc2.weight, (channels, hidden)),
+    ]
     if (
         LIBRARY is None
         or channels < LANES[PROCESSOR]
         or any(getattr(conv, name) != value for name, value in SETTINGS.items())
-        or not all(_is_taken(weight, shape) for shape, weights in given.items() for weight in weights)
+        or not all(_is_taken(*each) for each in given)
     ):
         return None
     with torch.no_grad():
@@ -85,12 +85,12 @@ def lay_out(conv: nn.Conv2d, norm: nn.LayerNorm, fc1: nn.Linear, fc2: nn.Linear,
 
 
 def _is_taken(weight: Tensor | None, shape: tuple[int, ...]) -> bool:
-    """Whether this is a tensor like any other of that shape, whose changes are counted."""
+    """Whether this is a tensor like any other of that shape."""
     return (
         weight is not None
         and type(weight) in (Tensor, nn.Parameter)
         and (weight.shape, weight.dtype, weight.device.type) == (shape, torch.float32, "cpu")
-        and not (weight.is_inference() or weight.is_neg())
+        and not weight.is_neg()
     )
 
 
