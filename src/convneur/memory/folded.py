@@ -141,13 +141,9 @@ def maps_of(memory: nn.Module, proj: Any) -> Maps | None:
 
 
 def watched(module: nn.Module) -> bool:
-    """Whether hooks wait for its call, or somebody has put a ``forward`` of his own before it."""
+    """Whether hooks wait for its call."""
     return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or "forward" in module.__dict__
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
 
 
