@@ -35,6 +35,7 @@ MKL_AT_HOME = _is_intel()
 # Multiply-accumulates up to which MKL is at least as fast: what oneDNN does before it begins costs more. The same with
 # gradients and without, so that a map gives the same to the last bit.
 SMALL = 2**23 if MKL_AT_HOME else 2**21
+NARROW = 64  # inputs or outputs up to which MKL has the faster weight gradients on any processor
 
 
 class Linear(Packed, nn.Linear):
@@ -183,8 +184,9 @@ def _gradients(product: Callable[[Tensor, Tensor], Tensor], ctx: Any, grad: Tens
 def weight_gradient(grad: Tensor, x: Tensor, product: Callable[[Tensor, Tensor], Tensor] = linear) -> Tensor:
     """Gradient (E, D) of the weight of a product of ``x`` (..., D) from that of its result (..., E), contiguous."""
     rows, inputs = grad.flatten(0, -2), x.contiguous().flatten(0, -2)
-    # MKL takes transposed operands as they are, oneDNN lays them out anew.
-    multiply = torch.mm if MKL_AT_HOME else lambda left, right: product(left, right.mT)
+    # MKL takes transposed operands as they are. oneDNN lays them out anew, which narrow ones do not make up for.
+    narrow = min(rows.shape[1], inputs.shape[1]) <= NARROW
+    multiply = torch.mm if MKL_AT_HOME or narrow else lambda left, right: product(left, right.mT)
     # Either wants the larger of the two as its second.
     if rows.shape[1] > inputs.shape[1]:
         return multiply(inputs.mT, rows).mT
