@@ -35,7 +35,7 @@ MKL_AT_HOME = _is_intel()
 # Multiply-accumulates up to which MKL is at least as fast: what oneDNN does before it begins costs more. The same with
 # gradients and without, so that a map gives the same to the last bit.
 SMALL = 2**23 if MKL_AT_HOME else 2**21
-NARROW = 64  # inputs or outputs up to which MKL has the faster weight gradients on any processor
+NARROW = 128  # inputs or outputs up to which MKL has the faster weight gradients on any processor
 
 
 class Linear(Packed, nn.Linear):
