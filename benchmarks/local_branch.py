@@ -23,9 +23,10 @@ from convneur.bench.throughput import spread
 from convneur.explain.report import versions
 from convneur.files import write_atomic
 from convneur.layers import ConvNeurBlock, local_kernel
-from convneur.memory import Packed
+from convneur.models.backbone import fuse_layers
 
 CPU = torch.device("cpu")
+FORMS = "plain", "fused by PyTorch", "fused by C"
 STAGES = [(40, 56), (80, 56), (80, 28), (160, 28), (160, 14), (320, 14), (320, 7), (640, 7)]  # of M1 and M4 at 224 px
 
 
@@ -33,18 +34,11 @@ def forms(dim: int) -> dict[str, nn.Module]:
     """A block thrice, of the same weights."""
     plain = ConvNeurBlock(dim, ls_init_value=0.1).eval()
     by_torch, by_c = deepcopy(plain), deepcopy(plain)
-    fuse(by_c)
+    fuse_layers(by_c)
     library, local_kernel.LIBRARY = local_kernel.LIBRARY, None
-    fuse(by_torch)
+    fuse_layers(by_torch)
     local_kernel.LIBRARY = library
-    return {"plain": plain, "fused by PyTorch": by_torch, "fused by C": by_c}
-
-
-def fuse(block: nn.Module) -> None:
-    """What `ConvNeur.fuse` does to a block."""
-    for layer in list(block.modules()):
-        if isinstance(layer, (ConvNeurBlock, Packed)):
-            layer.fuse()
+    return dict(zip(FORMS, (plain, by_torch, by_c), strict=True))
 
 
 def main() -> None:
@@ -59,7 +53,7 @@ def main() -> None:
     torch.manual_seed(0)
     rates = measured_rates(CPU, torch.float32)
     found = []
-    print(f"| microseconds | {' | '.join([*forms(40), 'floor'])} |\n|---|---|---|---|---|")
+    print(f"| microseconds | {' | '.join(FORMS)} | floor |\n|---|---|---|---|---|")
     with freed_memory_kept():
         for batch in args.batches:
             for dim, side in STAGES:

@@ -32,13 +32,12 @@ def test_ours_is_fused_wherever_it_is():
         model.train()
 
 
-@pytest.mark.parametrize("name", ["resnet18", "fastvit_t8"])
 @pytest.mark.parametrize("frozen", [True, False])
-def test_models_of_timm_answer_as_before(name, frozen):
-    """Those with frozen norms, too, which timm cannot fold."""
-    model, images = timm.create_model(name, num_classes=5).eval(), torch.randn(1, 3, 64, 64)
+def test_models_of_timm_stay_as_they_are(frozen):
+    """timm cannot fold this one once its norms are frozen."""
+    model, images = timm.create_model("fastvit_t8", num_classes=5).eval(), torch.randn(1, 3, 64, 64)
     if frozen:
         freeze(model)
     with torch.inference_mode():
         expected = model(images)
-        torch.testing.assert_close(ready_on(CPU, model)(images), expected, rtol=1e-4, atol=1e-4)
+        assert torch.equal(ready_on(CPU, model)(images), expected)

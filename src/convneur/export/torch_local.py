@@ -92,8 +92,8 @@ def _branch(module: GraphModule, gelu: Node) -> _Found | None:
     if len(known) < len(weights) or not all_float32(x, *known.values()) or written_between(conv, fc2):
         return None
     with torch.device("meta"):
-        expected = ConvNeurBlock(groups).state_dict() if x.meta["val"].ndim == 4 else {}
-    if any(expected.get(name, weight).shape != weight.shape for name, weight in known.items()) or not expected:
+        expected = ConvNeurBlock(groups).state_dict()
+    if x.meta["val"].ndim != 4 or any(expected[name].shape != weight.shape for name, weight in known.items()):
         return None
     same = (stride, padding, dilation, turned.args[1], list(shape)) == ([1, 1], [3, 3], [1, 1], _LAST, [groups])
     return _Found(x, conv, fc2, known, eps) if same else None
