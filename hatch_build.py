@@ -1,4 +1,4 @@
-"""Builds the C libraries of the memory and of the local block where that can be; without them all works.
+"""Builds the C libraries of the memory and of the block where that can be; without them all works.
 
 `pip install` runs this; ``python hatch_build.py`` does it by hand, and says why not. ``CC`` names another compiler, and
 ``CONVNEUR_KERNELS=0`` leaves the libraries out, for a wheel that runs anywhere.
@@ -20,7 +20,11 @@ from typing import Any
 SOURCES = Path(__file__).parent / "src" / "convneur"
 AVX512 = "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512"
 # Each with the processors that it is compiled for beside AVX2, which is looked for before a library is loaded.
-LIBRARIES = {SOURCES / "memory" / "kernels.c": [""], SOURCES / "layers" / "local_block.c": ["", AVX512]}
+LIBRARIES = {
+    SOURCES / "memory" / "kernels.c": [""],
+    SOURCES / "layers" / "branch.c": ["", AVX512],
+    SOURCES / "layers" / "local_block.c": ["", AVX512],
+}
 # Linked without OpenMP, so that PyTorch's is taken.
 COMPILE = "-O3 -mavx2 -mfma -std=gnu11 -fno-math-errno -fopenmp -fPIC -c".split()
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from convneur.bench import figures, latency, parts
-from convneur.layers import ConvNeurBlock, local_kernel
+from convneur.layers import ConvNeurBlock, branch_kernel, local_kernel
 
 CPU = torch.device("cpu")
 SMALL = latency.Setting(size=64)
@@ -23,7 +23,8 @@ def names(profile: parts.Profile) -> list[str]:
     return [part.part for part in profile.parts]
 
 
-def test_parts_of_ours_and_of_its_twin():
+def test_parts_of_ours_and_of_its_twin(monkeypatch):
+    monkeypatch.setattr(branch_kernel, "LIBRARY", None)
     ours, split, twin = parts.measure_parts(["convneur_m1", "convneur_m1/mlp", "convnext_atto"], SMALL, CPU, rounds=2)
     assert names(ours) == [*LOCAL, "tokens", "write", "read", "gate", "head", "other"]
     assert names(split) == names(ours)
@@ -42,21 +43,21 @@ def test_parts_of_ours_and_of_its_twin():
     ],
 )
 def test_parts_of_other_forms(name, fused, there, monkeypatch):
-    monkeypatch.setattr(local_kernel, "LIBRARY", None)
+    for kernel in (local_kernel, branch_kernel):
+        monkeypatch.setattr(kernel, "LIBRARY", None)
     (profile,) = parts.measure_parts([name], latency.Setting(size=64, fused=fused), CPU, rounds=1)
     assert set(names(profile)) == {*LOCAL, "head", "other"} | there
     assert profile.fused == fused
 
 
 @pytest.mark.skipif(local_kernel.LIBRARY is None, reason="the C library of the local block was not built")
-def test_a_local_branch_by_one_call_is_one_part():
-    (profile,) = parts.measure_parts(["convneur_m1"], latency.Setting(size=64, fused=True), CPU, rounds=1)
-    assert set(names(profile)) == {"stem", "downsampling", "local branch", "residual", "head", "other"} | {
-        "tokens",
-        "write",
-        "read",
-        "gate",
-    }
+@pytest.mark.skipif(branch_kernel.LIBRARY is None, reason="the C library of the global branch was not built")
+def test_a_branch_by_one_call_is_one_part():
+    (plain,) = parts.measure_parts(["convneur_m1"], latency.Setting(size=64), CPU, rounds=1)
+    assert names(plain) == [*LOCAL, "global branch", "gate", "head", "other"]
+    (fused,) = parts.measure_parts(["convneur_m1"], latency.Setting(size=64, fused=True), CPU, rounds=1)
+    whole = ["local branch", "residual", "global branch"]
+    assert names(fused) == ["stem", "downsampling", *whole, "gate", "head", "other"]
 
 
 def test_parts_of_any_other_model_are_its_children():

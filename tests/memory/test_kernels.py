@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from convneur import MemoryConfig
-from convneur.layers import ConvNeurBlock, GlobalBranch, local_kernel
+from convneur.layers import ConvNeurBlock, GlobalBranch, branch_kernel, local_kernel
 from convneur.memory import Linear, RMSNorm, fold, kernels, library, maps_of, reference, write_folded
 from convneur.memory.neural_memory import NeuralMemory
 from tests.memory.kernel_builders import answers, built, guarded, stirred
@@ -28,7 +28,9 @@ from tests.memory.kernel_builders import answers, built, guarded, stirred
 @pytest.mark.skipif(shutil.which("cc") is None or "CC" in os.environ, reason="no cc, or CC is another")
 @pytest.mark.skipif(not torch.backends.cpu.get_cpu_capability().startswith("AVX"), reason="the processor has no AVX2")
 def test_they_are_built_where_they_can_be():
-    assert None not in (library.LIBRARY, local_kernel.LIBRARY), "pip install builds them (hatch_build.py)"
+    assert None not in (library.LIBRARY, local_kernel.LIBRARY, branch_kernel.LIBRARY), (
+        "pip install builds them (hatch_build.py)"
+    )
 
 
 @built
@@ -179,7 +181,8 @@ def block(**kwargs) -> ConvNeurBlock:
 
 
 @built
-def test_they_stay_out_where_they_do_not_serve(counted):
+def test_they_stay_out_where_they_do_not_serve(counted, monkeypatch):
+    monkeypatch.setattr(branch_kernel, "LIBRARY", None)  # it would do all of it
     x, seen = torch.randn(2, 8, 6, 6).to(memory_format=torch.channels_last), []
     block()(x)[0].sum().backward()  # gradients
     with torch.inference_mode():

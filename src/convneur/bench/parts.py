@@ -30,8 +30,8 @@ from convneur.models import ConvNeur
 STEM, DOWNSAMPLING, DEPTHWISE, MLP = "stem", "downsampling", "depthwise convolution", "norm and MLP"
 TOKENS, WRITE, READ, MEMORY, GATE = "tokens", "write", "read", "write and read", "gate"
 RESIDUAL, HEAD, OTHER = "residual", "head", "other"
-LOCAL = "local branch"  # where one call does all of it
-ORDER = (STEM, DOWNSAMPLING, DEPTHWISE, MLP, LOCAL, RESIDUAL, TOKENS, WRITE, READ, MEMORY, GATE, HEAD)
+LOCAL, GLOBAL = "local branch", "global branch"  # where one call does all of it
+ORDER = (STEM, DOWNSAMPLING, DEPTHWISE, MLP, LOCAL, RESIDUAL, GLOBAL, TOKENS, WRITE, READ, MEMORY, GATE, HEAD)
 
 
 @dataclass(frozen=True)
@@ -246,6 +246,7 @@ def _seams(model: nn.Module) -> Iterator[tuple[Any, str, _Place]]:
 def _branch_seams(branch: GlobalBranch) -> Iterator[tuple[Any, str, _Place]]:
     memory, splits = branch.memory, isinstance(branch.memory, NeuralMemory)
     yield branch, "forward", _Place(TOKENS, None)
+    yield branch, "_by_kernel", _Place(GLOBAL, None)
     yield branch, "_read", _Place(READ if splits else MEMORY, None)
     yield branch, "_write", _Place(WRITE, None)
     yield branch, "_contexts", _Place(READ, None)
@@ -290,7 +291,13 @@ def _over_stages(turn: Round) -> Round:
 
 
 def _memory_apart(turn: Round) -> Round:
-    """Write and read as two parts where the memory was written and read in two; else all of it as one."""
+    """Write and read as two parts where the memory was written and read in two; else all of it as one.
+
+    Where one call does all of a branch, what leads to it is part of that.
+    """
+    turn = _summed(
+        turn, lambda place: p if place.part == TOKENS and (p := place._replace(part=GLOBAL)) in turn else place
+    )
     if any(place.part == WRITE for place in turn):
         return _summed(turn, lambda place: place._replace(part=WRITE) if place.part == MEMORY else place)
     return _summed(turn, lambda place: place._replace(part=MEMORY) if place.part == READ else place)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
+from convneur.layers import branch_kernel
 from convneur.layers.globalizers import GlobalizerKind, make_globalizer
 from convneur.memory import (
     Folded,
@@ -114,8 +115,38 @@ class GlobalBranch(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Map (B, C, H, W) -> context on the token grid (B, C, ceil(H / stride), ceil(W / stride)), and the shift."""
+        weights = self._for_kernel(x)
+        if weights is not None:
+            return self._by_kernel(weights, x)
         tokens, grid = self.tokens(x)
         return self.answers(tokens, self._read(tokens, grid), grid)
+
+    def _for_kernel(self, x: Tensor) -> branch_kernel.BranchWeights | None:
+        """The weights, where one call may do all that `forward` does."""
+        if torch.is_grad_enabled() or type(self) is not GlobalBranch or all_watched():
+            return None
+        norms = [self.norm] if self.carry_norm is None else [self.norm, self.carry_norm]
+        ups = [self.up] if self.up_shift is None else [self.up, self.up_shift]
+        if any(type(each) is not Linear for each in (self.down, *ups)) or any(
+            type(each) is not RMSNorm for each in norms
+        ):
+            return None
+        maps = maps_of(self.memory, self.proj)
+        if maps is None or any(map(watched, (self.down, *norms, *ups))):
+            return None
+        weights = branch_kernel.BranchWeights(
+            maps,
+            (self.down.weight, self.down.bias),
+            [each.weight for each in norms],
+            [(each.weight, each.bias) for each in ups],
+        )
+        return weights if branch_kernel.serves(weights, x, self.token_stride) else None
+
+    def _by_kernel(self, weights: branch_kernel.BranchWeights, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What `forward` gives, in one call; a method so that it can be timed apart."""
+        config: MemoryConfig = self.memory.config  # type: ignore[assignment]  # of a NeuralMemory, or no maps were found
+        answers = branch_kernel.answers(config, weights, x, self.token_stride, self.center_tokens)
+        return answers[0], answers[1] if self.up_shift is not None else None
 
     def tokens(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Map (B, C, H, W) -> tokens (B, N, D), not centred yet, and the size of their grid (h, w)."""

@@ -1,0 +1,139 @@
+"""The global branch on a CPU, in inference, by one call of C (``branch.c``) where PyTorch takes some twenty.
+
+For one image those twenty are small: pooling, maps, norms, the write and the read come to a few million
+multiply-accumulates, and starting each takes as long as doing it. A tile of tokens goes through all of it while it is
+in the cache; threads wait for each other three times, for the mean of the tokens, for what was written, and for the
+memory made from it (``docs/results/speed.md``). Weights are taken as they are, so nothing is laid out beforehand.
+
+Shape letters: B batch, C channels, H W pixels of the map, h w of the token grid, N = hw tokens, D memory width.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from convneur.layers.local_kernel import LANES, PROCESSOR
+from convneur.memory import library
+from convneur.memory.config import MemoryConfig
+from convneur.memory.fast_weights import KEY_EPS
+from convneur.memory.folded import Maps, largest_step
+from convneur.memory.norm import EPS
+from convneur.memory.plain import may_go_by_hand
+
+TOKENS_OF_A_TILE = 128  # at most, as in branch.c
+# Of an image, for as many threads, unless it has more tokens than that: of smaller tiles the sums are most of the work.
+TILES = 4
+# Multiply-accumulates of one D x D map beyond which PyTorch's products make up for all calls, with AVX2 alone.
+ENOUGH = {"avx2": 2**23, "avx512": 2**62}
+
+_WEIGHTS = (
+    *("down", "down_bias", "store_gain", "keys", "values", "rates", "rates_bias", "initial", "retrieve_gain"),
+    *("queries", "proj", "gain", "carry_gain", "up", "up_bias", "shift", "shift_bias"),
+)
+_COUNTS = (
+    *("batch", "height", "width", "channels", "stride", "grid_height", "grid_width", "tokens", "heads"),
+    *("rows_of_rates", "center", "decay", "tiles", "threads"),
+)
+
+
+class _Call(ctypes.Structure):
+    """All that the kernel is told, as in branch.c."""
+
+    _fields_ = (
+        *((name, library.ARRAY) for name in ("map", *_WEIGHTS, "gates", "shifts", "room")),
+        *((name, library.COUNT) for name in _COUNTS),
+        *((name, library.NUMBER) for name in ("step", "eps", "key_eps")),
+    )
+
+
+LIBRARY = library.load_library(
+    Path(__file__).with_name("branch.c"), {f"convneur_branch_{name}": [ctypes.POINTER(_Call)] for name in LANES}
+)
+
+Map = tuple[Tensor, Tensor | None]
+
+
+class BranchWeights(NamedTuple):
+    """The weights of a branch, as its modules have them.
+
+    Attributes:
+        memory: Of the memory and of the map behind it.
+        down: Weight (D, C) and bias (D,) of the map to tokens.
+        gains: (D,), of the norm of the context, and of that of the tokens if they are carried.
+        ups: Weight (C, D) and bias (C,) of the map to the first answer, and of that to the second if there is one.
+    """
+
+    memory: Maps
+    down: Map
+    gains: Sequence[Tensor]
+    ups: Sequence[Map]
+
+
+def serves(weights: BranchWeights, x: Tensor, stride: int) -> bool:
+    """Whether the kernel takes this map, (B, C, H, W): inference, in float32, channels last, nobody tracing."""
+    if LIBRARY is None or library.LIBRARY is None or torch.is_grad_enabled() or x.ndim != 4 or not x.is_cpu:
+        return False
+    (batch, channels, height, across), width = x.shape, len(weights.memory.proj)
+    shapes = (
+        (weights.down[0], (width, channels)),
+        (weights.down[1], (width,)),
+        *((gain, (width,)) for gain in weights.gains),
+        *((up, (channels, width)) for up, _ in weights.ups),
+        *((bias, (channels,)) for _, bias in weights.ups),
+    )
+    given = [weight for weight, _ in shapes if weight is not None]
+    return (
+        may_go_by_hand(x, *weights.memory, *given)
+        and x.dtype is torch.float32
+        and 0 < batch * -(-height // stride) * -(-across // stride) * width**2 <= ENOUGH[PROCESSOR]
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and all(weight is None or weight.shape == shape for weight, shape in shapes)
+        and all(each.is_cpu and each.is_contiguous() and not each.is_neg() for each in (*weights.memory, *given))
+    )
+
+
+def answers(config: MemoryConfig, weights: BranchWeights, x: Tensor, stride: int, center: bool) -> list[Tensor]:
+    """What the branch says about a map that `serves`: each (B, C, h, w), channels last.
+
+    Args:
+        config: Of the memory.
+        weights: Of the branch.
+        x: (B, C, H, W), channels last.
+        stride: Pixels per token along each side.
+        center: Whether the mean of the tokens is taken off before they are written.
+    """
+    maps, down, gains, ups = weights
+    batch, channels, height, across = x.shape
+    grid = -(-height // stride), -(-across // stride)
+    heads, head = maps.initial.shape[:2]
+    width, lanes, threads = heads * head, LANES[PROCESSOR], torch.get_num_threads()
+    vectors = -(-grid[0] * grid[1] // lanes)
+    # Not by the batch, so that an image gives the same to the last bit with others and without.
+    tiles = max(-(-vectors * lanes // TOKENS_OF_A_TILE), min(vectors, threads, TILES))
+    row, tasks = TOKENS_OF_A_TILE + lanes, batch * tiles
+    own = 2 * (max(channels, 2 * width) + heads) * row
+    room = tasks * (2 * width * row + width + width * head + heads) + batch * width * head + threads * own
+    made = [x.new_empty(batch, *grid, channels) for _ in ups]
+    numbers = x.new_empty(room)
+    carries, shifts = len(gains) > 1, len(ups) > 1
+    arrays = (
+        x,
+        *(*down, maps.store_gain, maps.keys, maps.values, maps.rates, maps.bias, maps.initial, maps.retrieve_gain),
+        *(maps.queries, maps.proj, gains[0], gains[1] if carries else None),
+        *(*ups[0], *(ups[1] if shifts else (None, None))),
+        *(made[0], made[1] if shifts else None, numbers),
+    )
+    call = _Call(
+        *(None if array is None else array.data_ptr() for array in arrays),
+        *(batch, height, across, channels, stride, *grid, width, heads),
+        *(len(maps.rates), center, config.decay, tiles, threads),
+        *(largest_step(config, grid[0] * grid[1], head), EPS, KEY_EPS),
+    )
+    getattr(LIBRARY, f"convneur_branch_{PROCESSOR}")(ctypes.byref(call))
+    return [each.permute(0, 3, 1, 2) for each in made]
