@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from convneur.layers import ConvNeurBlock, local_kernel
 from convneur.layers.local_kernel import LANES, LocalWeights
 from convneur.memory import Linear
+from convneur.memory.packed import ONEDNN_AVAILABLE
 from tests.memory.kernel_builders import guarded, stirred
 
 pytestmark = pytest.mark.skipif(local_kernel.LIBRARY is None, reason="the C library of the local block was not built")
@@ -149,6 +150,20 @@ def test_a_fused_block_goes_by_it(calls):
     assert len(calls) == 1
     for layer in (fused.conv_dw, fused.mlp.fc1, fused.mlp.fc2):
         assert layer.fuse().packed is None, "nothing would read it"
+
+
+@pytest.mark.parametrize("intel", [True, False])
+def test_on_intel_wide_maps_of_many_pixels_are_left_with_torch(intel, calls, monkeypatch):
+    monkeypatch.setattr(local_kernel, "MKL_AT_HOME", intel)
+    wide = stirred(ConvNeurBlock(256))
+    fused, small, large = copy.deepcopy(wide).fuse(), maps(32, 32, channels=256, batch=1), maps(32, 33, channels=256)
+    with torch.inference_mode():
+        torch.testing.assert_close(fused(small), wide(small), rtol=1e-4, atol=1e-4)
+        assert len(calls) == 1
+        torch.testing.assert_close(fused(large), wide(large), rtol=1e-4, atol=1e-4)
+        assert len(calls) == (1 if intel else 2)
+    if ONEDNN_AVAILABLE:
+        assert (fused.last.packed is not None) == intel
 
 
 def test_who_wants_something_else_is_left_with_torch(calls):

@@ -97,8 +97,9 @@ class ConvNeurBlock(nn.Module):
             by_hand = local_kernel.lay_out(self.conv_dw, self.norm, mlp.fc1, mlp.fc2, self.gamma)
         scale, weight, bias = self.gamma.detach(), mlp.fc2.weight.detach(), mlp.fc2.bias.detach()
         last = FixedLinear(scale[:, None] * weight, scale * bias).eval()
-        # One layout of each weight is enough.
-        for layer in (mlp.fc2, *((last, self.conv_dw, mlp.fc1) if by_hand is not None else ())):
+        # One layout of each weight is enough, unless it goes by the number of pixels which is used.
+        by_hand_alone = by_hand is not None and not local_kernel.leaves_large(len(scale))
+        for layer in (mlp.fc2, *((last, self.conv_dw, mlp.fc1) if by_hand_alone else ())):
             if isinstance(layer, Packed):
                 layer.lays_out, layer.packed = False, None
         last.fuse()

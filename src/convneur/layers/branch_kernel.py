@@ -75,12 +75,19 @@ class BranchWeights(NamedTuple):
     ups: Sequence[Map]
 
 
-def serves(weights: BranchWeights, x: Tensor, stride: int) -> bool:
+def serves(config: MemoryConfig, weights: BranchWeights, x: Tensor, stride: int) -> bool:
     """Whether the kernel takes this map, (B, C, H, W): inference, in float32, channels last, nobody tracing."""
     if LIBRARY is None or library.LIBRARY is None or torch.is_grad_enabled() or x.ndim != 4 or not x.is_cpu:
         return False
-    (batch, channels, height, across), width = x.shape, len(weights.memory.proj)
+    (batch, channels, height, across), maps = x.shape, weights.memory
+    (heads, head), rates = maps.initial.shape[:2], len(maps.rates)
+    width = heads * head
     shapes = (
+        *((each, (width, width)) for each in (maps.keys, maps.values, maps.queries, maps.proj)),
+        *((each, (width,)) for each in (maps.store_gain, maps.retrieve_gain)),
+        (maps.initial, (heads, head, head)),
+        (maps.rates, (rates, width)),
+        (maps.bias, (rates,)),
         (weights.down[0], (width, channels)),
         (weights.down[1], (width,)),
         *((gain, (width,)) for gain in weights.gains),
@@ -89,12 +96,13 @@ def serves(weights: BranchWeights, x: Tensor, stride: int) -> bool:
     )
     given = [weight for weight, _ in shapes if weight is not None]
     return (
-        may_go_by_hand(x, *weights.memory, *given)
+        may_go_by_hand(x, *given)
         and x.dtype is torch.float32
         and 0 < batch * -(-height // stride) * -(-across // stride) * width**2 <= ENOUGH[PROCESSOR]
         and x.is_contiguous(memory_format=torch.channels_last)
+        and rates >= heads * (1 + config.decay)
         and all(weight is None or weight.shape == shape for weight, shape in shapes)
-        and all(each.is_cpu and each.is_contiguous() and not each.is_neg() for each in (*weights.memory, *given))
+        and all(each.is_cpu and each.is_contiguous() and not each.is_neg() for each in given)
     )
 
 
@@ -118,6 +126,7 @@ def answers(config: MemoryConfig, weights: BranchWeights, x: Tensor, stride: int
     tiles = max(-(-vectors * lanes // TOKENS_OF_A_TILE), min(vectors, threads, TILES))
     row, tasks = TOKENS_OF_A_TILE + lanes, batch * tiles
     own = 2 * (max(channels, 2 * width) + heads) * row
+    threads = min(threads, tasks)
     room = tasks * (2 * width * row + width + width * head + heads) + batch * width * head + threads * own
     made = [x.new_empty(batch, *grid, channels) for _ in ups]
     numbers = x.new_empty(room)

@@ -5,7 +5,7 @@ Shape letters: B batch, C channels, H W pixels of the map, h w of the token grid
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -140,12 +140,16 @@ class GlobalBranch(nn.Module):
             [each.weight for each in norms],
             [(each.weight, each.bias) for each in ups],
         )
-        return weights if branch_kernel.serves(weights, x, self.token_stride) else None
+        return weights if branch_kernel.serves(self._config, weights, x, self.token_stride) else None
+
+    @property
+    def _config(self) -> MemoryConfig:
+        """Knobs of the memory, where that is one."""
+        return cast(MemoryConfig, self.memory.config)
 
     def _by_kernel(self, weights: branch_kernel.BranchWeights, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """What `forward` gives, in one call; a method so that it can be timed apart."""
-        config: MemoryConfig = self.memory.config  # type: ignore[assignment]  # of a NeuralMemory, or no maps were found
-        answers = branch_kernel.answers(config, weights, x, self.token_stride, self.center_tokens)
+        answers = branch_kernel.answers(self._config, weights, x, self.token_stride, self.center_tokens)
         return answers[0], answers[1] if self.up_shift is not None else None
 
     def tokens(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
