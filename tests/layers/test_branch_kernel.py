@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import threading
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from convneur import MemoryConfig
 from convneur.layers import ConvNeurBlock, GlobalBranch, branch_kernel
 from convneur.memory import Linear, RMSNorm, library
-from tests.memory.kernel_builders import Counted, guarded, stirred
+from tests.memory.kernel_builders import Counted, guarded, stirred, undisturbed
 
 pytestmark = pytest.mark.skipif(
     None in (branch_kernel.LIBRARY, library.LIBRARY), reason="the C library of the global branch was not built"
@@ -142,20 +141,7 @@ def test_several_threads_at_once_do_not_disturb_each_other(calls):
     module, images = branch(), [image(1, 8, 20, 20) for _ in range(8)]
     with torch.inference_mode():
         expected = [module(each)[0] for each in images]
-    same: list[bool] = []
-
-    def work(number: int) -> None:
-        with torch.inference_mode():
-            for _ in range(50):
-                same.append(torch.equal(module(images[number])[0], expected[number]))
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(same) == 400
-    assert all(same)
+    assert undisturbed(module, images, expected)
 
 
 class Louder(GlobalBranch):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -45,3 +47,20 @@ def answers(module: nn.Module, x: Tensor, loaded) -> tuple[Tensor, ...]:
         patch.setattr(library, "LIBRARY", loaded)
         found = module(x)
     return (found,) if isinstance(found, Tensor) else tuple(each for each in found if each is not None)
+
+
+def undisturbed(module: nn.Module, images: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    """Whether first answers stay the same to the last bit when each image has a thread, all of them at once."""
+    same: list[bool] = []
+
+    def work(number: int) -> None:
+        with torch.inference_mode():
+            for _ in range(50):
+                same.append(torch.equal(module(images[number])[0], expected[number]))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(images))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return len(same) == 50 * len(images) and all(same)

@@ -8,7 +8,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from convneur import MemoryConfig
 from convneur.layers import ConvNeurBlock, GlobalBranch, branch_kernel, local_kernel
 from convneur.memory import Linear, RMSNorm, fold, kernels, library, maps_of, reference, write_folded
 from convneur.memory.neural_memory import NeuralMemory
-from tests.memory.kernel_builders import answers, built, guarded, stirred
+from tests.memory.kernel_builders import answers, built, guarded, stirred, undisturbed
 
 
 @pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="it is for Linux on x86-64")
@@ -233,20 +232,7 @@ def test_several_threads_at_once_do_not_disturb_each_other():
     module, images = branch(), torch.randn(8, 1, 8, 20, 20)
     with torch.inference_mode():
         expected = [module(image)[0] for image in images]
-    same: list[bool] = []
-
-    def work(number: int) -> None:
-        with torch.inference_mode():
-            for _ in range(50):
-                same.append(torch.equal(module(images[number])[0], expected[number]))
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(same) == 400
-    assert all(same)
+    assert undisturbed(module, images, expected)
 
 
 @pytest.fixture
