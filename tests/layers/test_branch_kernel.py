@@ -215,6 +215,57 @@ def test_who_wants_something_else_is_left_with_torch(calls):
     assert not calls
 
 
+@pytest.mark.parametrize(
+    ("name", "put"), [("down", "forward"), ("up_shift", "forward"), ("norm", "forward"), ("", "tokens"), ("", "_read")]
+)
+def test_a_method_that_one_object_was_given_is_the_one_that_runs(name, put, calls):
+    """Adapters are injected like this. A clock that only looks on is none."""
+    module, x, seen = branch(carry_tokens=name != "norm"), image(1, 8, 6, 6), []
+    owner = getattr(module, name) if name else module
+    before = getattr(owner, put)
+
+    def other(*args):
+        seen.append(args)
+        return before(*args)
+
+    setattr(owner, put, other)
+    with torch.inference_mode():
+        module(x)
+        assert seen
+        assert not calls
+        other.only_watches = True
+        module(x)
+    assert len(seen) == 1
+    assert sum(calls.values()) == 1
+
+
+@pytest.mark.parametrize(
+    "where", ["memory.to_rates.bias", "memory.store_norm.weight", "up.weight", "carry_norm.weight"]
+)
+def test_what_is_missing_is_told_by_torch(where, calls):
+    module, x = branch(), image(1, 8, 6, 6)
+    owner, name = where.rsplit(".", 1)
+    setattr(module.get_submodule(owner), name, None)
+    with torch.inference_mode(), pytest.raises((AttributeError, TypeError)):
+        module(x)
+    assert not calls
+
+
+def test_numbers_that_are_elsewhere_or_of_another_sign_are_left_with_torch(calls):
+    module, x = branch(), image(1, 8, 6, 6)
+    gone, sparse = copy.deepcopy(module), copy.deepcopy(module)
+    gone.up.weight.untyped_storage().resize_(0)
+    sparse.up.weight = nn.Parameter(module.up.weight.detach().to_sparse_csr())
+    with torch.no_grad():
+        torch.testing.assert_close(module(torch._neg_view(x)), module(-x), rtol=1e-4, atol=1e-5)
+        assert sum(calls.values()) == 1
+        torch.testing.assert_close(sparse(x), module(x), rtol=1e-4, atol=1e-5)
+        assert sum(calls.values()) == 2
+        with pytest.raises(RuntimeError):
+            gone(x)
+    assert sum(calls.values()) == 2
+
+
 def test_with_avx2_alone_large_products_are_left_with_torch(calls):
     """M4's at eight images; those of M1 and M3 at one are not."""
     with torch.inference_mode():

@@ -164,6 +164,16 @@ def test_on_intel_wide_maps_of_many_pixels_are_left_with_torch(intel, calls, mon
         assert len(calls) == (1 if intel else 2)
     if ONEDNN_AVAILABLE:
         assert (fused.last.packed is not None) == intel
+    for layer in (fused.conv_dw, fused.mlp.fc1):
+        layer.fuse()
+    with torch.no_grad():
+        for each in (wide, fused):
+            each.mlp.fc1.weight.mul_(2)
+            each.conv_dw.weight.mul_(3)
+    with torch.inference_mode():
+        for x in (small, large):
+            torch.testing.assert_close(fused(x), wide(x), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(fused(torch._neg_view(x)), wide(-x), rtol=1e-4, atol=1e-4)
 
 
 def test_who_wants_something_else_is_left_with_torch(calls):

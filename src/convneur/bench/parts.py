@@ -194,6 +194,7 @@ class Watch:
                 within.pop()
                 marks.append((now(), within[-1] if within else None))
 
+        watched.only_watches = True  # type: ignore[attr-defined]  # a layer need not run otherwise for that
         return watched
 
     def _now(self) -> Any:

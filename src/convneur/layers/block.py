@@ -102,6 +102,9 @@ class ConvNeurBlock(nn.Module):
         for layer in (mlp.fc2, *((last, self.conv_dw, mlp.fc1) if by_hand_alone else ())):
             if isinstance(layer, Packed):
                 layer.lays_out, layer.packed = False, None
+        for layer in (self.conv_dw, mlp.fc1):
+            if isinstance(layer, Packed) and layer.packed is not None:
+                layer.fuse()  # its weights may have changed
         last.fuse()
         # At the end, as other threads may be here, too.
         self.last, self.by_hand, self._parts, self._found = last, by_hand, parts, found

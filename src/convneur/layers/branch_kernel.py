@@ -80,30 +80,38 @@ def serves(config: MemoryConfig, weights: BranchWeights, x: Tensor, stride: int)
     if LIBRARY is None or library.LIBRARY is None or torch.is_grad_enabled() or x.ndim != 4 or not x.is_cpu:
         return False
     (batch, channels, height, across), maps = x.shape, weights.memory
+    if any(each is None for each in (*maps, weights.down[0], *weights.gains, *(up for up, _ in weights.ups))):
+        return False  # torch says what is missing
     (heads, head), rates = maps.initial.shape[:2], len(maps.rates)
     width = heads * head
-    shapes = (
+    shapes = [
         *((each, (width, width)) for each in (maps.keys, maps.values, maps.queries, maps.proj)),
         *((each, (width,)) for each in (maps.store_gain, maps.retrieve_gain)),
         (maps.initial, (heads, head, head)),
         (maps.rates, (rates, width)),
         (maps.bias, (rates,)),
         (weights.down[0], (width, channels)),
-        (weights.down[1], (width,)),
         *((gain, (width,)) for gain in weights.gains),
         *((up, (channels, width)) for up, _ in weights.ups),
-        *((bias, (channels,)) for _, bias in weights.ups),
-    )
-    given = [weight for weight, _ in shapes if weight is not None]
+    ]
+    biases = [(weights.down[1], (width,)), *((bias, (channels,)) for _, bias in weights.ups)]
+    shapes += [(bias, shape) for bias, shape in biases if bias is not None]
+    given = [weight for weight, _ in shapes]
     return (
         may_go_by_hand(x, *given)
         and x.dtype is torch.float32
         and 0 < batch * -(-height // stride) * -(-across // stride) * width**2 <= ENOUGH[PROCESSOR]
-        and x.is_contiguous(memory_format=torch.channels_last)
         and rates >= heads * (1 + config.decay)
-        and all(weight is None or weight.shape == shape for weight, shape in shapes)
-        and all(each.is_cpu and each.is_contiguous() and not each.is_neg() for each in given)
+        and all(weight.shape == shape for weight, shape in shapes)
+        and all(map(_is_there, (x, *given)))
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and all(each.is_contiguous() for each in given)
     )
+
+
+def _is_there(x: Tensor) -> bool:
+    """Whether the numbers of a tensor are where it says, as they are."""
+    return x.layout is torch.strided and x.is_cpu and not x.is_neg() and x.data_ptr() != 0
 
 
 def answers(config: MemoryConfig, weights: BranchWeights, x: Tensor, stride: int, center: bool) -> list[Tensor]:

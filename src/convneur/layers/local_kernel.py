@@ -123,6 +123,7 @@ def serves(weights: LocalWeights, x: Tensor) -> bool:
         and x.ndim == 4
         and x.shape[1] == len(weights.filter_bias)
         and x.numel() > 0
+        and not x.is_neg()
         and x.is_contiguous(memory_format=torch.channels_last)
         and not (leaves_large(x.shape[1]) and 2 * x.numel() * weights.map2.shape[1] > LARGE_FOR_INTEL)
     )
