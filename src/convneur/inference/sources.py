@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,9 @@ def _open_tiff(path: Path, identity: str) -> LargeImage:
         if is_plain:
             array = _Mapped(tifffile.memmap(path, series=0, level=0, mode="r"))
         else:
-            array = zarr.open(tifffile.imread(path, aszarr=True, series=0, level=0), mode="r")
+            store = tifffile.imread(path, aszarr=True, series=0, level=0)
+            array = zarr.open(store, mode="r")
+            weakref.finalize(array, store.close)  # or its file would be left open
     except Exception as error:  # damaged files raise anything
         raise UnreadableImageError(f"{path}: {' '.join(str(error).split())}") from error
     places = _meaning(axes, shape, path)
