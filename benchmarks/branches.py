@@ -67,7 +67,7 @@ def global_forms(model: str, stage: int) -> tuple[dict[str, nn.Module], int]:
     branch = block_of(model, stage).global_branch
     assert isinstance(branch, GlobalBranch)
     width, channels = branch.down.out_features, branch.down.in_features
-    heads = branch.memory.config.num_heads  # type: ignore[union-attr]
+    heads = branch.memory.config.num_heads  # type: ignore[union-attr]  # the default is a memory
     maps = 3 * channels * width + 4 * width**2 + 2 * heads * width
     memory = 3 * width * (width // heads)
     forms = {"in several calls": Without(branch, branch_kernel), "in one": branch}
