@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 import pytest
 import torch
@@ -11,16 +12,23 @@ from torch.fx import GraphModule, Node
 
 from convneur.export.torch_graph import by_our_layers
 from convneur.export.torch_memory import FoldedMemory, by_our_memory
-from convneur.layers import GlobalBranch
+from convneur.layers import GlobalBranch, branch_kernel
 from convneur.memory import MemoryConfig
 
+Layer = TypeVar("Layer", bound=nn.Module)
 DIM, WIDTH = 8, 16
 BATCHES = [(1, DIM, 12, 20), (3, DIM, 13, 9)]
 
 
-def branch(memory: MemoryConfig | None = None, **changes) -> GlobalBranch:
+@pytest.fixture(autouse=True)
+def _memories_alone(monkeypatch):
+    """The memory is part of a branch that would be found around it."""
+    monkeypatch.setattr(branch_kernel, "LIBRARY", None)
+
+
+def branch(memory: MemoryConfig | None = None, token_stride: int = 2, kind=GlobalBranch, **changes) -> GlobalBranch:
     torch.manual_seed(0)
-    made = GlobalBranch(DIM, WIDTH, token_stride=2, memory=memory, **changes).eval()
+    made = kind(DIM, WIDTH, token_stride, memory, **changes).eval()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -38,24 +46,26 @@ class First(nn.Module):
         return self.made(images)[0]
 
 
-def loaded(made: GlobalBranch, dynamic: bool = True) -> GraphModule:
+def loaded(made: GlobalBranch, dynamic: bool = True, answers: type[nn.Module] = First) -> GraphModule:
     axes = dict.fromkeys((0, 2, 3) if dynamic else (0,), torch.export.Dim.AUTO)
     images = torch.randn(2, *(DIM, 15, 17) if dynamic else BATCHES[0][1:])
     with torch.no_grad():
-        module = torch.export.export(First(made).eval(), (images,), dynamic_shapes=(axes,), strict=False).module()
+        module = torch.export.export(answers(made).eval(), (images,), dynamic_shapes=(axes,), strict=False).module()
     assert isinstance(module, GraphModule)
     return module
 
 
-def found_in(module: GraphModule, shapes: list[tuple[int, ...]], name: str = "") -> list[FoldedMemory]:
-    """The memories found, after a check that the module does what it did."""
+def found_in(
+    module: GraphModule, shapes: list[tuple[int, ...]], name: str = "", kind: type[Layer] = FoldedMemory
+) -> list[Layer]:
+    """The memories found, or others of our layers, after a check that the module does what it did."""
     batches = [torch.randn(shape, generator=torch.Generator().manual_seed(1)) for shape in shapes]
     with torch.inference_mode():
         wanted = [module(images) for images in batches]
         by_our_layers(module)
         for images, answer in zip(batches, wanted, strict=True):
             torch.testing.assert_close(module(images), answer, rtol=1e-4, atol=1e-5, msg=lambda text: f"{name}: {text}")
-    return [each for each in module.modules() if isinstance(each, FoldedMemory)]
+    return [each for each in module.modules() if isinstance(each, kind)]
 
 
 @pytest.mark.parametrize("dynamic", [True, False], ids=["any size", "one size"])

@@ -6,7 +6,7 @@ import operator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import SymInt, Tensor, nn
 from torch.fx import GraphModule, Node
 
 
@@ -18,6 +18,20 @@ def calls(module: GraphModule, target: Any) -> list[Node]:
 def arguments(node: Node, *defaults: Any) -> list[Any]:
     """What a node gives, with defaults for what it leaves out."""
     return [*node.args, *defaults[len(node.args) :]]
+
+
+def giver(node: Any, target: Any) -> Any:
+    """What a node is given first, if it calls this and gives nothing by name."""
+    called = isinstance(node, Node) and node.target is target and not node.kwargs
+    return node.args[0] if called else None
+
+
+def expression(size: Any) -> Any:
+    """A whole number of a graph, or what it follows from; None for anything else."""
+    value = size.meta.get("val") if isinstance(size, Node) else size
+    if isinstance(value, SymInt):
+        return value.node.expr
+    return value if isinstance(value, int) else None
 
 
 def written_between(first: Node, last: Node, *own: Node) -> bool:
@@ -81,15 +95,19 @@ def constant_of(module: GraphModule, node: Any) -> Tensor | None:
     return found.detach()
 
 
-def put(module: GraphModule, node: Node, layer: nn.Module, *given: Any) -> None:
-    """Let a layer stand for a node."""
+def call(module: GraphModule, node: Node, layer: nn.Module, *given: Any) -> Node:
+    """Call a layer before a node is reached."""
     name = f"our_{node.name}"
     while hasattr(module, name):
         name += "_"
     module.add_submodule(name, layer)
     with module.graph.inserting_before(node):
-        made = module.graph.call_module(name, given)
-    replace(module, node, made)
+        return module.graph.call_module(name, given)
+
+
+def put(module: GraphModule, node: Node, layer: nn.Module, *given: Any) -> None:
+    """Let a layer stand for a node."""
+    replace(module, node, call(module, node, layer, *given))
 
 
 def replace(module: GraphModule, node: Node, made: Node) -> None:

@@ -26,6 +26,7 @@ from convneur.export.nodes import (
     written_between,
     written_through,
 )
+from convneur.export.torch_branch import by_our_global_branch
 from convneur.export.torch_local import by_our_local_branch
 from convneur.export.torch_memory import by_our_memory
 from convneur.layers import PatchConv2d
@@ -74,7 +75,16 @@ def by_our_layers(module: GraphModule) -> None:
         constant = constant_of(module, x)
         if constant is not None and constant.dtype is dtype and not others:
             node.replace_all_uses_with(cast(Node, x))
-    for change in (_join, by_our_memory, by_our_local_branch, _contexts, _norms, _convolutions, _linear_maps):
+    for change in (
+        _join,
+        by_our_memory,
+        by_our_global_branch,
+        by_our_local_branch,
+        _contexts,
+        _norms,
+        _convolutions,
+        _linear_maps,
+    ):
         change(module)
     graph.eliminate_dead_code()
     module.recompile()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from convneur.export.nodes import all_float32, alone, arguments, calls, constant_of, put, written_between
+from convneur.export.nodes import all_float32, alone, arguments, calls, constant_of, giver, put, written_between
 from convneur.layers import ConvNeurBlock
 
 _ATEN = torch.ops.aten
@@ -68,10 +68,10 @@ def _branch(module: GraphModule, gelu: Node) -> _Found | None:
     """The branch that a GELU is part of."""
     fc2: Any = next(iter(gelu.users), gelu)
     fc1: Any = gelu.args[0]
-    norm: Any = _giver(fc1, _ATEN.linear.default)
-    turned: Any = _giver(norm, _ATEN.layer_norm.default)
-    conv: Any = _giver(turned, _ATEN.permute.default)
-    if _giver(conv, _ATEN.conv2d.default) is None or fc2.target is not _ATEN.linear.default or fc2.kwargs:
+    norm: Any = giver(fc1, _ATEN.linear.default)
+    turned: Any = giver(norm, _ATEN.layer_norm.default)
+    conv: Any = giver(turned, _ATEN.permute.default)
+    if giver(conv, _ATEN.conv2d.default) is None or fc2.target is not _ATEN.linear.default or fc2.kwargs:
         return None
     if (
         any(len(node.users) > 1 for node in (gelu, fc1, norm, turned, conv))
@@ -99,15 +99,9 @@ def _branch(module: GraphModule, gelu: Node) -> _Found | None:
     return _Found(x, conv, fc2, known, eps) if same else None
 
 
-def _giver(node: Any, target: Any) -> Any:
-    """What a node is given first, if it calls this and gives nothing by name."""
-    called = isinstance(node, Node) and node.target is target and not node.kwargs
-    return node.args[0] if called else None
-
-
 def _is_turned(node: Any, x: Node) -> bool:
     """Whether a node gives a map with its channels last."""
-    return _giver(node, _ATEN.permute.default) is x and node.args[1] == _LAST
+    return giver(node, _ATEN.permute.default) is x and node.args[1] == _LAST
 
 
 def _block(found: _Found) -> ConvNeurBlock:

@@ -17,7 +17,7 @@ from torch import SymInt, Tensor, nn
 from torch.export import Dim
 from torch.fx import GraphModule, Node
 
-from convneur.export.nodes import all_float32, calls, centred_from, put, writes, written_between
+from convneur.export.nodes import all_float32, calls, centred_from, expression, put, writes, written_between
 from convneur.memory import Folded, MemoryConfig, read_at_once, read_folded, write_at_once, write_folded
 
 _ATEN = torch.ops.aten
@@ -128,7 +128,7 @@ class _Comparison:
         """Compare what two nodes are given, and so on to the inputs of the pattern."""
         if isinstance(wanted, Node):
             if isinstance(size := wanted.meta.get("val"), SymInt):
-                return self._size(size) == _expression(there)
+                return self._size(size) == expression(there)
             if wanted in self.found:
                 return self.found[wanted] is there
             if not isinstance(there, Node):
@@ -162,7 +162,7 @@ class _Comparison:
         """What a size in the pattern is there; tokens come first in it, so they have been found."""
         tokens = self.pattern.inputs[0]
         sizes = zip(tokens.meta["val"].shape[:2], self.found[tokens].meta["val"].shape[:2], strict=True)
-        known = {mine.node.expr: _expression(theirs) for mine, theirs in sizes}
+        known = {mine.node.expr: expression(theirs) for mine, theirs in sizes}
         return size.node.expr.subs(known, simultaneous=True)
 
 
@@ -187,11 +187,3 @@ def _put(module: GraphModule, node: Node, pattern: _Pattern, comparison: _Compar
 
 def _target(node: Node) -> Any:
     return _ATEN.reshape.default if node.target is _ATEN.view.default else node.target
-
-
-def _expression(size: Any) -> Any:
-    """A whole number of a graph, or what it follows from; None for anything else."""
-    value = size.meta.get("val") if isinstance(size, Node) else size
-    if isinstance(value, SymInt):
-        return value.node.expr
-    return value if isinstance(value, int) else None
