@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import platform
 import shutil
@@ -16,10 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from convneur import MemoryConfig
 from convneur.layers import ConvNeurBlock, GlobalBranch, branch_kernel, local_kernel
-from convneur.memory import Linear, RMSNorm, fold, kernels, library, maps_of, reference, write_folded
-from convneur.memory.neural_memory import NeuralMemory
+from convneur.memory import RMSNorm, kernels, library
+from convneur.memory.norm import unit
 from tests.memory.kernel_builders import answers, built, guarded, stirred, undisturbed
 
 
@@ -30,29 +28,6 @@ def test_they_are_built_where_they_can_be():
     assert None not in (library.LIBRARY, local_kernel.LIBRARY, branch_kernel.LIBRARY), (
         "pip install builds them (hatch_build.py)"
     )
-
-
-@built
-@pytest.mark.parametrize("knobs", [{}, {"momentum": False}, {"decay": False}, {"reference_length": None}])
-@pytest.mark.parametrize("heads", [1, 2, 4])
-@pytest.mark.parametrize("width", [16, 40, 80])
-@pytest.mark.parametrize("count", [1, 9, 196])
-def test_the_memory_is_what_the_oracle_says(knobs, heads, width, count):
-    """Heads of 4 to 80 numbers, which eight lanes divide and do not; two images, centred and not."""
-    config = MemoryConfig(max_step=0.5, heads=heads, **knobs)
-    memory, proj = stirred(NeuralMemory(width, config)), Linear(width, width, bias=False).eval()
-    tokens = torch.randn(2, count, width) + torch.randn(width)
-    double = copy.deepcopy(memory).double()
-    for center in (False, True):
-        seen = tokens.double() - tokens.double().mean(1, keepdim=True) if center else tokens.double()
-        expected = F.linear(reference(double, seen), proj.weight.double())
-        with torch.inference_mode():
-            maps = maps_of(memory, proj)
-            assert maps is not None
-            folded = fold(maps)
-            assert library.serve(tokens, *folded)
-            got = kernels.read(folded, kernels.write(config, folded, tokens, center))
-        assert (got - expected).norm() <= 1e-4 * (expected.norm() + 1e-3), center
 
 
 @built
@@ -69,34 +44,34 @@ def test_contexts_are_two_norms_and_a_sum(shape):
 @built
 def test_sums_of_many_tokens_keep_their_precision():
     """Of an image of 2,048 px, whose tokens are mostly alike."""
-    memory, proj = stirred(NeuralMemory(80)), Linear(80, 80, bias=False).eval()
     tokens = torch.randn(80) + 0.05 * torch.randn(1, 16384, 80)
     with torch.inference_mode():
-        found = kernels.write(memory.config, fold(maps_of(memory, proj)), tokens, True)
-        exact = tokens.double() - tokens.double().mean(1, keepdim=True)
-        unit = exact * exact.square().mean(-1, keepdim=True).add(1e-6).rsqrt()
-        assert (found.unit - unit).norm() <= 1e-5 * unit.norm()
-        whole = fold(maps_of(copy.deepcopy(memory).double(), copy.deepcopy(proj).double()))
-        expected = torch.bmm(write_folded(memory.config, whole, exact).memory, whole.proj).view(1, 80, 80)
-        assert (found.behind - expected).norm() <= 1e-5 * expected.norm()
+        found = unit(tokens, center=True)
+    exact = tokens.double() - tokens.double().mean(1, keepdim=True)
+    expected = exact * exact.square().mean(-1, keepdim=True).add(1e-6).rsqrt()
+    assert (found - expected).norm() <= 1e-5 * expected.norm()
 
 
 @built
 def test_fresh_memory_may_hold_anything(monkeypatch):
     """torch.empty is filled with NaN; and the answer does not follow from the number of threads."""
-    memory, proj = stirred(NeuralMemory(80)), Linear(80, 80, bias=False).eval()
     tokens = torch.randn(5, 33, 80)
+    x, local = (torch.randn(5, 16, 13, 8).to(memory_format=torch.channels_last) for _ in range(2))
+    gate, shift = (torch.randn(5, 16, 4, 3) for _ in range(2))
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+
+    def found() -> tuple[Tensor, ...]:
+        contexts = kernels.contexts(tokens, 2 * tokens, tokens[0, 0], tokens[0, 1])
+        return unit(tokens, center=True), *contexts, kernels.join(x, local, gate, shift)
+
     with torch.inference_mode():
-        folded = fold(maps_of(memory, proj))
-        expected = kernels.write(memory.config, folded, tokens, True)
-        threads = torch.get_num_threads()
+        expected, threads = found(), torch.get_num_threads()
+        assert all(each.isfinite().all() for each in expected)
         try:
             torch.use_deterministic_algorithms(True)
             for number in (1, 2, 7):
                 torch.set_num_threads(number)
-                again = kernels.write(memory.config, folded, tokens, True)
-                assert all(torch.equal(a, b) for a, b in zip(expected, again, strict=True))
+                assert all(torch.equal(a, b) for a, b in zip(expected, found(), strict=True))
         finally:
             torch.use_deterministic_algorithms(False)
             torch.set_num_threads(threads)
@@ -104,21 +79,15 @@ def test_fresh_memory_may_hold_anything(monkeypatch):
 
 @built
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize(("count", "heads", "head"), [(1, 1, 8), (5, 4, 10), (200, 2, 20), (33, 1, 24)])
-def test_nothing_is_written_beyond_its_place(count, heads, head, threads):
-    width, rates, wide = heads * head, 2 * heads, -(-head // 8) * 8
-    share = max(width, 2 * count * wide + head * wide)
-    tokens, stored = torch.randn(2, count, width), torch.randn(2, count, 2 * width + rates)
-    initial, proj, bias, gain = torch.randn(heads, head, head), torch.randn(heads, head, width), *torch.randn(2, width)
-    outs = [guarded(2, count, width), guarded(2, count, width), guarded(2, width, width), guarded(threads * share)]
-    (unit, _), (contexts, _), (behind, _), (room, _) = outs
-    carried = guarded(2, count, width)
+@pytest.mark.parametrize(("count", "width"), [(1, 8), (5, 40), (200, 40), (33, 24)])
+def test_nothing_is_written_beyond_its_place(count, width, threads):
+    tokens, gain = torch.randn(2, count, width), torch.randn(width)
+    outs = [*(guarded(2, count, width) for _ in range(3)), guarded(threads * width)]
+    (unit, _), (contexts, _), (carried, _), (room, _) = outs
     loaded = library.LIBRARY
     arrays = (tokens.data_ptr(), unit.data_ptr(), room.data_ptr())
     loaded.convneur_unit(*arrays, threads, 2, count, width, 1, 1e-6)
-    arrays = tuple(each.data_ptr() for each in (stored, bias, initial, proj, behind, room))
-    loaded.convneur_write(*arrays, share, threads, 2, count, width, heads, rates, 1, 0.1, 1e-6)
-    arrays = tuple(each.data_ptr() for each in (unit, tokens, gain, gain, contexts, carried[0]))
+    arrays = tuple(each.data_ptr() for each in (unit, tokens, gain, gain, contexts, carried))
     loaded.convneur_contexts(*arrays, threads, 2 * count, width, 1e-6)
     grid, size = (3, 2), (count, 7)
     maps = [torch.randn(2, *each, width) for each in (size, size, grid, grid)]
@@ -126,7 +95,7 @@ def test_nothing_is_written_beyond_its_place(count, heads, head, threads):
     joined_room = guarded(threads * share)
     arrays = tuple(each.data_ptr() for each in (*maps, out[0], joined_room[0]))
     loaded.convneur_join(*arrays, share, threads, 2, *size, width, *grid)
-    for made, behind_it in (*outs, carried, out, joined_room):
+    for made, behind_it in (*outs, out, joined_room):
         assert made.isfinite().all()
         assert (behind_it == 7).all()
 
@@ -136,16 +105,12 @@ def test_a_new_thread_whose_number_of_threads_is_not_known_yet():
     """Where the environment says one thread and the program more, PyTorch tells a new thread at its first question."""
     code = """
 import threading, torch
-from convneur import NeuralMemory
-from convneur.memory import Linear, fold, kernels, maps_of
+from convneur.memory import kernels
 torch.set_num_threads(4)
-memory, proj = NeuralMemory(192).eval(), Linear(192, 192, bias=False).eval()
-tokens = torch.randn(8, 196, 192)
-with torch.inference_mode():
-    folded = fold(maps_of(memory, proj))
+maps = [torch.randn(8, 192, size, size).to(memory_format=torch.channels_last) for size in (56, 56, 14, 14)]
 def work():
     with torch.inference_mode():
-        kernels.write(memory.config, folded, tokens, True)
+        kernels.join(*maps)
 for _ in range(10):
     thread = threading.Thread(target=work)
     thread.start()
@@ -170,8 +135,8 @@ def test_a_branch_gives_the_same_with_them_and_without(knobs, fused, counted):
         module.fuse()
     with torch.inference_mode():
         torch.testing.assert_close(answers(module, x, counted), answers(module, x, None), rtol=1e-4, atol=1e-5)
-    norms = {"unit": 1, "contexts": 1} if knobs.get("carry_tokens", True) else {"unit": 2}
-    assert counted.calls == {"write": 1} | norms
+    norms = {"contexts": 1} if knobs.get("carry_tokens", True) else {"unit": 1}
+    assert counted.calls == norms
 
 
 def block(**kwargs) -> ConvNeurBlock:
@@ -203,10 +168,10 @@ def test_they_stay_out_where_they_do_not_serve(counted, monkeypatch):
         assert RMSNorm in seen
         assert seen.count("values") == 2
         assert seen.count("norm") == 1
-        assert {name for name in counted.calls if name != "unit"} == {"write", "join"}
+        assert set(counted.calls) == {"unit", "join"}
         counted.calls.clear()
         block()(x)
-    assert counted.calls == {"unit": 1, "write": 1, "contexts": 1, "join": 1}
+    assert counted.calls == {"contexts": 1, "join": 1}
 
 
 @built

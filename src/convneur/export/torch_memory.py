@@ -18,7 +18,7 @@ from torch.export import Dim
 from torch.fx import GraphModule, Node
 
 from convneur.export.nodes import all_float32, calls, centred_from, expression, put, writes, written_between
-from convneur.memory import Folded, MemoryConfig, read_at_once, read_folded, write_at_once, write_folded
+from convneur.memory import Folded, MemoryConfig, read_folded, write_folded
 
 _ATEN = torch.ops.aten
 _ANY_STEP = math.sqrt(math.pi)  # of the patterns: a number that stands for any, and that nothing else in them is
@@ -34,7 +34,9 @@ class FoldedMemory(nn.Module):
     def forward(self, tokens: Tensor, *parts: Tensor) -> Tensor:
         """Tokens (B, N, D) and the parts of `Folded` -> (B, N, D)."""
         folded = Folded(*parts)
-        return read_at_once(folded, write_at_once(self.config, folded, tokens, self.center))
+        if self.center:
+            tokens = tokens - tokens.mean(1, keepdim=True)
+        return read_folded(folded, write_folded(self.config, folded, tokens))
 
 
 class _Traced(nn.Module):

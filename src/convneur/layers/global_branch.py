@@ -28,11 +28,11 @@ from convneur.memory import (
     kernels,
     library,
     maps_of,
-    read_at_once,
+    read_folded,
     refuse_training,
     require_eval,
     watched,
-    write_at_once,
+    write_folded,
 )
 
 
@@ -190,11 +190,11 @@ class GlobalBranch(nn.Module):
         if self.folded is None and torch.is_grad_enabled():
             return answer(config, maps, self._centred(tokens))
         folded = self.folded() if self.folded is not None else fold(maps)
-        return read_at_once(folded, self._write(config, folded, tokens))
+        return read_folded(folded, self._write(config, folded, tokens))
 
-    def _write(self, config: MemoryConfig, folded: Folded, tokens: Tensor) -> Written | kernels.Behind:
+    def _write(self, config: MemoryConfig, folded: Folded, tokens: Tensor) -> Written:
         """Write; a method of the branch so that it can be timed apart."""
-        return write_at_once(config, folded, tokens, self.center_tokens)
+        return write_folded(config, folded, self._centred(tokens))
 
     def _centred(self, tokens: Tensor) -> Tensor:
         return tokens - tokens.mean(1, keepdim=True) if self.center_tokens else tokens

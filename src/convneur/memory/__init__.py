@@ -1,7 +1,6 @@
 """Neural memory: fast weights written and read in closed form. Imports torch only."""
 
 from convneur.memory import kernels, library
-from convneur.memory.at_once import read_at_once, write_at_once
 from convneur.memory.config import MemoryConfig
 from convneur.memory.folded import (
     Folded,
@@ -44,12 +43,10 @@ __all__ = [
     "library",
     "linear",
     "maps_of",
-    "read_at_once",
     "read_folded",
     "reference",
     "refuse_training",
     "require_eval",
     "watched",
-    "write_at_once",
     "write_folded",
 ]

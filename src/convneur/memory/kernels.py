@@ -1,38 +1,20 @@
-"""The default memory on a CPU, in inference, by three calls of C (``kernels.c``) where PyTorch takes some forty.
+"""What is around a memory on a CPU, in inference, by one call of C (``kernels.c``) each where PyTorch takes several.
 
-For one image those forty are small, and each comes with its own code: after the local branch, whose maps have filled
-the caches, fetching that code takes longer than the arithmetic (``docs/results/speed.md``). Large products stay with
-PyTorch. Where there is no library (`convneur.memory.library`), it does it all.
+For one image those are small, and each comes with its own code: after the local branch, whose maps have filled the
+caches, fetching that code takes longer than the arithmetic (``docs/results/speed.md``). Where there is no library
+(`convneur.memory.library`), PyTorch does it all.
 
-Shape letters: B batch, H heads, N tokens, D memory width, d = D / H, R rates of a token.
+Shape letters: B batch, N tokens, D memory width, C channels, H W pixels of the map, h w of the token grid.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from convneur.memory import library
-from convneur.memory.config import MemoryConfig
-from convneur.memory.fast_weights import KEY_EPS
-from convneur.memory.folded import Folded, largest_step
-from convneur.memory.library import LANES, serve
-from convneur.memory.norm import EPS, unit
-from convneur.memory.products import linear
-
-
-class Behind(NamedTuple):
-    """A memory that was written, and what is behind it.
-
-    Attributes:
-        unit: rms(tokens), (B, N, D), without a gain.
-        behind: (B, D, D), each head's memory times its part of the map behind the memory.
-    """
-
-    unit: Tensor
-    behind: Tensor
+from convneur.memory.library import serve
+from convneur.memory.norm import EPS
 
 
 def join_serves(x: Tensor, local: Tensor, gate: Tensor, shift: Tensor | None) -> bool:
@@ -45,48 +27,6 @@ def join_serves(x: Tensor, local: Tensor, gate: Tensor, shift: Tensor | None) ->
         and x.is_contiguous(memory_format=torch.channels_last)
         and local.is_contiguous(memory_format=torch.channels_last)
     )
-
-
-def write(config: MemoryConfig, folded: Folded, tokens: Tensor, center: bool) -> Behind:
-    """Write tokens (B, N, D) into a linear memory with these knobs, their mean taken off before if ``center``."""
-    assert library.LIBRARY is not None
-    batch, count, width = tokens.shape
-    heads, head = folded.initial.shape[:2]
-    wide = -(-head // LANES) * LANES
-    share = max(width, 2 * count * wide + head * wide)
-    # PyTorch's number, which it may have to look up first in a new thread: C takes no more than there is room for.
-    threads = torch.get_num_threads()
-    room = tokens.new_empty(threads * share)
-    normed = unit(tokens, center, room)
-    # Each by a name, or it would be freed before its address is used.
-    stored, bias = linear(normed, folded.stored).contiguous(), folded.bias.contiguous()
-    initial, proj = folded.initial.contiguous(), folded.proj.contiguous()
-    behind = tokens.new_empty(batch, width, width)
-    library.LIBRARY.convneur_write(
-        stored.data_ptr(),
-        bias.data_ptr(),
-        initial.data_ptr(),
-        proj.data_ptr(),
-        behind.data_ptr(),
-        room.data_ptr(),
-        share,
-        threads,
-        batch,
-        count,
-        width,
-        heads,
-        len(bias),
-        config.decay,
-        largest_step(config, count, head),
-        KEY_EPS,
-    )
-    return Behind(normed, behind)
-
-
-def read(folded: Folded, written: Behind) -> Tensor:
-    """``proj(memory(tokens))`` of what `write` gives, (B, N, D)."""
-    unit, behind = written
-    return torch.bmm(unit, torch.bmm(folded.queries.expand(len(unit), -1, -1), behind))
 
 
 def contexts(read: Tensor, tokens: Tensor, gain: Tensor, carry_gain: Tensor) -> tuple[Tensor, Tensor]:

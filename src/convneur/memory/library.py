@@ -24,7 +24,6 @@ LANES = 8  # as in kernels.c
 ARRAY, COUNT, INT, NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 _ARGUMENTS: dict[str, list[Any]] = {
     "convneur_unit": [ARRAY] * 3 + [INT] + [COUNT] * 3 + [INT, NUMBER],
-    "convneur_write": [ARRAY] * 6 + [COUNT, INT] + [COUNT] * 5 + [INT, NUMBER, NUMBER],
     "convneur_contexts": [ARRAY] * 6 + [INT] + [COUNT] * 2 + [NUMBER],
     "convneur_join": [ARRAY] * 6 + [COUNT, INT] + [COUNT] * 6,
     "convneur_gelu": [ARRAY] * 2 + [INT] * 2 + [COUNT],

@@ -46,18 +46,17 @@ def rms_norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, x.shape[-1:], None, EPS)
 
 
-def unit(tokens: Tensor, center: bool, room: Tensor | None = None) -> Tensor:
+def unit(tokens: Tensor, center: bool) -> Tensor:
     """Tokens (B, N, D), their mean taken off if ``center``, over the root of their mean square.
 
     Args:
         tokens: (B, N, D).
         center: Whether to take the mean off.
-        room: To work in, of D numbers at least for each of PyTorch's threads; made if not given.
     """
     assert library.LIBRARY is not None
     batch, count, width = tokens.shape
     tokens, threads = tokens.contiguous(), torch.get_num_threads()
-    made, room = torch.empty_like(tokens), tokens.new_empty(threads * width) if room is None else room
+    made, room = torch.empty_like(tokens), tokens.new_empty(threads * width)
     library.LIBRARY.convneur_unit(
         tokens.data_ptr(), made.data_ptr(), room.data_ptr(), threads, batch, count, width, center, EPS
     )
