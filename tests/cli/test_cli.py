@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,6 +38,16 @@ def call(*arguments: str) -> tuple[int, str, str]:
         except SystemExit as stop:  # the parser's own way to leave
             code = int(stop.code or 0)
     return code, out.getvalue(), err.getvalue()
+
+
+def test_ctrl_c_before_all_is_imported_is_one_line(tmp_path):
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt\n")
+    command = shutil.which("convneur", path=Path(sys.executable).parent)
+    assert command is not None
+    done = subprocess.run(
+        [command, "info"], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)}, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "convneur: stopped\n")
 
 
 def run(*arguments: str, **options) -> tuple[int, str, str]:
