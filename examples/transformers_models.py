@@ -128,6 +128,10 @@ def one_step(model: PreTrainedModel) -> torch.Tensor:
 
 
 def main(names: list[str]) -> None:
+    unknown = [name for name in names if name not in MODELS]
+    if unknown:
+        print(f"{unknown[0]} is not known; give some of: {', '.join(MODELS)}", file=sys.stderr)
+        sys.exit(2)
     for name in names or MODELS:
         torch.manual_seed(0)
         model = MODELS[name]()

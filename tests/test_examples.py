@@ -61,6 +61,13 @@ def test_the_example_of_transformers_runs_as_it_is_written(models, capsys):
     assert "gradients reach 188 of 188 tensors of the stages" in capsys.readouterr().out
 
 
+def test_a_model_that_there_is_not_is_told_in_one_line(models, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        models.main(["detr", "yolo"])
+    told = "yolo is not known; give some of: detr, rt_detr, mask2former, upernet\n"
+    assert (stopped.value.code, *capsys.readouterr()) == (2, "", told)
+
+
 def test_without_transformers_the_example_says_what_to_install():
     script = str(EXAMPLES / "transformers_models.py")
     code = f"import runpy, sys; sys.modules['transformers'] = None; runpy.run_path({script!r}, run_name='__main__')"

@@ -95,6 +95,9 @@ def test_predict_draws_what_it_finds(trained, scenes, tmp_path, capsys):
     np.testing.assert_allclose([each["score"] for each in own], found["scores"].numpy(), atol=1e-6)
     assert np.array_equal(masks.astype(bool), found["masks"][:, 0].numpy() > 0.5)
 
+    code, _, stderr = call(capsys, *arguments, "--window", "64")
+    assert (code, stderr) == (2, "convneur: --window means nothing to a detector, which this model is; leave it out\n")
+
     code, stdout, _ = call(capsys, *arguments, "--format", "csv", "--workers", "0")
     assert stdout.splitlines()[0] == "file,label,score,x0,y0,x1,y1"
     assert len(stdout.splitlines()) == 1 + sum(len(row["objects"]) for row in rows.values())

@@ -70,6 +70,13 @@ def test_eval_says_the_same_as_training(trained, scenes, tmp_path, capsys):
     assert other["confusion"] != before["confusion"]
 
 
+def test_what_means_nothing_to_it_is_refused(trained, scenes, tmp_path, capsys):
+    arguments = ["predict", str(scenes), "--model", str(trained), "--out", str(tmp_path), "--score", "0.5"]
+    code, _, stderr = call(capsys, *arguments)
+    assert code == 2
+    assert stderr == "convneur: --score means nothing to a segmentation model, which this model is; leave it out\n"
+
+
 @pytest.mark.parametrize("tiles", [[], ["--window", "48"]])
 def test_predict_marks_images(trained, scenes, tmp_path, capsys, tiles):
     (tmp_path / "bad.png").write_bytes(b"nothing")

@@ -6,7 +6,7 @@ import glob
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -30,7 +30,7 @@ def predict(
     workers: int | None = None,
     image_size: int | None = None,
     max_megapixels: float = 100.0,
-    score: float = 0.5,
+    score: float | None = None,
     out: Path | None = None,
     window: int | None = None,
     flip: tyro.conf.FlagCreatePairsOff[bool] = False,
@@ -50,7 +50,7 @@ def predict(
         image_size: Pixels a side, of a detector's or segmentation model's images the shorter one (0: of the latter, as
             they are); what the model was made for if not given.
         max_megapixels: Larger images are not read.
-        score: Of a detector: from which a detection is drawn and told.
+        score: Of a detector: from which a detection is drawn and told; 0.5 if not given.
         out: Folder for the pictures of a detector or a segmentation model; for detections.json with all detections in
             COCO's form; for masks, PNG files whose numbers are the classes. runs/predict if not given.
         window: Of a segmentation model: pixels a side of tiles that are looked at one by one, so that images may be
@@ -63,7 +63,7 @@ def predict(
     for flag, value in (("top-k", top_k), ("batch-size", batch_size)):
         if value < 1:
             raise ValueError(f"--{flag} {value} is out of range; give at least 1")
-    if not 0 <= score <= 1:
+    if score is not None and not 0 <= score <= 1:
         raise ValueError(f"--score {score} is out of range; give 0 to 1")
     files = find_images(paths)
     max_pixels = round(max_megapixels * 1e6)
@@ -89,6 +89,8 @@ def predict(
     if finds:
         from convneur.cli.detecting import find_objects
 
+        _refuse("a detector", {"--window": window, "--flip": flip or None})
+        score = 0.5 if score is None else score
         workers = min(len(files) // 4, 8) if workers is None else workers
         rows, unreadable = find_objects(files, model, pictures, score, console, image_size, workers, max_pixels)
         _print_objects(rows, format)
@@ -96,6 +98,7 @@ def predict(
     if marks:
         from convneur.cli import segmenting
 
+        _refuse("a segmentation model", {"--score": score})
         check_size(image_size, least=0)
         changes = segmenting.changes_of(image_size, window, None, flip)
         rows, unreadable = segmenting.mark_images(files, model, pictures, console, changes, max_pixels)
@@ -103,6 +106,7 @@ def predict(
         return tell_unreadable(rows, unreadable, console)
     with console.status(f"Loading {model}"):
         loaded, config, labels = open_model(model)
+    _refuse("a classifier", {"--score": score, "--window": window, "--flip": flip or None})
     if out is not None:
         raise ValueError(f"--out {out} is for pictures, and a classifier makes none; write --format csv > FILE instead")
     names = labels or [str(i) for i in range(config["num_classes"])]
@@ -124,6 +128,13 @@ def predict(
             rows += _rows(images, batch.indices[known], scores, names, min(top_k, len(names)))
     _print(rows, format)
     return tell_unreadable(rows, unreadable, console)
+
+
+def _refuse(kind: str, flags: Mapping[str, object]) -> None:
+    """Refuse flags that were given and mean nothing to a model of this kind."""
+    for flag, value in flags.items():
+        if value is not None:
+            raise ValueError(f"{flag} means nothing to {kind}, which this model is; leave it out")
 
 
 def find_images(paths: Sequence[str]) -> list[str]:
