@@ -25,6 +25,7 @@ LIBRARIES = {
     SOURCES / "layers" / "branch.c": ["", AVX512],
     SOURCES / "layers" / "local_block.c": ["", AVX512],
 }
+HEADER = SOURCES / "memory" / "lanes.h"  # of all of them
 # Linked without OpenMP, so that PyTorch's is taken.
 COMPILE = "-O3 -mavx2 -mfma -std=gnu11 -fno-math-errno -fopenmp -fPIC -c".split()
 
@@ -70,7 +71,7 @@ def _obstacle() -> str | None:
 
 def _built(source: Path, processors: list[str]) -> str | None:
     compiler, library = _compiler(), built_from(source)
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    digest = hashlib.sha256(source.read_bytes() + HEADER.read_bytes()).hexdigest()
     with tempfile.TemporaryDirectory() as folder:
         linked = Path(folder, library.name)
         made = [str(Path(folder, f"{number}.o")) for number in range(len(processors))]

@@ -17,6 +17,7 @@ from tests.memory.kernel_builders import Counted, guarded, stirred, undisturbed
 pytestmark = pytest.mark.skipif(
     None in (branch_kernel.LIBRARY, library.LIBRARY), reason="the C library of the global branch was not built"
 )
+states = pytest.mark.parametrize("state", ["linear", "mlp"])
 AVX512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
@@ -85,17 +86,44 @@ def test_it_is_what_the_layers_say_in_float64(knobs, channels, width, heads, siz
     assert all(each.is_contiguous(memory_format=torch.channels_last) for each in found)
 
 
-def test_sums_of_many_tokens_keep_their_precision(calls, any_amount):
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {},
+        {"center_tokens": False, "carry_tokens": False, "shift": False},
+        {"memory": {"momentum": False}},
+        {"memory": {"decay": False, "reference_length": None, "max_step": 0.01}},
+    ],
+)
+@pytest.mark.parametrize(("channels", "width", "heads"), [(8, 16, 1), (40, 80, 1), (24, 96, 3)])
+@pytest.mark.parametrize(("size", "stride"), [((1, 1), 1), ((7, 7), 1), ((56, 50), 4), ((33, 20), 1)])
+def test_the_mlp_state_is_what_the_layers_say_in_float64(
+    knobs, channels, width, heads, size, stride, calls, any_amount
+):
+    config = {"state": "mlp", "heads": heads} | knobs.get("memory", {})
+    module = branch(channels, width, token_stride=stride, **knobs | {"memory": MemoryConfig(**config)})
+    x = image(2, channels, *size) + torch.randn(1, channels, 1, 1)
+    with torch.inference_mode():
+        expected = given(copy.deepcopy(module).double()(x.double()))
+        assert not calls
+        found = given(module(x))
+    assert sum(calls.values()) == 1
+    close(found, expected, 2e-5)
+
+
+@states
+def test_sums_of_many_tokens_keep_their_precision(state, calls, any_amount):
     """Of an image of 2,048 px, whose tokens are mostly alike."""
-    module = branch(16, 80)
+    module = branch(16, 80, memory=MemoryConfig(state=state))
     x = (torch.randn(1, 16, 1, 1) + 0.05 * torch.randn(1, 16, 128, 128)).to(memory_format=torch.channels_last)
     with torch.inference_mode():
         close(given(module(x)), given(copy.deepcopy(module).double()(x.double())), 5e-5)
     assert calls
 
 
-def test_an_image_gives_the_same_alone_and_with_others(calls, any_amount):
-    module, x = branch(40, 80, token_stride=2), image(9, 40, 28, 28)
+@states
+def test_an_image_gives_the_same_alone_and_with_others(state, calls, any_amount):
+    module, x = branch(40, 80, token_stride=2, memory=MemoryConfig(state=state)), image(9, 40, 28, 28)
     with torch.inference_mode():
         together = given(module(x))
         for number in (0, 8):
@@ -103,12 +131,14 @@ def test_an_image_gives_the_same_alone_and_with_others(calls, any_amount):
             assert all(torch.equal(a[0], b[number]) for a, b in zip(alone, together, strict=True))
 
 
+@states
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
 @pytest.mark.parametrize(("channels", "size", "stride"), [(5, (3, 3), 1), (40, (31, 30), 2), (100, (14, 14), 1)])
 def test_nothing_is_written_beyond_its_place_and_fresh_memory_may_hold_anything(
-    channels, size, stride, threads, calls, monkeypatch
+    state, channels, size, stride, threads, calls, monkeypatch
 ):
-    module, x, made = branch(channels, 20, token_stride=stride), image(3, channels, *size), []
+    width, memory = 20 if state == "linear" else 32, MemoryConfig(state=state)
+    module, x, made = branch(channels, width, token_stride=stride, memory=memory), image(3, channels, *size), []
 
     def new_empty(_self: Tensor, *shape: int) -> Tensor:
         made.append(guarded(*shape))
@@ -127,8 +157,9 @@ def test_nothing_is_written_beyond_its_place_and_fresh_memory_may_hold_anything(
     assert all((behind == 7).all() for _, behind in made)
 
 
-def test_a_fused_branch_follows_its_weights(calls):
-    module, x = branch().fuse(), image(1, 8, 6, 6)
+@states
+def test_a_fused_branch_follows_its_weights(state, calls):
+    module, x = branch(memory=MemoryConfig(state=state)).fuse(), image(1, 8, 6, 6)
     with torch.inference_mode():
         before = given(module(x))
         module.memory.to_values.weight.mul_(2)
@@ -137,8 +168,9 @@ def test_a_fused_branch_follows_its_weights(calls):
     assert not torch.allclose(before[0], after[0])
 
 
-def test_several_threads_at_once_do_not_disturb_each_other(calls):
-    module, images = branch(), [image(1, 8, 20, 20) for _ in range(8)]
+@states
+def test_several_threads_at_once_do_not_disturb_each_other(state, calls):
+    module, images = branch(memory=MemoryConfig(state=state)), [image(1, 8, 20, 20) for _ in range(8)]
     with torch.inference_mode():
         expected = [module(each)[0] for each in images]
     assert undisturbed(module, images, expected)
@@ -177,11 +209,22 @@ def replaced(name: str, part: nn.Module) -> GlobalBranch:
         replaced("norm", nn.LayerNorm(16)),
         replaced("carry_norm", nn.RMSNorm(16, eps=1.0)),
         stirred(Louder(8, 16)),
-        branch(memory=MemoryConfig(state="mlp")),
+        branch(memory=MemoryConfig(state="mlp", heads=4)),
         branch(memory=MemoryConfig(read="causal", chunk_size=9)),
+        branch(memory=MemoryConfig(state="mlp", chunk_size=9)),
         branch(globalizer="se"),
     ],
-    ids=["down", "up", "norm", "carry_norm", "a subclass", "mlp", "causal", "another globalizer"],
+    ids=[
+        "down",
+        "up",
+        "norm",
+        "carry_norm",
+        "a subclass",
+        "mlp, narrow heads",
+        "causal",
+        "mlp in chunks",
+        "another globalizer",
+    ],
 )
 def test_what_is_something_else_is_left_alone(module, calls):
     x = image(1, 8, 6, 6)
@@ -190,8 +233,9 @@ def test_what_is_something_else_is_left_alone(module, calls):
     assert not calls
 
 
-def test_who_wants_something_else_is_left_with_torch(calls):
-    module, x, seen = branch(), image(1, 8, 6, 6), []
+@states
+def test_who_wants_something_else_is_left_with_torch(state, calls):
+    module, x, seen = branch(memory=MemoryConfig(state=state)), image(1, 8, 6, 6), []
     module(x)[0].sum().backward()
     with torch.inference_mode():
         module(x.contiguous())
@@ -240,10 +284,11 @@ def test_a_method_that_one_object_was_given_is_the_one_that_runs(name, put, call
 
 
 @pytest.mark.parametrize(
-    "where", ["memory.to_rates.bias", "memory.store_norm.weight", "up.weight", "carry_norm.weight"]
+    "where", ["memory.to_rates.bias", "memory.store_norm.weight", "up.weight", "carry_norm.weight", "memory.fast.gain"]
 )
 def test_what_is_missing_is_told_by_torch(where, calls):
-    module, x = branch(), image(1, 8, 6, 6)
+    state = "mlp" if "fast" in where else "linear"
+    module, x = branch(memory=MemoryConfig(state=state)), image(1, 8, 6, 6)
     owner, name = where.rsplit(".", 1)
     setattr(module.get_submodule(owner), name, None)
     with torch.inference_mode(), pytest.raises((AttributeError, TypeError)):

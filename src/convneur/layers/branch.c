@@ -8,12 +8,8 @@
  * This is compiled twice, for AVX2 and for AVX-512. Threads are those of PyTorch: what OpenMP asks for is found where
  * PyTorch has it, in the process.
  */
-#include <math.h>
 #include <omp.h>
-#include <stdint.h>
-#include <string.h>
 
-#define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 #ifdef __AVX512F__
 #define NAMED(name) name##_avx512
@@ -23,7 +19,7 @@ enum { LANES = 16, ROWS = 8 }; /* by two vectors: 16 sums, in 32 registers */
 enum { LANES = 8, ROWS = 4 }; /* 8 sums, in 16 */
 #endif
 enum { SIDE = 4, MOST = 128 / LANES }; /* sums that `outer` makes along each side; vectors of a tile */
-typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+#include "../memory/lanes.h"
 
 #ifndef __AVX512F__
 /* What this was made from: a library of another source is not loaded. */
@@ -32,22 +28,13 @@ const char *convneur_source(void) { return CONVNEUR_SOURCE; }
 
 /* As in branch_kernel.py, which says what each is. */
 typedef struct {
-    const float *map, *down, *down_bias, *store_gain, *keys, *values, *rates, *rates_bias, *initial, *retrieve_gain,
-        *queries, *proj, *gain, *carry_gain, *up, *up_bias, *shift, *shift_bias;
+    const float *map, *down, *down_bias, *store_gain, *keys, *values, *rates, *rates_bias, *initial, *second,
+        *state_gain, *retrieve_gain, *queries, *proj, *gain, *carry_gain, *up, *up_bias, *shift, *shift_bias;
     float *gates, *shifts, *room;
     int64_t batch, height, width, channels, stride, grid_height, grid_width, tokens, heads, rows_of_rates, center, decay,
         tiles, threads;
-    float step, eps, key_eps;
+    float step, eps, key_eps, norm_eps;
 } branch;
-
-INLINE lanes load(const float *at) { return *(const lanes *)at; }
-INLINE void store(float *at, lanes x) { *(lanes *)at = x; }
-
-INLINE float sum(lanes x) {
-    float total = 0;
-    for (int i = 0; i < LANES; i++) total += x[i];
-    return total;
-}
 
 INLINE lanes inverse_root(lanes x) {
     for (int i = 0; i < LANES; i++) x[i] = 1 / sqrtf(x[i]);
@@ -175,16 +162,89 @@ INLINE lanes scales(const float *x, int64_t row, int64_t numbers, float over, fl
     return inverse_root(squares / over + eps);
 }
 
+/* Memory of one head, of a tile: what is taken off the initial one. keys, values (d, tokens), `open` the step of each
+ * token; error is to work in. */
+static void write_linear(const branch *g, int64_t h, float *keys, const float *values, const float *open, float *error,
+                         int64_t row, int64_t count, float *taken) {
+    const int64_t d = g->tokens / g->heads;
+    for (int64_t t = 0; t < count; t += LANES) {
+        const lanes scale = scales(keys + t, row, d, 1, g->key_eps);
+        for (int64_t j = 0; j < d; j++) store(keys + j * row + t, load(keys + j * row + t) * scale);
+    }
+    product(g->initial + h * d * d, 1, d, keys, row, 0, error, d, d, count);
+    for (int64_t j = 0; j < d; j++)
+        for (int64_t t = 0; t < count; t += LANES)
+            store(error + j * row + t, (load(error + j * row + t) - load(values + j * row + t)) * load(open + t));
+    outer(keys, error, row, count, taken + h * d * d, d);
+}
+
+/* The same of the mlp state, whose two maps and gain are all heads' after one another. Here tokens are rows, as its maps
+ * are (inputs, outputs). turned is the second map the other way round; room is for 15 d numbers a token. */
+static void write_mlp(const branch *g, int64_t h, const float *keys, const float *values, const float *open,
+                      const float *turned, float *room, int64_t row, int64_t count, float *taken) {
+    const int64_t D = g->tokens, d = D / g->heads, wide = 4 * d;
+    const float *gain = g->state_gain + h * d;
+    float *key = room, *value = key + count * d, *update = value + count * d, *slope = update + count * d;
+    float *hidden = slope + count * wide, *back = hidden + count * wide, *by_gain = taken + 2 * D * wide + h * d;
+    lie(keys, row, key, count, d);
+    lie(values, row, value, count, d);
+    product(key, d, 1, g->initial + h * d * wide, wide, 0, slope, count, d, wide);
+    for (int64_t i = 0; i < count * wide; i += LANES) {
+        lanes of;
+        store(hidden + i, gelu_and_slope(load(slope + i), &of));
+        store(slope + i, of);
+    }
+    product(hidden, wide, 1, g->second + h * d * wide, d, 0, update, count, wide, d);
+    memset(by_gain, 0, d * sizeof(float));
+    for (int64_t t = 0; t < count; t++)
+        mistake(key + t * d, value + t * d, gain, open[t], update + t * d, by_gain, d, g->norm_eps);
+    product(update, d, 1, turned + h * d * wide, wide, 0, back, count, d, wide);
+    for (int64_t i = 0; i < count * wide; i += LANES) store(back + i, load(back + i) * load(slope + i));
+    product(key, 1, d, back, wide, 0, taken + h * d * wide, d, count, wide);
+    product(hidden, 1, wide, update, d, 0, taken + (D + h * d) * wide, wide, count, d);
+}
+
+/* What a memory that was written answers to queries (d, tokens); answers are as large. */
+static void read_mlp(const branch *g, int64_t h, const float *memory, const float *queries, float *answers, float *room,
+                     int64_t row, int64_t count) {
+    const int64_t D = g->tokens, d = D / g->heads, wide = 4 * d;
+    float *query = room, *update = query + count * d, *hidden = update + count * d;
+    lie(queries, row, query, count, d);
+    product(query, d, 1, memory + h * d * wide, wide, 0, hidden, count, d, wide);
+    for (int64_t i = 0; i < count * wide; i += LANES) {
+        lanes slope;
+        store(hidden + i, gelu_and_slope(load(hidden + i), &slope));
+    }
+    product(hidden, wide, 1, memory + (D + h * d) * wide, d, 0, update, count, wide, d);
+    for (int64_t t = 0; t < count; t++)
+        answered(query + t * d, memory + 2 * D * wide + h * d, update + t * d, d, g->norm_eps);
+    stand(update, answers, row, count, d);
+}
+
+/* `count` numbers of a memory: what is kept of the initial ones, less what each tile takes off. */
+INLINE void settle(const float *initial, const float *taken, float *made, int64_t count, float kept, int64_t tiles,
+                   int64_t numbers) {
+    for (int64_t i = 0; i < count; i++) made[i] = kept * initial[i];
+    for (int64_t tile = 0; tile < tiles; tile++)
+        for (int64_t i = 0; i < count; i++) made[i] -= taken[tile * numbers + i];
+}
+
 void NAMED(convneur_branch)(const branch *g) {
     const int64_t D = g->tokens, H = g->heads, d = D / H, C = g->channels, N = g->grid_height * g->grid_width;
     const int64_t vectors = (N + LANES - 1) / LANES, tasks = g->batch * g->tiles, row = LANES * (MOST + 1);
     const int64_t last = g->rows_of_rates - H, wide = C > 2 * D ? C : 2 * D;
+    const int64_t mlp = g->second != 0, numbers = mlp ? D * (8 * d + 1) : D * d, share = 2 * (wide + H) + mlp * 15 * d;
     float *tokens = g->room, *units = tokens + tasks * D * row, *sums = units + tasks * D * row;
-    float *partial = sums + tasks * D, *forgotten = partial + tasks * D * d, *memory = forgotten + tasks * H;
-    float *own = memory + g->batch * D * d;
+    float *taken = sums + tasks * D, *forgotten = taken + tasks * numbers, *memory = forgotten + tasks * H;
+    float *turned = memory + g->batch * numbers, *own = turned + mlp * 4 * D * d;
 #pragma omp parallel num_threads(g->threads)
     {
-        float *a = own + omp_get_thread_num() * (2 * wide + 2 * H) * row, *b = a + wide * row, *c = b + wide * row;
+        float *a = own + omp_get_thread_num() * share * row, *b = a + wide * row, *c = b + wide * row, *e = c + 2 * H * row;
+#pragma omp for nowait
+        for (int64_t i = 0; i < mlp * D; i++) {
+            const float *second = g->second + i / d * 4 * d * d + i % d;
+            for (int64_t k = 0; k < 4 * d; k++) turned[i * 4 * d + k] = second[k * d];
+        }
 #pragma omp for
         for (int64_t task = 0; task < tasks; task++) {
             const int64_t image = task / g->tiles, number = task % g->tiles;
@@ -236,18 +296,10 @@ void NAMED(convneur_branch)(const branch *g) {
             map_of(g->rates, a, row, g->rates_bias, opening, H, D, count);
             if (g->decay) map_of(g->rates + last * D, a, row, g->rates_bias + last, forgetting, H, D, count);
             for (int64_t h = 0; h < H; h++) {
-                float *key = keys + h * d * row, *value = values + h * d * row, *error = a;
-                for (int64_t t = 0; t < count; t += LANES) {
-                    const lanes scale = scales(key + t, row, d, 1, g->key_eps);
-                    for (int64_t j = 0; j < d; j++) store(key + j * row + t, load(key + j * row + t) * scale);
-                }
-                product(g->initial + h * d * d, 1, d, key, row, 0, error, d, d, count);
-                float *open = opening + h * row;
+                float *key = keys + h * d * row, *value = values + h * d * row, *open = opening + h * row;
                 for (int64_t t = 0; t < count; t++) open[t] = t < real ? g->step * sigmoid(open[t]) : 0;
-                for (int64_t j = 0; j < d; j++)
-                    for (int64_t t = 0; t < count; t += LANES)
-                        store(error + j * row + t, (load(error + j * row + t) - load(value + j * row + t)) * load(open + t));
-                outer(key, error, row, count, partial + (task * H + h) * d * d, d);
+                if (mlp) write_mlp(g, h, key, value, open, turned, e, row, count, taken + task * numbers);
+                else write_linear(g, h, key, value, open, a, row, count, taken + task * numbers);
                 float total = 0;
                 for (int64_t t = 0; g->decay && t < real; t++) total += forgetting[h * row + t];
                 forgotten[task * H + h] = total;
@@ -255,18 +307,20 @@ void NAMED(convneur_branch)(const branch *g) {
         }
 #pragma omp for collapse(2)
         for (int64_t image = 0; image < g->batch; image++)
-            for (int64_t h = 0; h < H; h++) {
-                const float *initial = g->initial + h * d * d;
-                float *made = memory + (image * H + h) * d * d, kept = 1;
+            for (int64_t i = 0; i < D; i++) {
+                float kept = 1;
                 if (g->decay) {
                     double total = 0;
-                    for (int64_t i = 0; i < g->tiles; i++) total += forgotten[(image * g->tiles + i) * H + h];
+                    for (int64_t j = 0; j < g->tiles; j++) total += forgotten[(image * g->tiles + j) * H + i / d];
                     kept = sigmoid(-(float)(total / (double)N));
                 }
-                for (int64_t i = 0; i < d * d; i++) made[i] = kept * initial[i];
-                for (int64_t tile = 0; tile < g->tiles; tile++) {
-                    const float *some = partial + ((image * g->tiles + tile) * H + h) * d * d;
-                    for (int64_t i = 0; i < d * d; i++) made[i] -= some[i];
+                const float *some = taken + image * g->tiles * numbers;
+                float *made = memory + image * numbers;
+                const int64_t each = mlp ? 4 * d : d, at = i * each, second = D * each + at, last = 2 * D * each + i;
+                settle(g->initial + at, some + at, made + at, each, kept, g->tiles, numbers);
+                if (mlp) {
+                    settle(g->second + at, some + second, made + second, each, kept, g->tiles, numbers);
+                    settle(g->state_gain + i, some + last, made + last, 1, kept, g->tiles, numbers);
                 }
             }
 #pragma omp for
@@ -280,9 +334,12 @@ void NAMED(convneur_branch)(const branch *g) {
                 for (int64_t t = 0; t < count; t += LANES)
                     store(a + j * row + t, load(unit + j * row + t) * g->retrieve_gain[j]);
             map_of(g->queries, a, row, 0, queries, D, D, count);
-            for (int64_t h = 0; h < H; h++)
-                product(memory + (image * H + h) * d * d, 1, d, queries + h * d * row, row, 0, answers + h * d * row, d, d,
-                        count);
+            for (int64_t h = 0; h < H; h++) {
+                const float *made = memory + image * numbers, *query = queries + h * d * row;
+                float *answer = answers + h * d * row;
+                if (mlp) read_mlp(g, h, made, query, answer, e, row, count);
+                else product(made + h * d * d, 1, d, query, row, 0, answer, d, d, count);
+            }
             map_of(g->proj, answers, row, 0, read, D, D, count);
             float *context = read, *carried = answers;
             for (int64_t t = 0; t < count; t += LANES) {

@@ -23,6 +23,7 @@ from convneur.memory import library
 from convneur.memory.config import MemoryConfig
 from convneur.memory.fast_weights import KEY_EPS
 from convneur.memory.folded import Maps, largest_step
+from convneur.memory.mlp_kernels import NORM_EPS
 from convneur.memory.norm import EPS
 from convneur.memory.plain import may_go_by_hand
 
@@ -33,7 +34,8 @@ TILES = 4
 ENOUGH = {"avx2": 2**23, "avx512": 2**62}
 
 _WEIGHTS = (
-    *("down", "down_bias", "store_gain", "keys", "values", "rates", "rates_bias", "initial", "retrieve_gain"),
+    *("down", "down_bias", "store_gain", "keys", "values", "rates", "rates_bias", "initial"),
+    *("second", "state_gain", "retrieve_gain"),
     *("queries", "proj", "gain", "carry_gain", "up", "up_bias", "shift", "shift_bias"),
 )
 _COUNTS = (
@@ -48,7 +50,7 @@ class _Call(ctypes.Structure):
     _fields_ = (
         *((name, library.ARRAY) for name in ("map", *_WEIGHTS, "gates", "shifts", "room")),
         *((name, library.COUNT) for name in _COUNTS),
-        *((name, library.NUMBER) for name in ("step", "eps", "key_eps")),
+        *((name, library.NUMBER) for name in ("step", "eps", "key_eps", "norm_eps")),
     )
 
 
@@ -63,13 +65,15 @@ class BranchWeights(NamedTuple):
     """The weights of a branch, as its modules have them.
 
     Attributes:
-        memory: Of the memory and of the map behind it.
+        memory: Of the memory and of the map behind it; of an mlp, whose ``initial`` is its first map, (H, d, 4d).
+        state: The second map, (H, 4d, d), and the gain, (H, 1, d), of an mlp; nothing of a linear memory.
         down: Weight (D, C) and bias (D,) of the map to tokens.
         gains: (D,), of the norm of the context, and of that of the tokens if they are carried.
         ups: Weight (C, D) and bias (C,) of the map to the first answer, and of that to the second if there is one.
     """
 
     memory: Maps
+    state: Sequence[Tensor]
     down: Map
     gains: Sequence[Tensor]
     ups: Sequence[Map]
@@ -80,14 +84,18 @@ def serves(config: MemoryConfig, weights: BranchWeights, x: Tensor, stride: int)
     if LIBRARY is None or library.LIBRARY is None or torch.is_grad_enabled() or x.ndim != 4 or not x.is_cpu:
         return False
     (batch, channels, height, across), maps = x.shape, weights.memory
-    if any(each is None for each in (*maps, weights.down[0], *weights.gains, *(up for up, _ in weights.ups))):
+    if any(
+        each is None
+        for each in (*maps, *weights.state, weights.down[0], *weights.gains, *(up for up, _ in weights.ups))
+    ):
         return False  # torch says what is missing
-    (heads, head), rates = maps.initial.shape[:2], len(maps.rates)
+    (heads, head), rates = maps.initial.shape[:2], maps.rates.shape[0]
     width = heads * head
     shapes = [
         *((each, (width, width)) for each in (maps.keys, maps.values, maps.queries, maps.proj)),
         *((each, (width,)) for each in (maps.store_gain, maps.retrieve_gain)),
-        (maps.initial, (heads, head, head)),
+        (maps.initial, (heads, head, 4 * head if weights.state else head)),
+        *zip(weights.state, ((heads, 4 * head, head), (heads, 1, head)), strict=False),
         (maps.rates, (rates, width)),
         (maps.bias, (rates,)),
         (weights.down[0], (width, channels)),
@@ -102,6 +110,7 @@ def serves(config: MemoryConfig, weights: BranchWeights, x: Tensor, stride: int)
         and x.dtype is torch.float32
         and 0 < batch * -(-height // stride) * -(-across // stride) * width**2 <= ENOUGH[PROCESSOR]
         and rates >= heads * (1 + config.decay)
+        and not (weights.state and head % LANES[PROCESSOR])
         and all(weight.shape == shape for weight, shape in shapes)
         and all(map(_is_there, (x, *given)))
         and x.is_contiguous(memory_format=torch.channels_last)
@@ -124,7 +133,7 @@ def answers(config: MemoryConfig, weights: BranchWeights, x: Tensor, stride: int
         stride: Pixels per token along each side.
         center: Whether the mean of the tokens is taken off before they are written.
     """
-    maps, down, gains, ups = weights
+    maps, state, down, gains, ups = weights
     batch, channels, height, across = x.shape
     grid = -(-height // stride), -(-across // stride)
     heads, head = maps.initial.shape[:2]
@@ -133,15 +142,20 @@ def answers(config: MemoryConfig, weights: BranchWeights, x: Tensor, stride: int
     # Not by the batch, so that an image gives the same to the last bit with others and without.
     tiles = max(-(-vectors * lanes // TOKENS_OF_A_TILE), min(vectors, threads, TILES))
     row, tasks = TOKENS_OF_A_TILE + lanes, batch * tiles
-    own = 2 * (max(channels, 2 * width) + heads) * row
+    own, held = 2 * (max(channels, 2 * width) + heads), width * head
+    if state:
+        own, held = own + 15 * head, width * (8 * head + 1)
     threads = min(threads, tasks)
-    room = tasks * (2 * width * row + width + width * head + heads) + batch * width * head + threads * own
+    room = tasks * (2 * width * row + width + held + heads) + batch * held + threads * own * row
+    room += 4 * width * head if state else 0
     made = [x.new_empty(batch, *grid, channels) for _ in ups]
     numbers = x.new_empty(room)
     carries, shifts = len(gains) > 1, len(ups) > 1
     arrays = (
         x,
-        *(*down, maps.store_gain, maps.keys, maps.values, maps.rates, maps.bias, maps.initial, maps.retrieve_gain),
+        *(*down, maps.store_gain, maps.keys, maps.values, maps.rates, maps.bias, maps.initial),
+        *(state or (None, None)),
+        maps.retrieve_gain,
         *(maps.queries, maps.proj, gains[0], gains[1] if carries else None),
         *(*ups[0], *(ups[1] if shifts else (None, None))),
         *(made[0], made[1] if shifts else None, numbers),
@@ -150,7 +164,7 @@ def answers(config: MemoryConfig, weights: BranchWeights, x: Tensor, stride: int
         *(None if array is None else array.data_ptr() for array in arrays),
         *(batch, height, across, channels, stride, *grid, width, heads),
         *(len(maps.rates), center, config.decay, tiles, threads),
-        *(largest_step(config, grid[0] * grid[1], head), EPS, KEY_EPS),
+        *(largest_step(config, grid[0] * grid[1], head), EPS, KEY_EPS, NORM_EPS),
     )
     getattr(LIBRARY, f"convneur_branch_{PROCESSOR}")(ctypes.byref(call))
     return [each.permute(0, 3, 1, 2) for each in made]

@@ -28,6 +28,7 @@ from convneur.memory import (
     kernels,
     library,
     maps_of,
+    mlp_maps_of,
     read_folded,
     refuse_training,
     require_eval,
@@ -130,11 +131,13 @@ class GlobalBranch(nn.Module):
         linears = [self.down, *ups]
         if any(type(each) is not Linear for each in linears) or any(type(each) is not RMSNorm for each in norms):
             return None
-        maps = maps_of(self.memory, self.proj)
-        if maps is None or any(watched(each) or _replaced(each, "forward") for each in (*linears, *norms)):
+        linear = maps_of(self.memory, self.proj)
+        found = mlp_maps_of(self.memory, self.proj) if linear is None else (linear, ())
+        if found is None or any(watched(each) or _replaced(each, "forward") for each in (*linears, *norms)):
             return None
         weights = branch_kernel.BranchWeights(
-            maps,
+            found[0],
+            found[1],
             (self.down.weight, self.down.bias),
             [each.weight for each in norms],
             [(each.weight, each.bias) for each in ups],

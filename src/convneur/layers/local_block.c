@@ -6,11 +6,8 @@
  * This is compiled twice, for AVX2 and for AVX-512. Threads are those of PyTorch: what OpenMP asks for is found where
  * PyTorch has it, in the process.
  */
-#include <math.h>
 #include <omp.h>
-#include <stdint.h>
 
-#define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 32")
 #ifdef __AVX512F__
 #define NAMED(name) name##_avx512
@@ -27,22 +24,12 @@ enum {
     APART = 16,  /* numbers between rows, or rows of some widths would all lie in the same few sets of a cache */
     DEGREE = 16
 };
-typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int32_t whole __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+#include "../memory/lanes.h"
 
 #ifndef __AVX512F__
 /* What this was made from: a library of another source is not loaded. */
 const char *convneur_source(void) { return CONVNEUR_SOURCE; }
 #endif
-
-INLINE lanes load(const float *at) { return *(const lanes *)at; }
-INLINE void store(float *at, lanes x) { *(lanes *)at = x; }
-
-INLINE float sum(lanes x) {
-    float total = 0;
-    for (int i = 0; i < LANES; i++) total += x[i];
-    return total;
-}
 
 /* The upper tail of the normal distribution at `size`, 0 to FAR, as a polynomial of 2 size / FAR - 1: minimax, `size`
  * times its error is below 4e-8. benchmarks/gelu_tail.py gives them. */
@@ -171,28 +158,6 @@ INLINE void convolved(const float *x, const float *filters, const float *bias, f
         switch (some) { STRIP_OF(1) STRIP_OF(2) STRIP_OF(3) STRIP_OF(4) STRIP_OF(5) STRIP_OF(6) STRIP_OF(7) }
         first += some, count -= some, out += some * out_row;
     }
-}
-
-/* A row over its standard deviation, its mean taken off. */
-INLINE void normed(float *row, int64_t width, float eps) {
-    const int64_t even = width / LANES * LANES;
-    lanes total = {0}, left = {0}, squares = {0};
-    for (int64_t j = 0; j < even; j += LANES) total += load(row + j);
-    float mean = sum(total), rest = 0, square = 0;
-    for (int64_t j = even; j < width; j++) mean += row[j];
-    mean /= (float)width;
-    for (int64_t j = 0; j < even; j += LANES) {
-        const lanes x = load(row + j) - mean;
-        left += x, squares += x * x;
-        store(row + j, x);
-    }
-    for (int64_t j = even; j < width; j++) row[j] -= mean, rest += row[j], square += row[j] * row[j];
-    /* What rounding has left of the mean, which the scale would bring up where all numbers are nearly the same. */
-    mean = (sum(left) + rest) / (float)width;
-    const float variance = (sum(squares) + square) / (float)width - mean * mean;
-    const float scale = 1 / sqrtf((variance < 0 ? 0 : variance) + eps); /* no number stays none */
-    for (int64_t j = 0; j < even; j += LANES) store(row + j, (load(row + j) - mean) * scale);
-    for (int64_t j = even; j < width; j++) row[j] = (row[j] - mean) * scale;
 }
 
 /* out = map2(gelu(map1(normed(convolved(x))))) [+ x]: filters (KERNEL, KERNEL, channels); map1 to `hidden`, map2 back;

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 
 from convneur.memory.config import MemoryConfig
-from convneur.memory.fast_weights import LinearState
+from convneur.memory.fast_weights import LinearState, MlpState
 from convneur.memory.neural_memory import NeuralMemory
 from convneur.memory.norm import RMSNorm, over_rms, rms_norm
 from convneur.memory.products import Linear, linear
@@ -108,10 +108,24 @@ def maps_of(memory: nn.Module, proj: Any) -> Maps | None:
     The memory must be linear, read as a whole and in one chunk, made of the parts it was made of, and nobody may look
     inside.
     """
+    return _maps_of(memory, proj, LinearState, "weight")
+
+
+def mlp_maps_of(memory: nn.Module, proj: Any) -> tuple[Maps, tuple[Tensor, Tensor]] | None:
+    """The same of a memory whose state is an mlp, ``initial`` its first map, (H, d, 4d); its second map, and gain."""
+    maps = _maps_of(memory, proj, MlpState, "weight1")
+    if maps is None:
+        return None
+    parts: dict[str, Any] = memory._modules
+    weights = parts["fast"]._parameters
+    return maps, (weights["weight2"], weights["gain"])
+
+
+def _maps_of(memory: nn.Module, proj: Any, state: type[nn.Module], initial: str) -> Maps | None:
     if type(memory) is not NeuralMemory:
         return None
     config = memory.config
-    if config.state != "linear" or config.read != "global" or config.chunk_size is not None:
+    if config.read != "global" or config.chunk_size is not None:
         return None
     # A module looks its attributes up in half a microsecond each, and here are twenty for every block and image.
     parts: dict[str, Any] = memory._modules
@@ -123,12 +137,12 @@ def maps_of(memory: nn.Module, proj: Any) -> Maps | None:
     for norm in norms:
         if type(norm) is not RMSNorm or watched(norm):
             return None
-    if type(fast) is not LinearState or watched(fast) or watched(memory):
+    if type(fast) is not state or watched(fast) or watched(memory):
         return None
     keys, values, rates, queries, behind = (part._parameters for part in linears)
     store_norm, retrieve_norm = (norm._parameters for norm in norms)
     return Maps(
-        initial=parts["fast"]._parameters["weight"],
+        initial=parts["fast"]._parameters[initial],
         keys=keys["weight"],
         values=values["weight"],
         rates=rates["weight"],

@@ -5,31 +5,16 @@
  *
  * Threads are those of PyTorch: what OpenMP asks for is found where PyTorch has it, in the process.
  */
-#include <math.h>
 #include <omp.h>
-#include <stdint.h>
-#include <string.h>
-
-#define INLINE static inline __attribute__((always_inline))
 
 enum {
     LANES = 8,
     BLOCK = 128 /* tokens that are added up by themselves, so that sums of many keep their precision */
 };
-typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int32_t whole __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+#include "lanes.h"
 
 /* What this was made from: kernels.py loads no library of another source. */
 const char *convneur_source(void) { return CONVNEUR_SOURCE; }
-
-INLINE lanes load(const float *at) { return *(const lanes *)at; }
-INLINE void store(float *at, lanes x) { *(lanes *)at = x; }
-
-INLINE float sum(lanes x) {
-    float total = 0;
-    for (int i = 0; i < LANES; i++) total += x[i];
-    return total;
-}
 
 /* tokens (batch, n, D) -> unit, as large: over the root of their mean square, an image's mean taken off if `center`.
  * share: D. */
@@ -131,60 +116,14 @@ void convneur_join(const float *x, const float *local, const float *gate, const 
         }
 }
 
-/* e to the power of x, which is not above 0: to the last bit or two, and 0 where that is not a normal number. */
-INLINE lanes exponential(lanes x) {
-    const whole in_range = x > -87.0f;
-    x = (lanes)((whole)x & in_range);
-    const whole twos = __builtin_convertvector(x * 1.44269504f - 0.5f, whole);
-    const lanes power = __builtin_convertvector(twos, lanes);
-    const lanes rest = x - power * 0.693359375f + power * 2.12194440e-4f;
-    lanes sum = 1.9875691500e-4f * rest + 1.3981999507e-3f;
-    sum = sum * rest + 8.3334519073e-3f;
-    sum = sum * rest + 4.1665795894e-2f;
-    sum = sum * rest + 1.6666665459e-1f;
-    sum = sum * rest + 5.0000001201e-1f;
-    sum = sum * rest * rest + rest + 1.0f;
-    return (lanes)((whole)(sum * (lanes)((twos + 127) << 23)) & in_range);
-}
-
-/* GELU of x, and its slope. The normal distribution by Abramowitz and Stegun 7.1.26, to 1.5e-7; its power of e is that
- * of the density. */
-INLINE lanes gelu(lanes x, lanes *slope) {
-    const whole negative = x < 0.0f;
-    const lanes size = (lanes)((whole)x & 0x7fffffff), density = exponential(size * size * -0.5f);
-    const lanes t = 1.0f / (1.0f + 0.3275911f * 0.70710678f * size);
-    lanes beyond = 1.061405429f * t - 1.453152027f;
-    beyond = beyond * t + 1.421413741f;
-    beyond = beyond * t - 0.284496736f;
-    beyond = (beyond * t + 0.254829592f) * t * density * 0.5f;
-    const lanes share = (lanes)(((whole)beyond & negative) | ((whole)(1.0f - beyond) & ~negative));
-    *slope = share + x * density * 0.39894228f;
-    return x * share;
-}
-
 /* x -> hidden = GELU(x), and x becomes its slope if that is wanted; `numbers` of each, a multiple of LANES. */
 void convneur_gelu(float *x, float *hidden, int with_slope, int threads, int64_t numbers) {
 #pragma omp parallel for num_threads(threads) if (numbers > 8192)
     for (int64_t i = 0; i < numbers; i += LANES) {
         lanes slope;
-        store(hidden + i, gelu(load(x + i), &slope));
+        store(hidden + i, gelu_and_slope(load(x + i), &slope));
         if (with_slope) store(x + i, slope);
     }
-}
-
-/* A row over its standard deviation, its mean taken off; returns one over the deviation. */
-INLINE float normed(float *row, int64_t width, float eps) {
-    lanes total = {0}, squares = {0};
-    for (int64_t j = 0; j < width; j += LANES) total += load(row + j);
-    const float mean = sum(total) / (float)width;
-    for (int64_t j = 0; j < width; j += LANES) {
-        const lanes x = load(row + j) - mean;
-        squares += x * x;
-        store(row + j, x);
-    }
-    const float scale = 1 / sqrtf(sum(squares) / (float)width + eps);
-    for (int64_t j = 0; j < width; j += LANES) store(row + j, load(row + j) * scale);
-    return scale;
 }
 
 /* What is wrong with the answers keys + (1 + gain) LN(update), and where it comes from. For each of `groups`, an image's
@@ -203,22 +142,7 @@ void convneur_mlp_error(const float *keys, const float *values, const float *ste
             memset(some, 0, width * sizeof(float));
             for (int64_t t = first; t < n && t < first + BLOCK; t++) {
                 const float *key = keys + at + t * width, *value = values + at + t * width;
-                float *row = update + at + t * width;
-                const float step = both * steps[group * n + t], scale = normed(row, width, eps);
-                lanes mean = {0}, along = {0};
-                for (int64_t j = 0; j < width; j += LANES) {
-                    const lanes x = load(row + j), share = 1.0f + load(gains + j);
-                    const lanes error = (load(key + j) + share * x - load(value + j)) * step;
-                    store(some + j, load(some + j) + error * x);
-                    mean += error * share;
-                    along += error * share * x;
-                }
-                const float off = sum(mean) / (float)width, turned = sum(along) / (float)width;
-                for (int64_t j = 0; j < width; j += LANES) {
-                    const lanes x = load(row + j), share = 1.0f + load(gains + j);
-                    const lanes error = (load(key + j) + share * x - load(value + j)) * step;
-                    store(row + j, (error * share - off - x * turned) * scale);
-                }
+                mistake(key, value, gains, both * steps[group * n + t], update + at + t * width, some, width, eps);
             }
             for (int64_t j = 0; j < width; j += LANES) store(total + j, load(total + j) + load(some + j));
         }
@@ -233,8 +157,6 @@ void convneur_mlp_answer(const float *queries, const float *gain, float *update,
     for (int64_t group = 0; group < groups; group++)
         for (int64_t t = 0; t < n; t++) {
             const int64_t at = (group * n + t) * width;
-            normed(update + at, width, eps);
-            for (int64_t j = 0; j < width; j += LANES)
-                store(update + at + j, load(queries + at + j) + (1.0f + load(gain + group * width + j)) * load(update + at + j));
+            answered(queries + at, gain + group * width, update + at, width, eps);
         }
 }

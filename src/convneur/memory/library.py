@@ -42,13 +42,15 @@ def load_library(source: Path, functions: Mapping[str, Sequence[Any]]) -> ctypes
     file, capability = source.with_name(f"_{source.stem}.so"), torch.backends.cpu.get_cpu_capability()
     if not (file.is_file() and source.is_file() and capability.startswith("AVX")):
         return None
+    header = Path(__file__).with_name("lanes.h")
     try:
+        source_now = hashlib.sha256(source.read_bytes() + header.read_bytes()).hexdigest()
         library = ctypes.CDLL(str(file), mode=os.RTLD_NOW)  # now, or OpenMP would be missed at the first call
         library.convneur_source.restype = ctypes.c_char_p
         made_from = library.convneur_source().decode()
     except (OSError, AttributeError):  # of another machine, or beside a PyTorch without OpenMP
         return None
-    if made_from != hashlib.sha256(source.read_bytes()).hexdigest():
+    if made_from != source_now:
         return None  # the package was updated since, in place
     for name, arguments in functions.items():
         function = getattr(library, name)
