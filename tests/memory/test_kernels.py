@@ -148,7 +148,9 @@ def block(**kwargs) -> ConvNeurBlock:
 def test_they_stay_out_where_they_do_not_serve(counted, monkeypatch):
     monkeypatch.setattr(branch_kernel, "LIBRARY", None)  # it would do all of it
     x, seen = torch.randn(2, 8, 6, 6).to(memory_format=torch.channels_last), []
-    block()(x)[0].sum().backward()  # gradients
+    block()(x)[0].sum().backward()
+    assert counted.calls == {"answer": 1, "answer_gradient": 1}, "those with gradients are others"
+    counted.calls.clear()
     with torch.inference_mode():
         block().double()(x.double())
         branch(width=12)(x)

@@ -15,13 +15,13 @@ from convneur.memory.folded import (
     watched,
     write_folded,
 )
-from convneur.memory.folded_gradient import answer
 from convneur.memory.neural_memory import MemoryState, NeuralMemory
 from convneur.memory.norm import RMSNorm
 from convneur.memory.packed import Packed, refuse_training, require_eval
 from convneur.memory.parts import contexts_in_parts
 from convneur.memory.products import FixedLinear, Linear, is_exporting, linear
 from convneur.memory.reference import reference
+from convneur.memory.training import answer
 
 __all__ = [
     "FixedLinear",

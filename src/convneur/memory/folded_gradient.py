@@ -26,34 +26,22 @@ from convneur.memory.folded import (
     write_folded,
 )
 from convneur.memory.norm import over_rms_gradient
-from convneur.memory.plain import by_autograd, may_go_by_hand
+from convneur.memory.plain import by_autograd
 from convneur.memory.products import linear, weight_gradient
 
 
-def answer(config: MemoryConfig, maps: Maps, tokens: Tensor) -> Tensor:
-    """``proj(memory(tokens))``, for memories that can be folded, with gradients.
-
-    Args:
-        config: The knobs of the memory.
-        maps: Its parameters.
-        tokens: (B, N, D).
-
-    Returns:
-        (B, N, D).
-    """
-    if torch.is_grad_enabled() and may_go_by_hand(tokens, *maps):
-        return _Answer.apply(config, tokens, *maps)
-    return _composed(config, tokens, *maps)
-
-
-def _composed(config: MemoryConfig, tokens: Tensor, *maps: Tensor) -> Tensor:
+def composed(config: MemoryConfig, tokens: Tensor, *maps: Tensor) -> Tensor:
+    """``proj(memory(tokens))`` of tokens (B, N, D) and the parts of `Maps`, as autograd follows it."""
     folded = fold(Maps(*maps))
     return read_folded(folded, write_folded(config, folded, tokens))
 
 
-class _Answer(torch.autograd.Function):
+class Answer(torch.autograd.Function):
+    """What `composed` gives, and its gradients."""
+
     @staticmethod
     def forward(ctx: Any, config: MemoryConfig, tokens: Tensor, *maps: Tensor) -> Tensor:
+        """Tokens (B, N, D) and the parts of `Maps` -> (B, N, D)."""
         folded = fold(Maps(*maps))
         written = write_folded(config, folded, tokens, for_gradient=True)
         ctx.config = config
@@ -62,13 +50,14 @@ class _Answer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """From the gradient of the answer (B, N, D)."""
         saved = ctx.saved_tensors  # once: checkpointing gives them once
         given, saved = saved[: 1 + len(Maps._fields)], saved[1 + len(Maps._fields) :]
         if torch.is_grad_enabled():
-            return (None, *by_autograd(partial(_composed, ctx.config), given, ctx.needs_input_grad[1:], grad))
+            return (None, *by_autograd(partial(composed, ctx.config), given, ctx.needs_input_grad[1:], grad))
         folded, written = Folded(*saved[: len(Folded._fields)]), Written(*saved[len(Folded._fields) :])
         grad_tokens, grad_folded = _through_memory(ctx.config, folded, written, grad)
-        return (None, grad_tokens, *_through_fold(Maps(*given[1:]), grad_folded))
+        return (None, grad_tokens, *through_fold(Maps(*given[1:]), grad_folded))
 
 
 def _through_memory(config: MemoryConfig, folded: Folded, written: Written, grad: Tensor) -> tuple[Tensor, Folded]:
@@ -127,7 +116,7 @@ def _by_head(x: Tensor, batch: int) -> Tensor:
     return x.view(batch, -1, *x.shape[1:])
 
 
-def _through_fold(maps: Maps, grad: Folded) -> Maps:
+def through_fold(maps: Maps, grad: Folded) -> Maps:
     """Gradients of the maps from those of what they were folded to."""
     grad_queries = grad.queries.mT
     gained = grad.stored * maps.store_gain

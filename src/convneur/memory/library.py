@@ -25,6 +25,8 @@ ARRAY, COUNT, INT, NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctype
 _ARGUMENTS: dict[str, list[Any]] = {
     "convneur_unit": [ARRAY] * 3 + [INT] + [COUNT] * 3 + [INT, NUMBER],
     "convneur_contexts": [ARRAY] * 6 + [INT] + [COUNT] * 2 + [NUMBER],
+    "convneur_answer": [ARRAY] * 6 + [COUNT, INT] + [COUNT] * 5 + [INT, NUMBER, NUMBER],
+    "convneur_answer_gradient": [ARRAY] * 8 + [COUNT, INT] + [COUNT] * 5 + [INT, NUMBER, NUMBER],
     "convneur_join": [ARRAY] * 6 + [COUNT, INT] + [COUNT] * 6,
     "convneur_gelu": [ARRAY] * 2 + [INT] * 2 + [COUNT],
     "convneur_mlp_error": [ARRAY] * 7 + [INT] + [COUNT] * 3 + [NUMBER],
@@ -63,7 +65,12 @@ LIBRARY = load_library(Path(__file__).with_name("kernels.c"), _ARGUMENTS)
 
 def serve(tokens: Tensor, *weights: Tensor) -> bool:
     """Whether these are what the kernels take: inference in float32 on a CPU, nobody tracing, and a width that fits."""
-    if LIBRARY is None or torch.is_grad_enabled() or not may_go_by_hand(tokens, *weights):
+    return not torch.is_grad_enabled() and takes(tokens, *weights)
+
+
+def takes(tokens: Tensor, *weights: Tensor) -> bool:
+    """The same with gradients, too, for kernels that have some."""
+    if LIBRARY is None or not may_go_by_hand(tokens, *weights):
         return False
     for weight in weights:
         if not weight.is_cpu:  # offloaded
