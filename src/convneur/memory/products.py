@@ -10,6 +10,7 @@ Shape letters: N rows, D inputs, E outputs.
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -22,19 +23,21 @@ from convneur.memory.packed import ONEDNN_AVAILABLE, Packed
 from convneur.memory.plain import is_plain
 
 
-def _is_intel() -> bool:
-    """Whether MKL is at home on this processor."""
+def _about_processor() -> str:
+    """What the system tells of the first one, or its name."""
     facts = Path("/proc/cpuinfo")
     if facts.is_file():
         with facts.open(encoding="utf-8", errors="replace") as file:
-            return "GenuineIntel" in file.read(4096)  # the first processor's are a thousand
-    return "Intel" in platform.processor() or platform.processor() == "i386"
+            return file.read(4096)  # a processor's are a thousand
+    return platform.processor()
 
 
-MKL_AT_HOME = _is_intel()
-# Multiply-accumulates up to which MKL is at least as fast: what oneDNN does before it begins costs more. The same with
-# gradients and without, so that a map gives the same to the last bit.
-SMALL = 2**23 if MKL_AT_HOME else 2**21
+_PROCESSOR = _about_processor()
+MKL_AT_HOME = "Intel" in _PROCESSOR or _PROCESSOR == "i386"
+_ZEN_4 = "AuthenticAMD" in _PROCESSOR and re.search(r"cpu family\s*: 25\b", _PROCESSOR) is not None  # or 3
+# Multiply-accumulates up to which MKL is at least as fast: what oneDNN does before it begins costs more. Fewer on Zen 5,
+# whose AVX-512 goes whole. The same with gradients and without, so that a map gives the same to the last bit.
+SMALL = 2**23 if MKL_AT_HOME or _ZEN_4 else 2**21
 # Inputs or outputs up to which MKL is at least as fast with weight gradients: measured on Intel and on AMD's Zen 4.
 NARROW = 128
 
