@@ -35,7 +35,7 @@ def _about_processor() -> str:
 _PROCESSOR = _about_processor()
 MKL_AT_HOME = "Intel" in _PROCESSOR or _PROCESSOR == "i386"
 _ZEN_4 = "AuthenticAMD" in _PROCESSOR and re.search(r"cpu family\s*: 25\b", _PROCESSOR) is not None  # or 3
-# Multiply-accumulates up to which MKL is at least as fast: what oneDNN does before it begins costs more. Fewer on Zen 5,
+# Multiply-accumulates up to which MKL is at least as fast: oneDNN does more before it begins. They are fewer on Zen 5,
 # whose AVX-512 goes whole. The same with gradients and without, so that a map gives the same to the last bit.
 SMALL = 2**23 if MKL_AT_HOME or _ZEN_4 else 2**21
 # Inputs or outputs up to which MKL is at least as fast with weight gradients: measured on Intel and on AMD's Zen 4.
