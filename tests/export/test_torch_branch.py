@@ -248,5 +248,27 @@ def test_what_is_written_meanwhile_keeps_it_from_going(place):
     assert found_in(module, BATCHES, kind=GlobalBranch) == []
 
 
+def test_weights_that_are_written_through_a_view_keep_it_from_going():
+    module = loaded(branch().fuse(), answers=Both)
+    weight = named(module, "made_folded_stored")
+    with module.graph.inserting_after(weight):
+        view = module.graph.call_function(torch.ops.aten.slice.Tensor, (weight, 0, 0, 9))
+    with module.graph.inserting_after(view):
+        module.graph.call_function(torch.ops.aten.mul_.Tensor, (view, 1.0))
+    module.recompile()
+    assert found_in(module, BATCHES, kind=GlobalBranch) == []
+
+
+class Unread(GlobalBranch):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        tokens, grid = self.tokens(x)
+        self._read(tokens, grid)
+        return tokens * 2, None
+
+
+def test_a_memory_that_nobody_asks_is_no_branch():
+    assert found_in(loaded(branch(kind=Unread).fuse()), BATCHES, kind=GlobalBranch) == []
+
+
 def called(module: GraphModule) -> list[str]:
     return [str(node.target) for node in module.graph.find_nodes(op="call_module")]

@@ -284,6 +284,39 @@ def test_a_method_that_one_object_was_given_is_the_one_that_runs(name, put, call
 
 
 @pytest.mark.parametrize(
+    ("where", "put"),
+    [
+        ("memory", "forward"),
+        ("memory", "taught"),
+        ("memory.to_keys", "forward"),
+        ("memory.store_norm", "forward"),
+        ("memory.fast", "gradient"),
+        ("memory.fast", "read"),
+        ("proj", "forward"),
+    ],
+)
+def test_a_method_that_a_layer_of_an_mlp_memory_was_given_is_the_one_that_runs(where, put, calls):
+    module, x, seen = branch(memory=MemoryConfig(state="mlp")), image(1, 8, 6, 6), []
+    owner = module.get_submodule(where)
+    before = getattr(owner, put)
+    setattr(owner, put, lambda *args: seen.append(args) or before(*args))
+    with torch.inference_mode():
+        module(x)
+    assert seen
+    assert not calls
+
+
+def test_memories_that_would_fill_the_machine_are_left_with_torch(calls, monkeypatch):
+    module, x = branch(memory=MemoryConfig(state="mlp")), image(3, 8, 6, 6)
+    with torch.inference_mode():
+        expected = given(module(x))
+        calls.clear()
+        monkeypatch.setattr(branch_kernel, "MOST_HELD", 3 * 16 * (8 * 16 + 1) - 1)
+        close(given(module(x)), expected)
+        assert not calls
+
+
+@pytest.mark.parametrize(
     "where", ["memory.to_rates.bias", "memory.store_norm.weight", "up.weight", "carry_norm.weight", "memory.fast.gain"]
 )
 def test_what_is_missing_is_told_by_torch(where, calls):

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from convneur import MemoryConfig
 from convneur.memory import Linear, answer, library, maps_of, training
@@ -140,6 +141,38 @@ def test_what_it_does_not_take_goes_by_operators(monkeypatch):
     assert type(copy.deepcopy(module).double()(tokens.double()).grad_fn).__name__ == "AnswerBackward"
     monkeypatch.setattr(library, "LIBRARY", None)
     assert by() == "AnswerBackward"
+
+
+def test_who_calls_backward_may_cast():
+    module, tokens = made(), torch.randn(2, 9, 80, requires_grad=True)
+    wanted = gradients(module(tokens), tokens, module.maps)
+    out = module(tokens)
+    with torch.autocast("cpu"):
+        found = gradients(out, tokens, module.maps)
+    assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+
+
+def test_who_looks_on_at_backward_sees_operators():
+    module, tokens = made(), torch.randn(2, 9, 80, requires_grad=True)
+    wanted = gradients(module(tokens), tokens, module.maps)
+    out = module(tokens)
+    with FlopCounterMode(display=False) as counter:
+        found = gradients(out, tokens, module.maps)
+    assert counter.get_total_flops() > 2 * 2 * 9 * 80 * 80 * 10
+    for one, other in zip(found, wanted, strict=True):
+        close(one, other)
+
+
+def test_what_was_kept_may_come_back_otherwise():
+    def kept(x: Tensor) -> Tensor:
+        return x.mT.contiguous() if x.ndim > 1 else x
+
+    module, tokens = made(), torch.randn(2, 9, 80, requires_grad=True)
+    wanted = gradients(module(tokens), tokens, module.maps)
+    with torch.autograd.graph.saved_tensors_hooks(kept, lambda x: x.mT if x.ndim > 1 else x):
+        out = module(tokens)
+    for one, other in zip(gradients(out, tokens, module.maps), wanted, strict=True):
+        close(one, other)
 
 
 def test_weights_that_are_not_there_are_told_by_torch():

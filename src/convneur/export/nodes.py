@@ -89,7 +89,7 @@ def alone(added: Node) -> bool:
 
 def constant_of(module: GraphModule, node: Any) -> Tensor | None:
     """What the module has by this node's name; None for what is worked out."""
-    if not isinstance(node, Node) or node.op != "get_attr" or any(map(writes, node.users)):
+    if not isinstance(node, Node) or node.op != "get_attr" or any(map(writes, node.users)) or written_through(node):
         return None
     found: Tensor = operator.attrgetter(str(node.target))(module)
     return found.detach()

@@ -94,8 +94,8 @@ def _tokens(linear: Any) -> _Tokens | None:
 
 def _answers(read: Node, tokens: _Tokens) -> _Answers | None:
     """What follows from what was read about tokens, if a branch makes that of it and nothing else."""
-    (context, *others) = read.users
-    if others or not _is_norm(context, read):
+    context = next(iter(read.users), None)
+    if context is None or len(read.users) > 1 or not _is_norm(context, read):
         return None
     users = list(context.users)
     norms, carried = [context], context

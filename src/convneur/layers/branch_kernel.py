@@ -32,6 +32,7 @@ TOKENS_OF_A_TILE = 128  # at most, as in branch.c
 TILES = 4
 # Multiply-accumulates of one D x D map beyond which PyTorch's products make up for all calls, with AVX2 alone.
 ENOUGH = {"avx2": 2**23, "avx512": 2**62}
+MOST_HELD = 2**25  # numbers, of the memories of all tiles: those of an mlp are large
 
 _WEIGHTS = (
     *("down", "down_bias", "store_gain", "keys", "values", "rates", "rates_bias", "initial"),
@@ -90,7 +91,7 @@ def serves(config: MemoryConfig, weights: BranchWeights, x: Tensor, stride: int)
     ):
         return False  # torch says what is missing
     (heads, head), rates = maps.initial.shape[:2], maps.rates.shape[0]
-    width = heads * head
+    width, tokens = heads * head, -(-height // stride) * -(-across // stride)
     shapes = [
         *((each, (width, width)) for each in (maps.keys, maps.values, maps.queries, maps.proj)),
         *((each, (width,)) for each in (maps.store_gain, maps.retrieve_gain)),
@@ -108,7 +109,8 @@ def serves(config: MemoryConfig, weights: BranchWeights, x: Tensor, stride: int)
     return (
         may_go_by_hand(x, *given)
         and x.dtype is torch.float32
-        and 0 < batch * -(-height // stride) * -(-across // stride) * width**2 <= ENOUGH[PROCESSOR]
+        and 0 < batch * tokens * width**2 <= ENOUGH[PROCESSOR]
+        and batch * _tiles(tokens) * _held(weights) <= MOST_HELD
         and rates >= heads * (1 + config.decay)
         and not (weights.state and head % LANES[PROCESSOR])
         and all(weight.shape == shape for weight, shape in shapes)
@@ -121,6 +123,19 @@ def serves(config: MemoryConfig, weights: BranchWeights, x: Tensor, stride: int)
 def _is_there(x: Tensor) -> bool:
     """Whether the numbers of a tensor are where it says, as they are."""
     return x.layout is torch.strided and x.is_cpu and not x.is_neg() and x.data_ptr() != 0
+
+
+def _tiles(tokens: int) -> int:
+    """Of an image; not by the batch, so that it gives the same to the last bit with others and without."""
+    vectors = -(-tokens // LANES[PROCESSOR])
+    least = -(-vectors * LANES[PROCESSOR] // TOKENS_OF_A_TILE)
+    return max(least, min(vectors, torch.get_num_threads(), TILES))
+
+
+def _held(weights: BranchWeights) -> int:
+    """Numbers of a memory."""
+    heads, head = weights.memory.initial.shape[:2]
+    return heads * head * (8 * head + 1 if weights.state else head)
 
 
 def answers(config: MemoryConfig, weights: BranchWeights, x: Tensor, stride: int, center: bool) -> list[Tensor]:
@@ -138,13 +153,10 @@ def answers(config: MemoryConfig, weights: BranchWeights, x: Tensor, stride: int
     grid = -(-height // stride), -(-across // stride)
     heads, head = maps.initial.shape[:2]
     width, lanes, threads = heads * head, LANES[PROCESSOR], torch.get_num_threads()
-    vectors = -(-grid[0] * grid[1] // lanes)
-    # Not by the batch, so that an image gives the same to the last bit with others and without.
-    tiles = max(-(-vectors * lanes // TOKENS_OF_A_TILE), min(vectors, threads, TILES))
+    tiles = _tiles(grid[0] * grid[1])
     row, tasks = TOKENS_OF_A_TILE + lanes, batch * tiles
-    own, held = 2 * (max(channels, 2 * width) + heads), width * head
-    if state:
-        own, held = own + 15 * head, width * (8 * head + 1)
+    own, held = 2 * (max(channels, 2 * width) + heads), _held(weights)
+    own += 15 * head if state else 0
     threads = min(threads, tasks)
     room = tasks * (2 * width * row + width + held + heads) + batch * held + threads * own * row
     room += 4 * width * head if state else 0

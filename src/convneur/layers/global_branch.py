@@ -18,6 +18,7 @@ from convneur.memory import (
     Folded,
     FoldedMaps,
     Linear,
+    Maps,
     MemoryConfig,
     NeuralMemory,
     RMSNorm,
@@ -132,7 +133,7 @@ class GlobalBranch(nn.Module):
         if any(type(each) is not Linear for each in linears) or any(type(each) is not RMSNorm for each in norms):
             return None
         linear = maps_of(self.memory, self.proj)
-        found = mlp_maps_of(self.memory, self.proj) if linear is None else (linear, ())
+        found = self._mlp_maps() if linear is None else (linear, ())
         if found is None or any(watched(each) or _replaced(each, "forward") for each in (*linears, *norms)):
             return None
         weights = branch_kernel.BranchWeights(
@@ -143,6 +144,13 @@ class GlobalBranch(nn.Module):
             [(each.weight, each.bias) for each in ups],
         )
         return weights if branch_kernel.serves(self._config, weights, x, self.token_stride) else None
+
+    def _mlp_maps(self) -> tuple[Maps, tuple[Tensor, Tensor]] | None:
+        """Those of a memory whose state is an mlp, where all its layers do what their classes say."""
+        found, parts = mlp_maps_of(self.memory, self.proj), dict(self.memory.named_children())
+        if found is None or _replaced(self.memory, *_OF_MEMORY) or _replaced(parts.pop("fast"), *_OF_STATE):
+            return None
+        return None if any(_replaced(each, "forward") for each in (self.proj, *parts.values())) else found
 
     @property
     def _config(self) -> MemoryConfig:
@@ -208,6 +216,8 @@ class GlobalBranch(nn.Module):
         return tokens.view(tokens.shape[0], *grid, -1).permute(0, 3, 1, 2)
 
 
+_OF_MEMORY = ("forward", "read", "taught", "rates", "_global", "_writes", "_queries", "_split")
+_OF_STATE = ("forward", "initial", "keys", "read", "gradient")
 _STEPS = ("tokens", "answers", "_contexts", "_read", "_write")
 
 

@@ -9,6 +9,7 @@ Shape letters: B batch, H heads, N tokens, D memory width, d = D / H, R rates of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -62,23 +63,33 @@ class AnswerByKernel(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """From the gradient of the answer (B, N, D)."""
         saved = ctx.saved_tensors  # once: checkpointing gives them once
-        given, (unit, scale, weight, of, answers, memory) = saved[:-6], saved[-6:]
-        if torch.is_grad_enabled():
-            return (None, *by_autograd(partial(composed, ctx.config), given, ctx.needs_input_grad[1:], grad))
-        maps, grad = Maps(*given[1:]), grad.contiguous()
-        by_of, by_initial = _gradient(ctx.config, maps, of, memory, linear(grad, maps.proj.mT).contiguous())
-        rates, stored = len(maps.bias), len(weight) - len(maps.queries)
-        by_stored, by_queries = weight_gradient(by_of, unit).split([stored, len(maps.queries)])
-        by_proj = weight_gradient(grad, answers)
-        folded = Folded(
-            initial=by_initial.sum(0),
-            stored=by_stored,
-            bias=by_of.narrow(-1, stored - rates, rates).sum((0, 1)),
-            queries=by_queries.mT,
-            proj=by_proj.mT.reshape(len(maps.initial), -1, len(by_proj)),
-        )
-        by_tokens = over_rms_gradient(unit, scale, linear(by_of, weight.mT))
-        return (None, by_tokens, *through_fold(maps, folded))
+        given, made = saved[:-6], saved[-6:]
+        # Who calls backward may have begun to cast, or to look on, since.
+        with torch.autocast("cpu", enabled=False):
+            if not torch.is_grad_enabled() and may_go_by_hand(grad, *saved):
+                return (None, *_backward(ctx.config, Maps(*given[1:]), made, grad.contiguous()))
+            with torch.enable_grad():
+                return (None, *by_autograd(partial(composed, ctx.config), given, ctx.needs_input_grad[1:], grad))
+
+
+def _backward(config: MemoryConfig, maps: Maps, made: Sequence[Tensor], grad: Tensor) -> tuple[Tensor, ...]:
+    """Gradients of the tokens and the maps, from that of the answer (B, N, D) and what forward has made."""
+    unit, scale, weight, of, answers, memory = made
+    by_of, by_initial = _gradient(
+        config, maps, of.contiguous(), memory.contiguous(), linear(grad, maps.proj.mT).contiguous()
+    )
+    rates, stored = len(maps.bias), len(weight) - len(maps.queries)
+    by_stored, by_queries = weight_gradient(by_of, unit).split([stored, len(maps.queries)])
+    by_proj = weight_gradient(grad, answers)
+    folded = Folded(
+        initial=by_initial.sum(0),
+        stored=by_stored,
+        bias=by_of.narrow(-1, stored - rates, rates).sum((0, 1)),
+        queries=by_queries.mT,
+        proj=by_proj.mT.reshape(len(maps.initial), -1, len(by_proj)),
+    )
+    by_tokens = over_rms_gradient(unit, scale, linear(by_of, weight.mT))
+    return by_tokens, *through_fold(maps, folded)
 
 
 def _write_and_read(config: MemoryConfig, maps: Maps, of: Tensor) -> tuple[Tensor, Tensor]:
