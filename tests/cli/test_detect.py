@@ -46,7 +46,7 @@ def test_train_writes_model_numbers_detections_and_report(trained):
         assert set(numbers[of]["per_class"]) == {"kind 1", "kind 2", "kind 3"}
     assert [row["epoch"] for row in numbers["curve"] if "mask_ap50" in row] == [10, 20, 30]
     assert numbers["curve"][-1]["loss"] < numbers["curve"][0]["loss"] * 0.7
-    assert numbers["boxes"]["ap50"] > 0.3
+    assert numbers["boxes"]["ap50"] > 0.05  # of six images: 0.08 to 0.65 with ten seeds and ways to round, 0 untrained
     page = (trained / "report.html").read_text()
     for words in ("Learning curves", "Precision over recall", "Per class", "Worst misses", "val_bad.png", "AP75"):
         assert words in page

@@ -178,7 +178,8 @@ static void write_linear(const branch *g, int64_t h, float *keys, const float *v
     outer(keys, error, row, count, taken + h * d * d, d);
 }
 
-/* The same of the mlp state, whose two maps and gain are all heads' after one another. Here tokens are rows, as its maps
+/* The same of the mlp state. What is held of it, here and below: the first maps of all heads (4 D d numbers), the second
+ * ones (as many), the gains (D). Here tokens are rows, as its maps
  * are (inputs, outputs). turned is the second map the other way round; room is for 15 d numbers a token. */
 static void write_mlp(const branch *g, int64_t h, const float *keys, const float *values, const float *open,
                       const float *turned, float *room, int64_t row, int64_t count, float *taken) {
@@ -316,11 +317,11 @@ void NAMED(convneur_branch)(const branch *g) {
                 }
                 const float *some = taken + image * g->tiles * numbers;
                 float *made = memory + image * numbers;
-                const int64_t each = mlp ? 4 * d : d, at = i * each, second = D * each + at, last = 2 * D * each + i;
+                const int64_t each = mlp ? 4 * d : d, at = i * each, second = D * each + at, gain = 2 * D * each + i;
                 settle(g->initial + at, some + at, made + at, each, kept, g->tiles, numbers);
                 if (mlp) {
                     settle(g->second + at, some + second, made + second, each, kept, g->tiles, numbers);
-                    settle(g->state_gain + i, some + last, made + last, 1, kept, g->tiles, numbers);
+                    settle(g->state_gain + i, some + gain, made + gain, 1, kept, g->tiles, numbers);
                 }
             }
 #pragma omp for
