@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import TypeVar
 
 import pytest
@@ -116,16 +117,9 @@ def test_a_memory_with_any_other_node_in_it_computes_what_it_did():
     by_our_memory(without)
     inner = {node.name for node in whole.graph.nodes} - {node.name for node in without.graph.nodes}
     assert len(inner) > 30
-    for wanted in whole.graph.nodes:
-        if not isinstance(wanted.meta.get("val"), Tensor) or not wanted.users:
-            continue
-        module = copy.deepcopy(whole)
-        node = named(module, wanted.name)
-        with module.graph.inserting_after(node):
-            followed(node, module.graph.call_function(torch.ops.aten.mul.Tensor, (node, 1.25)))
-        module.recompile()
-        goes = bool(found_in(module, BATCHES, wanted.name))
-        assert goes == (wanted.name not in inner or wanted is last_of(whole)), wanted.name
+    for name, module in disturbed(whole):
+        goes = bool(found_in(module, BATCHES, name))
+        assert goes == (name not in inner or name == last_of(whole).name), name
 
 
 @pytest.mark.parametrize("number", [0.5, -1.0, 1e-3])
@@ -168,6 +162,19 @@ def test_tokens_that_are_written_meanwhile_keep_it_from_going():
         module.graph.call_function(torch.ops.aten.mul_.Tensor, (read.args[0], 1.5))
     module.recompile()
     assert found_in(module, BATCHES) == []
+
+
+def disturbed(whole: GraphModule) -> Iterator[tuple[str, GraphModule]]:
+    """For each tensor that others take, its name and a copy in which they take a multiple of it."""
+    for wanted in whole.graph.nodes:
+        if not isinstance(wanted.meta.get("val"), Tensor) or not wanted.users:
+            continue
+        module = copy.deepcopy(whole)
+        node = named(module, wanted.name)
+        with module.graph.inserting_after(node):
+            followed(node, module.graph.call_function(torch.ops.aten.mul.Tensor, (node, 1.25)))
+        module.recompile()
+        yield wanted.name, module
 
 
 def named(module: GraphModule, name: str) -> Node:

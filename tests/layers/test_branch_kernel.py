@@ -58,6 +58,17 @@ def close(found, expected, to: float = 1e-5) -> None:
         assert (a - b).norm() <= to * (b.norm() + 1e-3)
 
 
+def is_what_the_layers_say(module: GlobalBranch, x: Tensor, calls) -> None:
+    """In float64; by one call, channels last."""
+    with torch.inference_mode():
+        expected = given(copy.deepcopy(module).double()(x.double()))
+        assert not calls
+        found = given(module(x))
+    assert sum(calls.values()) == 1
+    close(found, expected, 2e-5)
+    assert all(each.is_contiguous(memory_format=torch.channels_last) for each in found)
+
+
 @pytest.mark.parametrize(
     "knobs",
     [
@@ -76,14 +87,7 @@ def test_it_is_what_the_layers_say_in_float64(knobs, channels, width, heads, siz
     """1 to 660 tokens, which fill one tile or several, the last one whole or not."""
     config = {"heads": heads} | ({} if "memory" not in knobs else vars(knobs["memory"]) | {"heads": heads})
     module = branch(channels, width, token_stride=stride, **knobs | {"memory": MemoryConfig(**config)})
-    x = image(2, channels, *size) + torch.randn(1, channels, 1, 1)
-    with torch.inference_mode():
-        expected = given(copy.deepcopy(module).double()(x.double()))
-        assert not calls
-        found = given(module(x))
-    assert sum(calls.values()) == 1
-    close(found, expected, 2e-5)
-    assert all(each.is_contiguous(memory_format=torch.channels_last) for each in found)
+    is_what_the_layers_say(module, image(2, channels, *size) + torch.randn(1, channels, 1, 1), calls)
 
 
 @pytest.mark.parametrize(
@@ -102,13 +106,7 @@ def test_the_mlp_state_is_what_the_layers_say_in_float64(
 ):
     config = {"state": "mlp", "heads": heads} | knobs.get("memory", {})
     module = branch(channels, width, token_stride=stride, **knobs | {"memory": MemoryConfig(**config)})
-    x = image(2, channels, *size) + torch.randn(1, channels, 1, 1)
-    with torch.inference_mode():
-        expected = given(copy.deepcopy(module).double()(x.double()))
-        assert not calls
-        found = given(module(x))
-    assert sum(calls.values()) == 1
-    close(found, expected, 2e-5)
+    is_what_the_layers_say(module, image(2, channels, *size) + torch.randn(1, channels, 1, 1), calls)
 
 
 @states
