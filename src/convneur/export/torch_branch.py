@@ -153,7 +153,7 @@ def _made(
             weights[f"{name}.bias"] = constant_of(module, bias)
     if any(part is None for part in (*parts, *weights.values())):
         return None
-    folded = Folded(*parts)  # type: ignore[arg-type]  # none is None
+    folded = Folded(*(part for part in parts if part is not None))
     weights |= _unfolded(folded)
     with torch.device("meta"):  # weights of its own would be thrown away
         branch = GlobalBranch(

@@ -136,9 +136,10 @@ class GlobalBranch(nn.Module):
         found = self._mlp_maps() if linear is None else (linear, ())
         if found is None or any(watched(each) or _replaced(each, "forward") for each in (*linears, *norms)):
             return None
+        maps, state = found
         weights = branch_kernel.BranchWeights(
-            found[0],
-            found[1],
+            maps,
+            state,
             (self.down.weight, self.down.bias),
             [each.weight for each in norms],
             [(each.weight, each.bias) for each in ups],

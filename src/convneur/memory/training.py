@@ -135,7 +135,7 @@ def _there(*weights: Tensor) -> list[Tensor]:
         RuntimeError: Where there are none: who shards weights frees them, and C would read what is not there.
     """
     if not all(weight.data_ptr() for weight in weights):
-        raise RuntimeError("a weight of the memory was freed; bring it back before the gradient is asked for")
+        raise RuntimeError("a weight of the memory was freed; gather it before the memory or its gradient is asked for")
     return [(weight + 0).contiguous() for weight in weights]
 
 
