@@ -11,11 +11,12 @@ from torch import nn
 from convneur import create_model
 from convneur.bench import count_cost
 from convneur.layers.global_branch import GlobalBranch
-from convneur.layers.globalizers import BidirectionalRWKV, GlobalizerKind, Pointwise
+from convneur.layers.globalizers import GLOBALIZERS, BidirectionalRWKV, GlobalizerKind, Pointwise
+from convneur.layers.prototypes import PROTOTYPES
 from convneur.memory import MemoryConfig, NeuralMemory
 
 DIM, WIDTH, SIDE = 12, 16, 6
-KINDS = [kind for kind in get_args(GlobalizerKind) if kind != "titans"]
+KINDS = [kind for kind in GLOBALIZERS if kind != "titans"]
 CAUSAL = MemoryConfig(read="causal", chunk_size=9)
 
 
@@ -84,7 +85,7 @@ def test_the_shift_is_the_memory_s_answer_without_the_token():
     assert (gate - branch.up.bias.view(1, -1, 1, 1)).abs().min() > 1e-3
 
 
-ORDERLESS = ["memory", "pointwise", "se", "non_local", "attention"]
+ORDERLESS = ["memory", "pointwise", "se", "non_local", "attention", *PROTOTYPES.keys() - {"slots_positions"}]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -156,7 +157,7 @@ def test_every_parameter_learns(kind):
     assert [name for name, p in branch.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "memory"])
+@pytest.mark.parametrize("kind", [kind for kind in get_args(GlobalizerKind) if kind not in ("memory", "titans")])
 def test_costs_counted_by_hand(kind):
     """Multiply-accumulates of one branch with N tokens of width D, beside its projections."""
     C, D, N = 40, 16, 64

@@ -2,7 +2,7 @@
 
 from convneur.layers.block import ConvNeurBlock, FusionKind
 from convneur.layers.global_branch import GlobalBranch
-from convneur.layers.globalizers import GlobalizerKind
+from convneur.layers.globalizers import GLOBALIZERS, GlobalizerKind
 from convneur.layers.patches import PatchConv2d
 
-__all__ = ["ConvNeurBlock", "FusionKind", "GlobalBranch", "GlobalizerKind", "PatchConv2d"]
+__all__ = ["GLOBALIZERS", "ConvNeurBlock", "FusionKind", "GlobalBranch", "GlobalizerKind", "PatchConv2d"]

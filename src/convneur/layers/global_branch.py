@@ -13,7 +13,7 @@ from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from convneur.layers import branch_kernel
-from convneur.layers.globalizers import GlobalizerKind, make_globalizer
+from convneur.layers.globalizers import make_globalizer
 from convneur.memory import (
     Folded,
     FoldedMaps,
@@ -67,7 +67,7 @@ class GlobalBranch(nn.Module):
         token_stride: int = 1,
         memory: MemoryConfig | None = None,
         center_tokens: bool = True,
-        globalizer: GlobalizerKind = "memory",
+        globalizer: str = "memory",
         carry_tokens: bool = True,
         shift: bool = True,
     ) -> None:

@@ -9,18 +9,20 @@ Shape letters: B batch, N = hw tokens, D width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from timm.layers import Attention, Mlp, create_attn
 from torch import Tensor, nn
 
+from convneur.layers.prototypes import PROTOTYPES
 from convneur.memory import Linear, MemoryConfig, NeuralMemory
 
 GlobalizerKind = Literal["memory", "pointwise", "se", "cbam", "non_local", "attention", "rwkv", "titans"]
+GLOBALIZERS = (*get_args(GlobalizerKind), *PROTOTYPES)
 
 
-def make_globalizer(kind: GlobalizerKind, width: int, memory: MemoryConfig | None = None) -> nn.Module:
+def make_globalizer(kind: str, width: int, memory: MemoryConfig | None = None) -> nn.Module:
     """What reads tokens of ``width``. `NeuralMemory` takes the tokens alone, all others ``(tokens, (h, w))``.
 
     Raises:
@@ -29,6 +31,8 @@ def make_globalizer(kind: GlobalizerKind, width: int, memory: MemoryConfig | Non
     """
     if kind == "memory":
         return NeuralMemory(width, memory)
+    if kind in PROTOTYPES:
+        return PROTOTYPES[kind](width)
     others: dict[str, Callable[[], nn.Module]] = {
         "pointwise": lambda: Pointwise(width, memory),
         "se": lambda: OnMap("se", width),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from convneur.layers import FusionKind, GlobalizerKind
+from convneur.layers import GLOBALIZERS, FusionKind
 from convneur.memory import MemoryConfig
 from convneur.models.names import choose
 
@@ -50,13 +50,13 @@ class GlobalConfig:
     width: int | None = None
     center_tokens: bool = True
     carry_tokens: bool = True
-    globalizer: GlobalizerKind = "memory"
+    globalizer: str = "memory"
     memory: MemoryConfig = field(default_factory=MemoryConfig)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "token_strides", tuple(self.token_strides))  # JSON has lists
         choose(self.placement, get_args(PlacementKind), "global_placement")
-        choose(self.globalizer, get_args(GlobalizerKind), "globalizer")
+        choose(self.globalizer, GLOBALIZERS, "globalizer")
         choose(self.fusion, get_args(FusionKind), "fusion")
         if any(not isinstance(stride, int) or stride < 1 for stride in self.token_strides):
             raise ValueError(f"token_strides={self.token_strides} is out of range; give whole numbers from 1 on")

@@ -19,6 +19,7 @@ from convneur.data.photo_mosaic import Tiles
 from convneur.data.sources import Source, open_source
 from convneur.engine.fit import Curve
 from convneur.files import write_atomic
+from convneur.layers.prototypes import PROTOTYPES
 from convneur.models import create_model
 from convneur.models.names import choose
 from convneur.recipes.classification import BackboneConfig, ClassificationRecipe
@@ -71,6 +72,14 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
         "linear, global, not centred": {"center_tokens": False},
         "linear, global, tokens not carried": {"carry_tokens": False},
         "published": {"preset": "published", "chunk_size": 16},
+    },
+    # Candidates for another write and read of the memory, beside what they have to beat.
+    "search": {
+        REFERENCE: LOCAL,
+        "pointwise control": {"globalizer": "pointwise"},
+        "memory, linear": {},
+        "self-attention": {"globalizer": "attention"},
+        **{name.replace("_", " "): {"globalizer": name} for name in PROTOTYPES},
     },
     "fusion": {REFERENCE: LOCAL} | {kind: {"fusion": kind} for kind in ("gate", "add", "gate_add", "concat")},
     "placement": {REFERENCE: LOCAL} | {kind: {"global_placement": kind} for kind in ("per_stage", "per_layer")},

@@ -41,7 +41,7 @@ class BackboneConfig:
     memory_width: int | None = None
     center_tokens: bool | None = None
     carry_tokens: bool | None = None
-    globalizer: Literal["memory", "pointwise", "se", "cbam", "non_local", "attention", "rwkv", "titans"] | None = None
+    globalizer: str | None = None
     dims: tuple[int, ...] | None = None
     depths: tuple[int, ...] | None = None
     state: Literal["linear", "mlp"] | None = None
