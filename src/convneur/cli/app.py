@@ -38,7 +38,7 @@ def app(
         per_minute: Images that one address may send in a minute.
         max_queue: Requests that may wait; more are refused.
     """
-    from rich.console import Console
+    from convneur.printing import Console
 
     if importlib.util.find_spec("gradio") is None:
         raise ImportError(NEEDS)
@@ -62,7 +62,7 @@ def app(
         for name in sources.values():
             if name in VARIANTS and not Path(name).exists():
                 console.print(f"{name} has no trained weights: its maps show what can be seen, and mean nothing")
-        console.print(f"{address}   (Ctrl-C ends it)", soft_wrap=True, highlight=False)
+        console.print(f"{address}   (Ctrl-C ends it)")
         _wait()
         page.close(verbose=False)
     return 0

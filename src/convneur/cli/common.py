@@ -39,7 +39,7 @@ class Outputs:
 def tell_notes(notes: Sequence[str], console: Any) -> None:
     """What was left out of the data, and why."""
     for note in notes:
-        console.print(note, style="yellow", soft_wrap=True)
+        console.print(note, style="yellow")
 
 
 def require_no_run(out: Path) -> None:
@@ -61,14 +61,13 @@ def tell_whole(source: Any, console: Any) -> None:
 def tell_unreadable(rows: Sequence[Any], unreadable: Sequence[tuple[str, str]], console: Any) -> int:
     """Name files that could not be read, and why; the exit code, which is 2 if nothing came of any."""
     for name, reason in unreadable:
-        console.print(f"convneur: {name} could not be read ({reason})", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"convneur: {name} could not be read ({reason})")
     return 0 if rows else 2
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on standard output, unless it has no rows."""
-    from rich.console import Console
-    from rich.table import Table
+    from convneur.printing import Console, Table
 
     table = Table(box=None, header_style="bold")
     for name in head:

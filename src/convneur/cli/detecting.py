@@ -10,9 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 from torch import nn
 
 from convneur.cli.common import Outputs, last_words, other_classes, tell_notes
@@ -26,6 +23,7 @@ from convneur.explain.detector import JudgedDetector, draw_found, number_rows, r
 from convneur.explain.report import versions
 from convneur.files import write_atomic
 from convneur.models.ready import ready_on
+from convneur.printing import Console, Progress, Table
 from convneur.tasks.detection.evaluation import evaluate_detector
 from convneur.tasks.detection.metrics import AveragePrecision, coco_results
 from convneur.tasks.detection.models import WITH_MASKS
@@ -139,8 +137,8 @@ def tell_detector(judged: JudgedDetector, last_line: str) -> None:
     if judged.told.unreadable:
         name, reason = next(iter(judged.told.unreadable.items()))
         lost = len(judged.told.unreadable)
-        console.print(f"{lost} files could not be read; the first: {name} ({reason})", soft_wrap=True)
-    console.print(last_line, soft_wrap=True)
+        console.print(f"{lost} files could not be read; the first: {name} ({reason})")
+    console.print(last_line)
 
 
 def detector_card(judged: JudgedDetector, command: str) -> str:

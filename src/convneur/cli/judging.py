@@ -9,9 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 from torch import nn
 
 from convneur.cli.common import last_words
@@ -22,6 +19,7 @@ from convneur.data.transforms import Preprocessing, eval_transform
 from convneur.explain.classifier import Judged, number_rows, report_classifier
 from convneur.explain.report import versions
 from convneur.files import write_atomic
+from convneur.printing import Console, Progress, Table
 from convneur.tasks.evaluation import Evaluation, device_for, evaluate
 
 CARD = """---
@@ -141,8 +139,8 @@ def tell(judged: Judged, last_line: str) -> None:
     if judged.answers.unreadable:
         name, reason = next(iter(judged.answers.unreadable.items()))
         lost = len(judged.answers.unreadable)
-        console.print(f"{lost} files could not be read; the first: {name} ({reason})", soft_wrap=True)
-    console.print(last_line, soft_wrap=True)
+        console.print(f"{lost} files could not be read; the first: {name} ({reason})")
+    console.print(last_line)
 
 
 def card(name: str, judged: Judged, command: str) -> str:

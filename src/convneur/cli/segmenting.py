@@ -11,9 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
 from convneur.cli.common import Outputs, last_words, other_classes, tell_notes, tell_whole
 from convneur.data.decode import MAX_PIXELS, UnreadableImageError, decode_image
@@ -26,6 +23,7 @@ from convneur.explain.report import versions
 from convneur.explain.segmenter import JudgedSegmenter, number_rows, overlay, report_segmenter
 from convneur.files import write_atomic
 from convneur.models.ready import ready_on
+from convneur.printing import Console, Progress, Table
 from convneur.tasks.evaluation import device_for
 from convneur.tasks.segmentation.evaluation import evaluate_segmenter
 from convneur.tasks.segmentation.inference import Inference, segment
@@ -144,8 +142,8 @@ def tell_segmenter(judged: JudgedSegmenter, last_line: str) -> None:
     for found, what in ((told.unreadable, "files could not be used"), (told.odd, "masks have pixels of no class")):
         if found:
             name, reason = next(iter(found.items()))
-            console.print(f"{len(found)} {what}; the first: {name} ({reason})", soft_wrap=True)
-    console.print(last_line, soft_wrap=True)
+            console.print(f"{len(found)} {what}; the first: {name} ({reason})")
+    console.print(last_line)
 
 
 def segmenter_card(judged: JudgedSegmenter, command: str) -> str:
