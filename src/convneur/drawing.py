@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from convneur.printing import shortened
+
 LINE = 0.035  # height of a line of small print, as a part of the axis
 REACH = 0.3  # its length
+
+
+def drawable(name: str) -> str:
+    """A name as matplotlib is to get it: short, with ``$`` as it is instead of formulas, in every legend."""
+    shown = shortened(name).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def name_points(axis: Any, points: Iterable[tuple[str, float, float]]) -> None:

@@ -1,14 +1,17 @@
 """What is shown is text: names and reasons come from files of strangers, and nothing that shows them obeys them.
 
 All of the package prints through here: lines and tables on a terminal, and JSON, CSV and columns for other programs.
+What goes into pages and model cards is made text here, too.
 """
 
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import logging
+import re
 import sys
 import unicodedata
 import warnings
@@ -33,8 +36,10 @@ __all__ = [
     "box",
     "csv_text",
     "guard_process",
+    "html_text",
     "json_text",
     "lines",
+    "markdown_code",
     "print_csv",
     "print_json",
     "print_row",
@@ -61,6 +66,19 @@ def shortened(text: str, most: int = 40) -> str:
     """A printable text of so many letters at most, for pictures: a name may have thousands."""
     shown = printable(text)
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"
+
+
+def html_text(text: str) -> str:
+    """Text as a page shows it, between tags and in quoted attributes."""
+    return html.escape(printable(text))
+
+
+def markdown_code(text: str) -> str:
+    """Text as a card in Markdown shows it: a span of code, within which nothing is a link, a tag or a formula."""
+    shown = printable(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+    space = " " if "`" in shown or not shown.strip() else ""
+    return f"{fence}{space}{shown}{space}{fence}"
 
 
 def _hidden(letter: str) -> bool:

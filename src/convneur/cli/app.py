@@ -102,13 +102,14 @@ def names_of(models: Sequence[str]) -> dict[str, str]:
     import timm
 
     from convneur.models.names import no_such_model
+    from convneur.printing import printable
 
     names: dict[str, str] = {}
     for model in dict.fromkeys(models):
         path = Path(model).expanduser()
         if not (path.exists() or model.startswith(("hf-hub:", "hf_hub:")) or timm.is_model(model)):
             raise no_such_model(model, timm.list_models())
-        name = stem = (path.resolve().name if path.exists() else model) or model
+        name = stem = printable((path.resolve().name if path.exists() else model) or model)
         number = 1
         while name in names:
             number += 1

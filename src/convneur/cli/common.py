@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from convneur.files import file_stem
+from convneur.printing import Console, Table, markdown_code
+
 MADE = ".convneur-{}"  # names the files of a folder that an earlier call of a verb made, and the next may replace
 
 
@@ -26,6 +29,7 @@ class Outputs:
 
     def free(self, stem: str, ends: Sequence[str]) -> list[Path]:
         """Paths that begin with ``stem`` or, if one is taken, with a number behind it, and end as given."""
+        stem = file_stem(stem)
         names, number = [stem + end for end in ends], 1
         while self.taken & set(names):
             number += 1
@@ -67,8 +71,6 @@ def tell_unreadable(rows: Sequence[Any], unreadable: Sequence[tuple[str, str]], 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on standard output, unless it has no rows."""
-    from convneur.printing import Console, Table
-
     table = Table(box=None, header_style="bold")
     for name in head:
         table.add_column(name, overflow="fold")
@@ -82,6 +84,11 @@ def other_classes(known: Sequence[str], found: Sequence[str]) -> str:
     """What to say where a model and data do not have the same classes."""
     few = [", ".join(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "") for names in (known, found)]
     return f"the model knows the classes {few[0]} and the data has {few[1]}; give data of the same classes"
+
+
+def listed_classes(classes: Sequence[str]) -> str:
+    """The first classes, as a model card names them."""
+    return ", ".join(map(markdown_code, classes[:20])) + (", ..." if len(classes) > 20 else "")
 
 
 def check_size(image_size: int | None, least: int = 1) -> None:

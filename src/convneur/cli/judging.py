@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from convneur.cli.common import last_words
+from convneur.cli.common import last_words, listed_classes
 from convneur.data.decode import MAX_PIXELS, decode_image
 from convneur.data.module import eval_loader
 from convneur.data.sources import Source
@@ -19,7 +19,7 @@ from convneur.data.transforms import Preprocessing, eval_transform
 from convneur.explain.classifier import Judged, number_rows, report_classifier
 from convneur.explain.report import versions
 from convneur.files import write_atomic
-from convneur.printing import Console, Progress, Table
+from convneur.printing import Console, Progress, Table, markdown_code
 from convneur.tasks.evaluation import Evaluation, device_for, evaluate
 
 CARD = """---
@@ -36,7 +36,7 @@ import timm, convneur
 model = timm.create_model("local-dir:FOLDER", pretrained=True)  # or hf-hub:USER/NAME
 ```
 
-`convneur predict IMAGES --model FOLDER` names images. Made with `{command}`.
+`convneur predict IMAGES --model FOLDER` names images. Made with {command}.
 """
 
 
@@ -145,5 +145,10 @@ def tell(judged: Judged, last_line: str) -> None:
 
 def card(name: str, judged: Judged, command: str) -> str:
     """Model card."""
-    classes = ", ".join(judged.classes[:20]) + (", ..." if len(judged.classes) > 20 else "")
-    return CARD.format(name=name, count=len(judged.classes), classes=classes, top1=judged.answers.top1, command=command)
+    return CARD.format(
+        name=name,
+        count=len(judged.classes),
+        classes=listed_classes(judged.classes),
+        top1=judged.answers.top1,
+        command=markdown_code(command),
+    )

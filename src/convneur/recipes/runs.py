@@ -133,7 +133,7 @@ def check_free(out: Path, resume: bool) -> None:
 def names_hash(images: Any) -> str:
     """A number for which images there are, by their names."""
     names = "\n".join(images.name(index) for index in range(len(images)))
-    return hashlib.sha1(names.encode(), usedforsecurity=False).hexdigest()
+    return hashlib.sha1(names.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
 
 
 def claim(config: Any, facts: Mapping[str, Any], out: Path, resume: bool) -> None:
