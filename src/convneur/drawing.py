@@ -12,8 +12,8 @@ REACH = 0.3  # its length
 
 
 def drawable(name: str) -> str:
-    """A name as matplotlib is to get it: short, with ``$`` as it is instead of formulas, in every legend."""
-    shown = shortened(name).replace("$", r"\$")
+    """A name for figures: one short line, which no legend leaves out for its ``_``."""
+    shown = shortened(name)
     return f" {shown}" if shown.startswith("_") else shown
 
 

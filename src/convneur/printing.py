@@ -68,9 +68,9 @@ def shortened(text: str, most: int = 40) -> str:
     return shown if len(shown) <= most else f"{shown[: most - 1]}…"
 
 
-def html_text(text: str) -> str:
-    """Text as a page shows it, between tags and in quoted attributes."""
-    return html.escape(printable(text))
+def html_text(text: str, quote: bool = True) -> str:
+    """Text as a page shows it between tags, and with ``quote`` in attributes, too."""
+    return html.escape(printable(text), quote)
 
 
 def markdown_code(text: str) -> str:

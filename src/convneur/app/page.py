@@ -5,7 +5,6 @@ It reads the environment when it is imported: see `convneur.cli.app`.
 
 from __future__ import annotations
 
-import html
 import io
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from PIL import Image
 from convneur.app.door import Door, client_of
 from convneur.app.limits import Limits, RateLimit
 from convneur.app.service import Service
-from convneur.printing import markdown_code, printable
+from convneur.printing import html_text, markdown_code, printable
 
 STAGES = 4  # that every variant has
 KEPT_SECONDS = 600  # for which files of clients and pictures made of them are kept
@@ -45,9 +44,8 @@ def build_page(service: Service) -> gr.Blocks:
             rate.admit(client_of(request.client))
             told = service.explain(file, model)
         except (ValueError, OSError) as error:
-            raise gr.Error(
-                html.escape(printable(" ".join(str(error).split())), quote=False), print_exception=False
-            ) from error
+            line = html_text(" ".join(str(error).split()), quote=False)  # the page takes it for HTML
+            raise gr.Error(line, print_exception=False) from error
         strips: list[Any] = [Image.open(io.BytesIO(strip)) for strip in told.strips[:STAGES]]
         strips += [None] * (STAGES - len(strips))
         return told.numbers, told.picture, *strips, _label(told.numbers), _words(told.numbers)

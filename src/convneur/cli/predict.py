@@ -205,7 +205,7 @@ def _print(rows: list[dict[str, Any]], format: str) -> None:
         table = Table(box=None, header_style="bold")
         table.add_column("file", overflow="fold")
         for i in range(answers):
-            table.add_column("label" if i == 0 else f"{i + 1}.", style=None if i == 0 else "dim")
+            table.add_column("label" if i == 0 else f"{i + 1}.", style=None if i == 0 else "dim", overflow="fold")
             table.add_column("", justify="right", style=None if i == 0 else "dim")
         for file, *rest in flat:
             table.add_row(file, *(x if isinstance(x, str) else f"{x:.1%}" for x in rest))

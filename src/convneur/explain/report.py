@@ -110,7 +110,11 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def png(figure: Figure) -> bytes:
-    """The picture as a file."""
+    """The picture as a file; all its words are text, and ``$`` begins no formula."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     buffer = io.BytesIO()
     with warnings.catch_warnings():  # names in scripts that the font lacks are boxes, and no fault of the user's
         warnings.filterwarnings("ignore", "Glyph .* missing from|Matplotlib currently does not support")
