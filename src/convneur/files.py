@@ -40,13 +40,13 @@ def check_folder(folder: Path, named: str | None = None) -> None:
 
 
 def file_stem(name: str, most: int = 160) -> str:
-    """Of what is made from a file of that name: without letters that do not print, and not too long for a suffix.
+    """Of what is made from a file of that name: without letters that do not print or end a folder, and not too long.
 
     Args:
         name: Of the file, without folder and suffix.
         most: Bytes; file systems take 255 for all of a name, and a file that is being written has a longer one.
     """
-    shown = "".join(letter if printable(letter) == letter else "_" for letter in name)
+    shown = "".join(letter if printable(letter) == letter and letter != "/" else "_" for letter in name)
     return shown.encode()[:most].decode(errors="ignore")
 
 

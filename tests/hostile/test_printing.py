@@ -135,7 +135,7 @@ def test_pages_and_cards_show_names_as_they_are(name):
 def test_stems_of_files_are_names_of_files(name, tmp_path):
     stem = file_stem(name)
     assert harmless(stem)
-    path = tmp_path / f".{stem.replace('/', '')}-written-channel.png-12345678"
+    path = tmp_path / f".{stem}-written-channel.png-12345678"
     path.write_text("x")
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
 

@@ -79,7 +79,7 @@ def _line(error: BaseException) -> str:
     reason = str(error)
     if "in DataLoader worker process" in reason:  # PyTorch puts the worker's traceback before what it said
         reason = reason.rsplit("Error: ", 1)[-1]
-    reason = " ".join(filter(None, map(str.strip, reason.split("\n")))) or "stopped"
+    reason = " ".join(filter(None, (line.strip(" ") for line in reason.split("\n")))) or "stopped"
     remedy = _remedy(error)
     return f"{reason}; {remedy}" if remedy else reason
 
