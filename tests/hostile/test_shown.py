@@ -117,7 +117,7 @@ def test_figures_draw_names_as_they_are():
     code = MaskCode(names, np.zeros((len(names), 3), np.uint8))
     figures = [
         confusion({name: torch.eye(len(names)) for name in names[:2]}, names),
-        curves(dict.fromkeys(names, rows), {"loss": "loss"}),
+        curves(dict.fromkeys(names[-5:], rows), {"loss": "loss"}),
         gallery([torch.rand(3, 8, 8)] * len(names), [shortened(name) for name in names]),
         Figure(figsize=(14, 4.1), layout="constrained"),
     ]
@@ -127,8 +127,8 @@ def test_figures_draw_names_as_they_are():
         assert Image.open(io.BytesIO(png(figure))).width < 10_000
     ticks, keys = figures[0].axes[0].get_xticklabels(), figures[3].legends[0].get_texts()
     lines = figures[1].axes[0].get_legend().get_texts()
-    for drawn in (ticks, keys, lines):
-        assert [text.get_text().strip() for text in drawn] == [shortened(name).strip() for name in names]
+    for drawn, of in ((ticks, names), (keys, names), (lines, names[-5:])):
+        assert [text.get_text().strip() for text in drawn] == [shortened(name).strip() for name in of]
         assert not any(text.get_parse_math() for text in drawn)
 
 
@@ -246,7 +246,18 @@ def test_a_detector_of_nasty_classes_is_judged_and_draws(photos, tmp_path, capsy
         assert all(printable(name) in "".join(tags.words) for name in names)
     assert "`[/b]" not in (run / "model" / "README.md").read_text()
     assert harmless((run / "model" / "README.md").read_text().replace("\n", ""))
-    arguments = ["predict", str(photos), "--model", str(run), "--out", str(tmp_path / "[found]"), "--score", "0"]
+    arguments = [
+        "predict",
+        str(photos),
+        "--model",
+        str(run),
+        "--out",
+        str(tmp_path / "[found]"),
+        "--score",
+        "0",
+        "--workers",
+        "0",
+    ]
     for format in ("table", "csv", "jsonl"):
         code, out, err = call(capsys, *arguments, "--format", format)
         assert code == 0
