@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -17,6 +18,7 @@ from convneur.data.semantic.masks import MaskCode
 from convneur.explain.figures import confusion, curves, gallery
 from convneur.explain.report import png
 from convneur.explain.segmenter import legend
+from convneur.inference.parts import Done, Parts
 from convneur.models import save_model
 from convneur.printing import printable, shortened
 from convneur.recipes.runs import names_hash
@@ -137,6 +139,27 @@ def test_cards_name_classes_as_they_are(classifier):
     assert card.endswith(", ...")
     assert harmless(card)
     assert all(printable(name) in card for name in list(NASTY.values())[:20])
+
+
+@pytest.mark.slow  # gradio takes seconds to import
+def test_the_app_shows_names_as_text():
+    page = pytest.importorskip("convneur.app.page", reason="needs gradio")
+    answers = [{"label": name, "probability": 0.5} for name in NASTY.values()]
+    assert set(page._label({"answers": answers, "trained": True})) == set(map(printable, NASTY.values()))
+    latency = {"rounds": 1, "device": "cpu", "milliseconds": 1.0, "twin_milliseconds": None}
+    for name in NASTY.values():
+        told = {"architecture": name, "image_size": [1, 1], "latency": latency, "notes": [], "stages": []}
+        shown = MarkdownIt("commonmark").render(page._words(told))
+        assert set(Tags(shown).tags) == {"p", "code", "strong"}
+
+
+@nasty
+def test_what_cannot_be_embedded_is_listed_exactly(name, tmp_path):
+    parts = Parts(tmp_path, 1, 1, 2)
+    parts.list_unreadable({0: Done(0, 0, [(name, name)])})
+    (line,) = (tmp_path / "failed.jsonl").read_text(encoding="utf-8").splitlines()
+    assert harmless(line)
+    assert json.loads(line) == {"id": name, "reason": name}
 
 
 @nasty
