@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from convneur.printing import shortened
+
 LINE = 0.035  # height of a line of small print, as a part of the axis
 REACH = 0.3  # its length
+
+
+def drawable(name: str) -> str:
+    """A name for figures: one short line, which no legend leaves out for its ``_``."""
+    shown = shortened(name)
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def name_points(axis: Any, points: Iterable[tuple[str, float, float]]) -> None:

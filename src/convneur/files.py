@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from convneur.printing import printable
+
 
 def check_folder(folder: Path, named: str | None = None) -> None:
     """Refuse a folder that no file can be written to, before anything takes time; it is not created.
@@ -35,6 +37,17 @@ def check_folder(folder: Path, named: str | None = None) -> None:
             raise NotADirectoryError(f"{named} is a file; give a folder") from error
         what = "written to" if nearest == folder else "made"
         raise OSError(f"{named} cannot be {what} ({error.strerror}); give a folder that you may write to") from error
+
+
+def file_stem(name: str, most: int = 160) -> str:
+    """Of what is made from a file of that name: without letters that do not print or end a folder, and not too long.
+
+    Args:
+        name: Of the file, without folder and suffix.
+        most: Bytes; file systems take 255 for all of a name, and a file that is being written has a longer one.
+    """
+    shown = "".join(letter if printable(letter) == letter and letter != "/" else "_" for letter in name)
+    return shown.encode()[:most].decode(errors="ignore")
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 from convneur.app.door import Door, client_of
 from convneur.app.limits import Limits, RateLimit
 from convneur.app.service import Service
+from convneur.printing import html_text, markdown_code, printable
 
 STAGES = 4  # that every variant has
 KEPT_SECONDS = 600  # for which files of clients and pictures made of them are kept
@@ -43,7 +44,8 @@ def build_page(service: Service) -> gr.Blocks:
             rate.admit(client_of(request.client))
             told = service.explain(file, model)
         except (ValueError, OSError) as error:
-            raise gr.Error(" ".join(str(error).split()), print_exception=False) from error
+            line = html_text(" ".join(str(error).split()), quote=False)  # the page takes it for HTML
+            raise gr.Error(line, print_exception=False) from error
         strips: list[Any] = [Image.open(io.BytesIO(strip)) for strip in told.strips[:STAGES]]
         strips += [None] * (STAGES - len(strips))
         return told.numbers, told.picture, *strips, _label(told.numbers), _words(told.numbers)
@@ -120,7 +122,7 @@ def start(page: gr.Blocks, host: str, port: int, limits: Limits, uploads: Path) 
 def _label(numbers: dict[str, Any]) -> dict[str, float] | str:
     """What a classifier says, or why nothing is said."""
     if numbers["answers"]:
-        return {each["label"]: each["probability"] for each in numbers["answers"]}
+        return {printable(each["label"]): each["probability"] for each in numbers["answers"]}
     return "no classifier" if numbers["trained"] else "not trained"
 
 
@@ -137,7 +139,7 @@ def _words(numbers: dict[str, Any]) -> str:
         cells = [str(number), f"{rows} x {columns}", str(stage["token_pixels"]), f"{stage['gate']['mean']:.3f}"]
         cells += [_number(written.get("mean_size")), _number(surprise.get("mean"))]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([f"**{numbers['architecture']}** at {width} x {height} px. {lines[0]}", *lines[1:]])
+    return "\n".join([f"{markdown_code(numbers['architecture'])} at {width} x {height} px. {lines[0]}", *lines[1:]])
 
 
 def _time(latency: dict[str, Any]) -> str:

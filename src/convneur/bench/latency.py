@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import textwrap
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from importlib import import_module
 from typing import Any, Literal
@@ -23,6 +21,7 @@ from convneur.bench.memory import peak_bytes
 from convneur.bench.throughput import inference_step, spread, times_in_turn, training_step
 from convneur.models import VARIANTS
 from convneur.models.names import choose
+from convneur.printing import csv_text
 
 DtypeName = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -218,11 +217,8 @@ def exponents(found: Sequence[Latency], of: Literal["seconds", "peak_bytes"] = "
 
 def as_csv(found: Sequence[Latency]) -> str:
     """A line per measurement, under the names of the attributes of `Latency`."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Latency)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in found)
-    return text.getvalue()
+    names = [field.name for field in fields(Latency)]
+    return csv_text([names, *([getattr(row, name) for name in names] for row in found)])
 
 
 def reason_of(error: Exception) -> str:

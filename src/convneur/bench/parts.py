@@ -8,12 +8,10 @@ between two readings belongs to the innermost part, so that the parts add up to 
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,6 +24,7 @@ from convneur.bench.throughput import inference_step, spread, times_in_turn
 from convneur.layers import ConvNeurBlock, GlobalBranch
 from convneur.memory import NeuralMemory
 from convneur.models import ConvNeur
+from convneur.printing import csv_text
 
 STEM, DOWNSAMPLING, DEPTHWISE, MLP = "stem", "downsampling", "depthwise convolution", "norm and MLP"
 TOKENS, WRITE, READ, MEMORY, GATE = "tokens", "write", "read", "write and read", "gate"
@@ -207,14 +206,13 @@ class Watch:
 
 def as_csv(found: Sequence[Profile]) -> str:
     """A line per model, part and stage, so that the lines of a model add up to it."""
-    text = io.StringIO()
-    settings = ("model", "size", "batch", "fused")
-    writer = csv.DictWriter(text, [*settings, *(field.name for field in fields(Part))], lineterminator="\n")
-    writer.writeheader()
-    for profile in found:
-        same = {name: getattr(profile, name) for name in settings}
-        writer.writerows(same | asdict(part) for part in profile.stages)
-    return text.getvalue()
+    settings, own = ("model", "size", "batch", "fused"), [field.name for field in fields(Part)]
+    rows = [
+        [*(getattr(profile, name) for name in settings), *(getattr(part, name) for name in own)]
+        for profile in found
+        for part in profile.stages
+    ]
+    return csv_text([[*settings, *own], *rows])
 
 
 def _seams(model: nn.Module) -> Iterator[tuple[Any, str, _Place]]:

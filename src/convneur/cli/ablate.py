@@ -68,7 +68,7 @@ def ablate_verb(arguments: Sequence[str]) -> Callable[..., None]:
             mosaic: What the mosaics are.
             settings: The recipe's own; epochs that are given go before the budget's.
         """
-        from rich.console import Console
+        from convneur.printing import Console
 
         console = Console(stderr=True)
         check_folder(out)
@@ -99,12 +99,10 @@ def _tell(config: AblationConfig, results: dict[str, Any], path: Path, console: 
     import shlex
     import sys
 
-    from rich import box
-    from rich.table import Table
-
     from convneur.explain.ablation import HEAD, cells_of, markdown, mean_by, picture, rows_of
     from convneur.explain.report import versions
     from convneur.files import write_atomic
+    from convneur.printing import Table, box, markdown_code
     from convneur.recipes.ablation import REFERENCE, keep
 
     trained = {run["cell"] for run in results["runs"]}  # by this command or an earlier one
@@ -123,7 +121,7 @@ def _tell(config: AblationConfig, results: dict[str, Any], path: Path, console: 
             **vars(config.mosaic)
         )
     lead = (
-        f"`{results['command']}`: {run['train_images']:,} training {what}, judged by "
+        f"{markdown_code(results['command'])}: {run['train_images']:,} training {what}, judged by "
         f"{run['val_images']:,}{' test images' if config.test else ' held out from the training images'}, "
         f"{len(run['curve'])} epochs. {', '.join(f'{key} {value}' for key, value in results['versions'].items())}."
     )

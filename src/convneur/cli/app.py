@@ -38,7 +38,7 @@ def app(
         per_minute: Images that one address may send in a minute.
         max_queue: Requests that may wait; more are refused.
     """
-    from rich.console import Console
+    from convneur.printing import Console
 
     if importlib.util.find_spec("gradio") is None:
         raise ImportError(NEEDS)
@@ -62,7 +62,7 @@ def app(
         for name in sources.values():
             if name in VARIANTS and not Path(name).exists():
                 console.print(f"{name} has no trained weights: its maps show what can be seen, and mean nothing")
-        console.print(f"{address}   (Ctrl-C ends it)", soft_wrap=True, highlight=False)
+        console.print(f"{address}   (Ctrl-C ends it)")
         _wait()
         page.close(verbose=False)
     return 0
@@ -102,13 +102,14 @@ def names_of(models: Sequence[str]) -> dict[str, str]:
     import timm
 
     from convneur.models.names import no_such_model
+    from convneur.printing import printable
 
     names: dict[str, str] = {}
     for model in dict.fromkeys(models):
         path = Path(model).expanduser()
         if not (path.exists() or model.startswith(("hf-hub:", "hf_hub:")) or timm.is_model(model)):
             raise no_such_model(model, timm.list_models())
-        name = stem = (path.resolve().name if path.exists() else model) or model
+        name = stem = printable((path.resolve().name if path.exists() else model) or model)
         number = 1
         while name in names:
             number += 1

@@ -68,8 +68,7 @@ def bench(
         out: Folder for what is written.
         json_: Print the JSON, too.
     """
-    from rich.console import Console
-    from rich.progress import Progress
+    from convneur.printing import Console, Progress
 
     console = Console(stderr=True)
     with console.status("Loading PyTorch"):
@@ -81,6 +80,7 @@ def bench(
         from convneur.explain.report import versions
         from convneur.files import check_folder, write_atomic
         from convneur.memory import library
+        from convneur.printing import print_json
         from convneur.tasks.evaluation import device_for
 
     models = (*names, *models) or MODELS[what]
@@ -161,7 +161,7 @@ def bench(
     write_atomic(path.with_suffix(".csv"), text)
     drawn.savefig(path.with_suffix(".png"), dpi=130)
     if json_:
-        print(written)  # noqa: T201  for other programs
+        print_json(facts, indent=1)
     for table in tables:
         console.print(table)
     for each in not_run:

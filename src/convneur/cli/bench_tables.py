@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from rich import box
-from rich.table import Table
-
 from convneur.bench.latency import Latency
 from convneur.bench.parts import Part, Profile
+from convneur.printing import Table, box, lines
 
 
 def latencies(found: Sequence[Latency], exponents: Mapping[str, float], peak_exponents: Mapping[str, float]) -> Table:
@@ -74,7 +72,7 @@ def _table(columns: Mapping[str, Sequence[str]], notes: Sequence[str], title: st
         table.add_column(heading, justify="right" if number else "left", no_wrap=bool(number), overflow="fold")
     for cells in zip(*columns.values(), strict=True):
         table.add_row(*cells)
-    table.caption = "\n".join(notes)
+    table.caption = lines(notes)
     return table
 
 

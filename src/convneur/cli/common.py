@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from convneur.files import file_stem
+from convneur.printing import Console, Table, markdown_code
+
 MADE = ".convneur-{}"  # names the files of a folder that an earlier call of a verb made, and the next may replace
 
 
@@ -26,6 +29,7 @@ class Outputs:
 
     def free(self, stem: str, ends: Sequence[str]) -> list[Path]:
         """Paths that begin with ``stem`` or, if one is taken, with a number behind it, and end as given."""
+        stem = file_stem(stem)
         names, number = [stem + end for end in ends], 1
         while self.taken & set(names):
             number += 1
@@ -39,7 +43,7 @@ class Outputs:
 def tell_notes(notes: Sequence[str], console: Any) -> None:
     """What was left out of the data, and why."""
     for note in notes:
-        console.print(note, style="yellow", soft_wrap=True)
+        console.print(note, style="yellow")
 
 
 def require_no_run(out: Path) -> None:
@@ -61,15 +65,12 @@ def tell_whole(source: Any, console: Any) -> None:
 def tell_unreadable(rows: Sequence[Any], unreadable: Sequence[tuple[str, str]], console: Any) -> int:
     """Name files that could not be read, and why; the exit code, which is 2 if nothing came of any."""
     for name, reason in unreadable:
-        console.print(f"convneur: {name} could not be read ({reason})", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"convneur: {name} could not be read ({reason})")
     return 0 if rows else 2
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on standard output, unless it has no rows."""
-    from rich.console import Console
-    from rich.table import Table
-
     table = Table(box=None, header_style="bold")
     for name in head:
         table.add_column(name, overflow="fold")
@@ -83,6 +84,11 @@ def other_classes(known: Sequence[str], found: Sequence[str]) -> str:
     """What to say where a model and data do not have the same classes."""
     few = [", ".join(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "") for names in (known, found)]
     return f"the model knows the classes {few[0]} and the data has {few[1]}; give data of the same classes"
+
+
+def listed_classes(classes: Sequence[str]) -> str:
+    """The first classes, as a model card names them."""
+    return ", ".join(map(markdown_code, classes[:20])) + (", ..." if len(classes) > 20 else "")
 
 
 def check_size(image_size: int | None, least: int = 1) -> None:

@@ -33,7 +33,7 @@ def demo(
     """
     from dataclasses import replace
 
-    from rich.console import Console
+    from convneur.printing import Console
 
     console = Console()
     with console.status("Loading PyTorch and Lightning"):
@@ -124,7 +124,7 @@ def _cells(recipe: PairRecipe, rows: dict[str, dict[str, float]]) -> list[list[s
 
 
 def _show(console: Any, recipe: PairRecipe, rows: dict[str, dict[str, float]]) -> None:
-    from rich.table import Table
+    from convneur.printing import Table
 
     head, *body = _cells(recipe, rows)
     table = Table(title={"digits": "Handwritten digits", "mosaic": "Mosaics of digits"}[recipe.task])

@@ -10,12 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 from torch import nn
 
-from convneur.cli.common import Outputs, last_words, other_classes, tell_notes
+from convneur.cli.common import Outputs, last_words, listed_classes, other_classes, tell_notes
 from convneur.data.decode import MAX_PIXELS, decode_image
 from convneur.data.loading import Pictures, default_workers
 from convneur.data.module import in_order
@@ -26,6 +23,7 @@ from convneur.explain.detector import JudgedDetector, draw_found, number_rows, r
 from convneur.explain.report import versions
 from convneur.files import write_atomic
 from convneur.models.ready import ready_on
+from convneur.printing import Console, Progress, Table, markdown_code
 from convneur.tasks.detection.evaluation import evaluate_detector
 from convneur.tasks.detection.metrics import AveragePrecision, coco_results
 from convneur.tasks.detection.models import WITH_MASKS
@@ -48,7 +46,7 @@ detector = load_detector("FOLDER")
 found = detector.model([image])  # (3, H, W) in 0 to 1 -> boxes, labels from 1 on, scores
 ```
 
-`convneur predict IMAGES --model FOLDER` draws what it finds. Made with `{command}`.
+`convneur predict IMAGES --model FOLDER` draws what it finds. Made with {command}.
 """
 
 
@@ -139,23 +137,22 @@ def tell_detector(judged: JudgedDetector, last_line: str) -> None:
     if judged.told.unreadable:
         name, reason = next(iter(judged.told.unreadable.items()))
         lost = len(judged.told.unreadable)
-        console.print(f"{lost} files could not be read; the first: {name} ({reason})", soft_wrap=True)
-    console.print(last_line, soft_wrap=True)
+        console.print(f"{lost} files could not be read; the first: {name} ({reason})")
+    console.print(last_line)
 
 
 def detector_card(judged: JudgedDetector, command: str) -> str:
     """Model card."""
     told = judged.told
-    classes = ", ".join(judged.classes[:20]) + (", ..." if len(judged.classes) > 20 else "")
     return CARD.format(
         name=judged.name,
         count=len(judged.classes),
-        classes=classes,
+        classes=listed_classes(judged.classes),
         ap=told.boxes.ap,
         ap50=told.boxes.ap50,
         masks=f" Of masks: {told.masks.ap:.3f} and {told.masks.ap50:.3f}." if told.masks else "",
         pipeline="image-segmentation" if told.masks else "object-detection",
-        command=command,
+        command=markdown_code(command),
     )
 
 

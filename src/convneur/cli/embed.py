@@ -46,16 +46,15 @@ def embed(
         ray_address: Of a cluster of Ray, or auto for the one this machine is in; one is started here if not given.
         ray_workers: Models that compute at the same time, with ray.
     """
-    from rich.console import Console
+    from convneur.printing import Console
 
     console = Console(stderr=True)
     with console.status("Loading PyTorch"):
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-        from rich.progress import Progress as Bar
-
         from convneur.inference import EmbedConfig
         from convneur.inference import embed as embed_images
         from convneur.inference.embedding import Progress
+        from convneur.printing import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from convneur.printing import Progress as Bar
 
     config = EmbedConfig(
         part_size,
@@ -98,11 +97,7 @@ def embed(
         if bar.tasks:
             bar.stop()
     if done.unreadable:
-        console.print(f"{len(done.unreadable)} images could not be read: {out / 'failed.jsonl'}", soft_wrap=True)
+        console.print(f"{len(done.unreadable)} images could not be read: {out / 'failed.jsonl'}")
     speed = f"{done.images_per_second:,.1f} images/s" if done.computed else "nothing was left to do"
     parts = "1 part" if done.parts == 1 else f"{done.parts:,} parts"
-    Console().print(
-        f"{done.rows:,} embeddings of {done.width} numbers in {parts}: {out}   ({speed})",
-        soft_wrap=True,
-        highlight=False,
-    )
+    Console().print(f"{done.rows:,} embeddings of {done.width} numbers in {parts}: {out}   ({speed})")

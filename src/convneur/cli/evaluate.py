@@ -52,7 +52,7 @@ def eval_(
         flip: Of a segmentation model: average over the mirrored image, too.
         part: Of a detector's data: the images to judge by.
     """
-    from rich.console import Console
+    from convneur.printing import Console
 
     console = Console(stderr=True)
     check_folder(out)

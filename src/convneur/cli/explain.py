@@ -40,21 +40,19 @@ def explain(
             made for if not given.
         max_megapixels: Larger images are not read.
     """
-    from rich.console import Console
-
     from convneur.cli.predict import find_images
+    from convneur.printing import Console
 
     console = Console(stderr=True)
     check_size(image_size)
     check_folder(out)
     files = find_images(paths)
     with console.status("Loading PyTorch"):
-        from rich.progress import Progress
-
         from convneur.cli.explaining import open_subject
         from convneur.data.decode import UnreadableImageError, decode_image
         from convneur.explain.explanation import explain_image
         from convneur.explain.grad_cam import NEEDS
+        from convneur.printing import Progress
         from convneur.tasks.evaluation import device_for
     with console.status(f"Loading {model}"):
         subject = open_subject(model, image_size)
@@ -62,7 +60,7 @@ def explain(
         console.print(f"{model} has no trained weights: its maps show what can be seen, and mean nothing")
     cam = bool(subject.classes) and importlib.util.find_spec("pytorch_grad_cam") is not None
     if subject.classes and not cam:
-        console.print(f"{NEEDS}; all else is told", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"{NEEDS}; all else is told")
     device, outputs = device_for(), Outputs(out, "explain")
     subject.backbone.to(device)
     command = " ".join(["convneur", *sys.argv[1:]])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from convneur.files import check_folder
+from convneur.printing import print_json
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -45,8 +45,7 @@ def export(
         rounds: Turns of each when timing; 0 for none.
         json_: Print the figures as JSON, too.
     """
-    from rich.console import Console
-    from rich.progress import Progress
+    from convneur.printing import Console, Progress
 
     console = Console(stderr=True)
     if rounds < 0 or (image_size is not None and image_size < 1):
@@ -99,11 +98,11 @@ def export(
     if json_:
         facts = {"command": " ".join(["convneur", *sys.argv[1:]]), "threads": torch.get_num_threads()}
         told = {"model": model, "format": format, "file": str(path), "bytes": size}
-        print(json.dumps(told | facts | {"versions": versions(), "rows": rows}, indent=1))  # noqa: T201  for other programs
+        print_json(told | facts | {"versions": versions(), "rows": rows}, indent=1)
     console.print(_table(rows, format))
-    console.print(f"{path}   {size / 1e6:.1f} MB   {_told(labels, preprocessing)}", soft_wrap=True)
+    console.print(f"{path}   {size / 1e6:.1f} MB   {_told(labels, preprocessing)}")
     if ours:
-        console.print(f"{model} has no trained weights: the file can be measured, but knows nothing", soft_wrap=True)
+        console.print(f"{model} has no trained weights: the file can be measured, but knows nothing")
     return 0
 
 
@@ -133,8 +132,7 @@ def _photos(paths: tuple[str, ...]) -> list[Image.Image]:
 
 
 def _table(rows: list[dict[str, Any]], format: str) -> Any:
-    from rich import box
-    from rich.table import Table
+    from convneur.printing import Table, box
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     timed = ("eager ms", "quartiles", f"{format} ms", "quartiles") if "milliseconds" in rows[0] else ()

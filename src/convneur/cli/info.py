@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any, Literal
 
 import tyro
+
+from convneur.printing import print_json
 
 
 def info(
@@ -46,11 +47,9 @@ def info(
             | {kind: cost(name, **arguments) for kind, arguments in kinds.items()}
             for name, v in VARIANTS.items()
         }
-        print(json.dumps({"image_size": image_size, "variants": rows}, indent=2))  # noqa: T201  for other programs
+        print_json({"image_size": image_size, "variants": rows}, indent=2)
         return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    from convneur.printing import Console, Table, box
 
     def joined(numbers: Iterable[int]) -> str:
         return "/".join(map(str, numbers))

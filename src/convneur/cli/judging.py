@@ -9,12 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 from torch import nn
 
-from convneur.cli.common import last_words
+from convneur.cli.common import last_words, listed_classes
 from convneur.data.decode import MAX_PIXELS, decode_image
 from convneur.data.module import eval_loader
 from convneur.data.sources import Source
@@ -22,6 +19,7 @@ from convneur.data.transforms import Preprocessing, eval_transform
 from convneur.explain.classifier import Judged, number_rows, report_classifier
 from convneur.explain.report import versions
 from convneur.files import write_atomic
+from convneur.printing import Console, Progress, Table, markdown_code
 from convneur.tasks.evaluation import Evaluation, device_for, evaluate
 
 CARD = """---
@@ -38,7 +36,7 @@ import timm, convneur
 model = timm.create_model("local-dir:FOLDER", pretrained=True)  # or hf-hub:USER/NAME
 ```
 
-`convneur predict IMAGES --model FOLDER` names images. Made with `{command}`.
+`convneur predict IMAGES --model FOLDER` names images. Made with {command}.
 """
 
 
@@ -141,11 +139,16 @@ def tell(judged: Judged, last_line: str) -> None:
     if judged.answers.unreadable:
         name, reason = next(iter(judged.answers.unreadable.items()))
         lost = len(judged.answers.unreadable)
-        console.print(f"{lost} files could not be read; the first: {name} ({reason})", soft_wrap=True)
-    console.print(last_line, soft_wrap=True)
+        console.print(f"{lost} files could not be read; the first: {name} ({reason})")
+    console.print(last_line)
 
 
 def card(name: str, judged: Judged, command: str) -> str:
     """Model card."""
-    classes = ", ".join(judged.classes[:20]) + (", ..." if len(judged.classes) > 20 else "")
-    return CARD.format(name=name, count=len(judged.classes), classes=classes, top1=judged.answers.top1, command=command)
+    return CARD.format(
+        name=name,
+        count=len(judged.classes),
+        classes=listed_classes(judged.classes),
+        top1=judged.answers.top1,
+        command=markdown_code(command),
+    )

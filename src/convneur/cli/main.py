@@ -22,6 +22,7 @@ from convneur.cli.predict import predict
 from convneur.cli.push import push
 from convneur.cli.stream import stream
 from convneur.cli.train import train_verb
+from convneur.printing import Console, guard_process
 
 
 def verbs(arguments: Sequence[str]) -> dict[str, Callable[..., Any]]:
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    guard_process()
     try:
         code = tyro.extras.subcommand_cli_from_dict(
             verbs(arguments),
@@ -63,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError, KeyboardInterrupt, RuntimeError) as error:
         if os.environ.get("CONVNEUR_TRACEBACK") or not _can_be_mended(error):
             raise
-        print(f"convneur: {_line(error)}", file=sys.stderr)  # noqa: T201  the one line
+        Console(stderr=True).print(f"convneur: {_line(error)}")
         return 2
     return int(code or 0)
 
@@ -77,7 +79,7 @@ def _line(error: BaseException) -> str:
     reason = str(error)
     if "in DataLoader worker process" in reason:  # PyTorch puts the worker's traceback before what it said
         reason = reason.rsplit("Error: ", 1)[-1]
-    reason = " ".join(reason.split()) or "stopped"
+    reason = " ".join(filter(None, (line.strip(" ") for line in reason.split("\n")))) or "stopped"
     remedy = _remedy(error)
     return f"{reason}; {remedy}" if remedy else reason
 

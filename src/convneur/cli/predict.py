@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +12,7 @@ import tyro
 
 from convneur.cli.common import check_size, print_table, tell_unreadable
 from convneur.files import check_folder
+from convneur.printing import print_csv, print_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +56,7 @@ def predict(
             huge; 0 for whole images.
         flip: Of a segmentation model: average over the mirrored image, too.
     """
-    from rich.console import Console
+    from convneur.printing import Console
 
     console = Console(stderr=True)
     for flag, value in (("top-k", top_k), ("batch-size", batch_size)):
@@ -69,13 +68,13 @@ def predict(
     max_pixels = round(max_megapixels * 1e6)
     with console.status("Loading PyTorch"):
         import torch
-        from rich.progress import Progress
 
         from convneur.data.module import eval_loader
         from convneur.data.sources import FileImages
         from convneur.data.transforms import Preprocessing
         from convneur.export import open_model
         from convneur.models.ready import ready_on
+        from convneur.printing import Progress
         from convneur.tasks.detection.saved import detector_folder
         from convneur.tasks.evaluation import device_for, require_finite
         from convneur.tasks.segmentation.saved import segmenter_folder
@@ -191,25 +190,22 @@ def _print(rows: list[dict[str, Any]], format: str) -> None:
     """Answers on standard output."""
     if format == "jsonl":
         for row in rows:
-            print(json.dumps(row, ensure_ascii=False))  # noqa: T201  for other programs
+            print_json(row)
         return
     flat = [
         [str(row["file"]), *(x for answer in row["top"] for x in (answer["label"], answer["score"]))] for row in rows
     ]
     answers = (max(map(len, flat), default=1) - 1) // 2
     if format == "csv":
-        import csv
-
         head = ["file", *(f"{what}{i + 1}" for i in range(answers) for what in ("label", "score"))]
-        csv.writer(sys.stdout).writerows([head, *flat])
+        print_csv([head, *flat])
     elif flat:
-        from rich.console import Console
-        from rich.table import Table
+        from convneur.printing import Console, Table
 
         table = Table(box=None, header_style="bold")
         table.add_column("file", overflow="fold")
         for i in range(answers):
-            table.add_column("label" if i == 0 else f"{i + 1}.", style=None if i == 0 else "dim")
+            table.add_column("label" if i == 0 else f"{i + 1}.", style=None if i == 0 else "dim", overflow="fold")
             table.add_column("", justify="right", style=None if i == 0 else "dim")
         for file, *rest in flat:
             table.add_row(file, *(x if isinstance(x, str) else f"{x:.1%}" for x in rest))
@@ -244,9 +240,7 @@ def _for_programs(rows: Sequence[dict[str, Any]], format: str, head: list[str], 
     """Print JSON lines of the rows, or CSV of ``flat``; whether that was asked for."""
     if format == "jsonl":
         for row in rows:
-            print(json.dumps(row, ensure_ascii=False))  # noqa: T201  for other programs
+            print_json(row)
     elif format == "csv":
-        import csv
-
-        csv.writer(sys.stdout).writerows([head, *flat])
+        print_csv([head, *flat])
     return format != "table"

@@ -22,7 +22,8 @@ def push(
         private: Create it for yourself only.
     """
     from huggingface_hub import HfApi
-    from rich.console import Console
+
+    from convneur.printing import Console
 
     folder = model / "model" if (model / "model" / "config.json").is_file() else model
     missing = [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]

@@ -11,11 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
-from convneur.cli.common import Outputs, last_words, other_classes, tell_notes, tell_whole
+from convneur.cli.common import Outputs, last_words, listed_classes, other_classes, tell_notes, tell_whole
 from convneur.data.decode import MAX_PIXELS, UnreadableImageError, decode_image
 from convneur.data.loading import Pictures, default_workers
 from convneur.data.module import in_order
@@ -26,6 +23,7 @@ from convneur.explain.report import versions
 from convneur.explain.segmenter import JudgedSegmenter, number_rows, overlay, report_segmenter
 from convneur.files import write_atomic
 from convneur.models.ready import ready_on
+from convneur.printing import Console, Progress, Table, markdown_code, printable
 from convneur.tasks.evaluation import device_for
 from convneur.tasks.segmentation.evaluation import evaluate_segmenter
 from convneur.tasks.segmentation.inference import Inference, segment
@@ -47,7 +45,7 @@ saved = load_segmenter("FOLDER")
 logits = saved.model(images)  # normalised (B, 3, H, W) -> (B, {count}, H, W)
 ```
 
-`convneur predict IMAGES --model FOLDER` marks images. Made with `{command}`.
+`convneur predict IMAGES --model FOLDER` marks images. Made with {command}.
 """
 NAMES = {"semantic_fpn": "Semantic FPN", "upernet": "UPerNet", "unet": "U-Net", "deeplabv3plus": "DeepLabV3+"}
 
@@ -144,15 +142,20 @@ def tell_segmenter(judged: JudgedSegmenter, last_line: str) -> None:
     for found, what in ((told.unreadable, "files could not be used"), (told.odd, "masks have pixels of no class")):
         if found:
             name, reason = next(iter(found.items()))
-            console.print(f"{len(found)} {what}; the first: {name} ({reason})", soft_wrap=True)
-    console.print(last_line, soft_wrap=True)
+            console.print(f"{len(found)} {what}; the first: {name} ({reason})")
+    console.print(last_line)
 
 
 def segmenter_card(judged: JudgedSegmenter, command: str) -> str:
     """Model card."""
     classes = judged.code.classes
-    few = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
-    return CARD.format(name=judged.name, count=len(classes), classes=few, miou=judged.told.scores.miou, command=command)
+    return CARD.format(
+        name=judged.name,
+        count=len(classes),
+        classes=listed_classes(classes),
+        miou=judged.told.scores.miou,
+        command=markdown_code(command),
+    )
 
 
 def evaluate_saved(
@@ -234,7 +237,7 @@ def mark_images(
     unreadable: list[tuple[str, str]] = []
     outputs = Outputs(out)
     (names,) = outputs.free("classes", [".txt"])
-    write_atomic(names, "\n".join(saved.code.classes) + "\n")
+    write_atomic(names, "".join(f"{printable(name)}\n" for name in saved.code.classes))
     with Progress(console=console, transient=True) as progress:
         for file in progress.track(files, len(files), description="predicting"):
             try:

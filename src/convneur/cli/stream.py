@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from convneur.files import check_folder
+from convneur.printing import print_row
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from convneur.data.semantic import MaskCode
+    from convneur.printing import Console
 
 PREVIEW = 1600  # pixels of the longer side
 
@@ -43,7 +43,7 @@ def stream(
         float64: Compute in double precision, which takes twice as long; not on a Mac's GPU, which has none.
         top_k: Answers of a classifier.
     """
-    from rich.console import Console
+    from convneur.printing import Console
 
     console = Console(stderr=True)
     if top_k < 1:
@@ -82,11 +82,11 @@ def stream(
         scores = found.logits.softmax(1)[0]
         best = scores.topk(min(top_k, len(scores)))
         for score, label in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-            print(f"{names[label] if names else label}\t{score:.1%}")  # noqa: T201  what was asked for
+            print_row(names[label] if names else str(label), f"{score:.1%}")
     if found.classes is not None and code is not None:
         _tell_classes(image, found.classes, code, out, console)
     kinds = sorted(path.name for path in out.iterdir() if path.suffix in (".npy", ".jpg"))
-    console.print(f"{out}: {', '.join(kinds)}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"{out}: {', '.join(kinds)}")
     return 0
 
 
@@ -105,7 +105,7 @@ def _tell_classes(image: str, classes: Path, code: MaskCode, out: Path, console:
         counts += np.bincount(said[top : top + 1024].ravel(), minlength=256)
     for number in np.argsort(-counts)[: len(code.classes)]:
         if counts[number]:
-            print(f"{code.classes[number]}\t{counts[number] / said.size:.1%}")  # noqa: T201  what was asked for
+            print_row(code.classes[number], f"{counts[number] / said.size:.1%}")
     step = -(-max(said.shape) // PREVIEW)
     source = open_large(image)
     rows = [source.read(Span(row, row + 1), 3)[0, ::step] for row in range(0, source.height, step)]

@@ -62,7 +62,7 @@ def train_detector_verb(task_name: Any, arguments: Sequence[str]) -> Callable[..
 
 
 def _train(options: RunOptions, **settings: Any) -> None:
-    from rich.console import Console
+    from convneur.printing import Console
 
     console = Console(stderr=True)
     with console.status("Loading PyTorch and Lightning"):

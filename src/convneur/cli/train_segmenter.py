@@ -66,7 +66,7 @@ def train_segmenter_verb(arguments: Sequence[str]) -> Callable[..., None]:
 
 
 def _train(options: RunOptions, **settings: Any) -> None:
-    from rich.console import Console
+    from convneur.printing import Console
 
     console = Console(stderr=True)
     with console.status("Loading PyTorch and Lightning"):

@@ -10,10 +10,16 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from convneur.engine.checkpoints import save_checkpoint
+from convneur.printing import (
+    BarColumn,
+    Console,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 Curve = list[dict[str, float]]
 LOSSES = ("loss", "val_loss")
@@ -92,8 +98,7 @@ class Live(Callback):
             told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
             told += f", {time.perf_counter() - self.start:,.0f} s"
             self.progress.console.print(
-                f"{self.title.strip()} epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: {told}",
-                soft_wrap=True,
+                f"{self.title.strip()} epoch {trainer.current_epoch + 1} of {trainer.max_epochs}: {told}"
             )
 
     def state_dict(self) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
-from rich.console import Console
 
 from convneur.engine.callbacks import Curve, Interrupted, Live, Survival
 from convneur.engine.checkpoints import PlainWriter, newest_checkpoint
 from convneur.engine.config import FitConfig
+from convneur.printing import Console
 
 __all__ = ["Curve", "Interrupted", "fit", "processes", "resume_from"]
 
@@ -128,10 +128,10 @@ def resume_from(folder: Path, console: Console, first: bool = True) -> Path | No
     if path is None and damaged:
         raise FileNotFoundError(f"{folder} has only damaged checkpoints to go on from; train anew with another --out")
     for broken in damaged if first else ():
-        console.print(f"{broken} is damaged and was passed over", style="yellow", soft_wrap=True)
+        console.print(f"{broken} is damaged and was passed over", style="yellow")
         broken.replace(broken.with_suffix(".damaged"))
     if path is None and first:
-        console.print(f"{folder} has no checkpoint yet; beginning at the first step", soft_wrap=True)
+        console.print(f"{folder} has no checkpoint yet; beginning at the first step")
     return path
 
 

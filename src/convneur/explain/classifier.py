@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from convneur.drawing import drawable
 from convneur.explain import figures
 from convneur.explain.gates import gate_maps
 from convneur.explain.report import Section, unreadable_files, write_report
@@ -125,7 +126,7 @@ def _pictures(judged: Judged) -> list[Section]:
         return sections
     worst = told.worst_mistakes(SHOWN)
     if len(worst):
-        names = [figures.drawable(name) for name in judged.classes]
+        names = [drawable(name) for name in judged.classes]
         captions = [
             f"{names[int(told.labels[i])]}\nsaid {names[int(told.answers[i])]}, {float(told.confidences[i]):.0%}"
             for i in worst

@@ -15,9 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from convneur.data.decode import decode_image
+from convneur.drawing import drawable
 from convneur.explain import figures
 from convneur.explain.objects import colours, draw_objects, masks_one_by_one, precision_recall
 from convneur.explain.report import Section, unreadable_files, write_report
+from convneur.printing import shortened
 from convneur.tasks.detection.evaluation import SURE, DetectorEvaluation, Mistakes
 
 SHOWN = 6  # worst images
@@ -127,7 +129,7 @@ def worst_misses(judged: JudgedDetector, worst: Sequence[Mistakes], side: int = 
     for mistakes in worst:
         truth, found = _pair(judged, mistakes, side)
         pictures += [truth, found]
-        name = figures.drawable(Path(judged.told.images.name(mistakes.index)).name)[:40]
+        name = drawable(Path(judged.told.images.name(mistakes.index)).name)
         count = len(judged.told.images.objects[mistakes.index])
         captions += [f"{name}\n{count} objects, {len(mistakes.missed)} missed", f"\n{len(mistakes.wrong)} wrong"]
     return figures.gallery([_tensor(picture) for picture in pictures], captions)
@@ -137,7 +139,7 @@ def _pair(judged: JudgedDetector, mistakes: Mistakes, side: int) -> tuple[Image.
     images = judged.told.images
     picture = decode_image(images.read(mistakes.index), judged.max_pixels)
     objects = images.objects[mistakes.index]
-    names = [figures.drawable(name) for name in judged.classes]
+    names = [shortened(name) for name in judged.classes]
     missed, wrong = set(mistakes.missed), set(mistakes.wrong)
     masks = None
     if judged.told.masks is not None and all(shape is not None for shape in objects.shapes):
@@ -190,7 +192,7 @@ def draw_found(
     return draw_objects(
         picture,
         corners,
-        [f"{figures.drawable(classes[n])} {each['score']:.0%}" for n, each in zip(labels, results, strict=True)],
+        [f"{shortened(classes[n])} {each['score']:.0%}" for n, each in zip(labels, results, strict=True)],
         colours([label + 1 for label in labels], len(classes)),
         masks,
     )

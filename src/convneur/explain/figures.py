@@ -10,15 +10,11 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from convneur.drawing import drawable
 from convneur.explain.layers import Layer
 
 COUNTED, NAMED = 20, 60  # up to so many classes a confusion matrix shows counts, and names
 COLOURS = {"convneur": "#1f6feb", "local-only": "#d1701f"}
-
-
-def drawable(name: str) -> str:
-    """A class name on one line, without the control characters that no font has."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in name).split())
 
 
 def curves(histories: Mapping[str, Sequence[Mapping[str, float]]], metrics: Mapping[str, str]) -> Figure:
@@ -32,7 +28,7 @@ def curves(histories: Mapping[str, Sequence[Mapping[str, float]]], metrics: Mapp
     for axis, (key, label) in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics.items(), strict=True):
         for name, rows in histories.items():
             points = [(row["step"], row[key]) for row in rows if key in row]
-            axis.plot(*zip(*points, strict=True), label=name, color=COLOURS.get(name)) if points else None
+            axis.plot(*zip(*points, strict=True), label=drawable(name), color=COLOURS.get(name)) if points else None
         axis.set(xlabel="step", ylabel=label)
         axis.grid(alpha=0.3)
         axis.legend()
@@ -46,7 +42,7 @@ def confusion(matrices: Mapping[str, Tensor], classes: Sequence[str]) -> Figure:
     figure = Figure(figsize=(side * len(matrices) + 0.2, side), layout="constrained")
     for axis, (name, matrix) in zip(figure.subplots(1, len(matrices), squeeze=False)[0], matrices.items(), strict=True):
         axis.imshow(matrix.numpy(), cmap="Blues")
-        axis.set(title=name, xlabel="answer", ylabel="truth")
+        axis.set(title=drawable(name), xlabel="answer", ylabel="truth")
         if count > NAMED:
             continue
         for place, number in enumerate(matrix.flatten().tolist() if count <= COUNTED else ()):
@@ -56,9 +52,9 @@ def confusion(matrices: Mapping[str, Tensor], classes: Sequence[str]) -> Figure:
                 axis.text(column, row, number, ha="center", va="center", color="white" if dark else "black", fontsize=8)
         axis.set(xticks=range(count), yticks=range(count))
         long = max(map(len, classes)) > 3
-        names = [drawable(name) for name in classes]  # with $ as it is, not as the beginning of a formula
-        axis.set_xticklabels(names, rotation=90 if long else 0, fontsize=8 if long else None, parse_math=False)
-        axis.set_yticklabels(names, fontsize=8 if long else None, parse_math=False)
+        names = [drawable(name) for name in classes]
+        axis.set_xticklabels(names, rotation=90 if long else 0, fontsize=8 if long else None)
+        axis.set_yticklabels(names, fontsize=8 if long else None)
     return figure
 
 
@@ -164,7 +160,7 @@ def reliability(confidence: Tensor, accuracy: Tensor, share: Tensor) -> Figure:
 
 
 def gallery(pictures: Sequence[Tensor], captions: Sequence[str], columns: int = 4) -> Figure:
-    """Pictures (3, H, W) in [0, 1] with a caption each."""
+    """Pictures (3, H, W) in [0, 1] with a caption each, whose names are drawable."""
     rows = -(-len(pictures) // columns)
     figure = Figure(figsize=(2.7 * columns, 3.2 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -172,5 +168,5 @@ def gallery(pictures: Sequence[Tensor], captions: Sequence[str], columns: int = 
         axis.set_axis_off()
     for axis, picture, caption in zip(axes.flat, pictures, captions, strict=False):
         axis.imshow(picture.permute(1, 2, 0).numpy())
-        axis.set_title(caption, fontsize=9, parse_math=False)
+        axis.set_title(caption, fontsize=9)
     return figure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from convneur.explain.explanation import Explanation
 from convneur.explain.inspection import StageInspection
 from convneur.explain.layers import Layer
 from convneur.explain.report import Section, data_url, write_report
+from convneur.printing import html_text
 
 LONGEST = 1024  # pixels of the picture in the page
 STYLE = """
@@ -119,7 +119,7 @@ def _card(layer: Layer, picture: Tensor) -> str:
     Image.fromarray(layer.scale.paint(layer.values)).save(buffer, "PNG")
     share = [100 * covered / side for covered, side in zip(layer.covered, picture.shape[1:], strict=True)]
     shown = (
-        f'<img alt="{html.escape(layer.title)}" style="height:{share[0]:.4f}%;width:{share[1]:.4f}%" '
+        f'<img alt="{html_text(layer.title)}" style="height:{share[0]:.4f}%;width:{share[1]:.4f}%" '
         f'src="{data_url(buffer.getvalue())}">'
     )
     ticks = "".join(
@@ -127,7 +127,7 @@ def _card(layer: Layer, picture: Tensor) -> str:
         for number, written in layer.scale.ticks()
     )
     return (
-        f'<figure class="card"><figcaption><b>{html.escape(layer.title)}</b><br>{html.escape(layer.about)}</figcaption>'
+        f'<figure class="card"><figcaption><b>{html_text(layer.title)}</b><br>{html_text(layer.about)}</figcaption>'
         f'<div class="pair"><div class="frame alone">{shown}</div><div class="frame under">{shown}</div></div>'
         f'<div class="ramp" style="background:linear-gradient(to right,{",".join(layer.scale.ramp())})"></div>'
         f'<div class="ticks">{ticks}</div><p class="range">{layer.range}</p></figure>'
@@ -173,7 +173,7 @@ def _answers(told: Explanation, classes: Sequence[str]) -> list[Section]:
         Section("Answers", "", table=rows),
         Section(
             "Answers without a stage's memory",
-            f"By how much the probability of {first!r} changes when the global branch of one stage answers as if "
+            f"By how much the probability of '{first}' changes when the global branch of one stage answers as if "
             "nothing was written, or everywhere what it answers on average.",
             table=changes,
         ),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convneur.files import write_atomic
+from convneur.printing import html_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,19 +57,19 @@ def write_report(path: Path, title: str, lead: str, sections: Sequence[Section],
         sections: Parts in order.
         note: Last line: the command and versions that made it.
     """
-    parts = [f"<h1>{html.escape(title)}</h1><p>{html.escape(lead)}</p>"]
+    parts = [f"<h1>{html_text(title)}</h1><p>{html_text(lead)}</p>"]
     for section in sections:
-        parts.append(f"<h2>{html.escape(section.title)}</h2><p>{html.escape(section.text)}</p>")
+        parts.append(f"<h2>{html_text(section.title)}</h2><p>{html_text(section.text)}</p>")
         if section.table is not None:
             parts.append(_table(section.table))
         parts.append(section.markup)
         if section.figure is not None:
-            parts.append(f'<img alt="{html.escape(section.title)}" src="{data_url(png(section.figure))}">')
-    parts.append(f'<p class="note"><code>{html.escape(note)}</code></p>')
+            parts.append(f'<img alt="{html_text(section.title)}" src="{data_url(png(section.figure))}">')
+    parts.append(f'<p class="note"><code>{html_text(note)}</code></p>')
     page = (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style><body>{''.join(parts)}</body></html>"
+        f"<title>{html_text(title)}</title><style>{STYLE}</style><body>{''.join(parts)}</body></html>"
     )
     write_atomic(path, page)
 
@@ -102,16 +103,22 @@ def versions() -> dict[str, str]:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    head, *body = ([html.escape(cell) for cell in row] for row in rows)
+    head, *body = ([html_text(cell) for cell in row] for row in rows)
     top = "".join(f"<th>{cell}</th>" for cell in head)
     rest = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in body)
     return f"<table><tr>{top}</tr>{rest}</table>"
 
 
 def png(figure: Figure) -> bytes:
-    """The picture as a file."""
+    """The picture as a file; all its words are text, and ``$`` begins no formula."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    with warnings.catch_warnings():  # names in scripts that the font lacks are boxes, and no fault of the user's
+        warnings.filterwarnings("ignore", "Glyph .* missing from|Matplotlib currently does not support")
+        figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
     return buffer.getvalue()
 
 

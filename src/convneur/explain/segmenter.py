@@ -15,6 +15,7 @@ from PIL import Image
 
 from convneur.data.semantic import IGNORED, MaskCode
 from convneur.data.semantic.masks import Labels
+from convneur.drawing import drawable
 from convneur.explain import figures
 from convneur.explain.report import Section, unreadable_files, write_report
 from convneur.tasks.segmentation.evaluation import SegmenterEvaluation
@@ -143,14 +144,14 @@ def side_by_side(judged: JudgedSegmenter, indices: Sequence[int]) -> Figure:
         wrong[(answers != truth) & (truth != IGNORED)] = (255, 40, 40)
         wrong[truth == IGNORED] = 0
         panels = (
-            (figures.drawable(Path(judged.file(index)).name)[:40], np.array(picture)),
+            (drawable(Path(judged.file(index)).name), np.array(picture)),
             ("truth", np.array(overlay(picture, truth, judged.code))),
             ("answers", np.array(overlay(picture, answers, judged.code))),
             (f"{(answers == truth).sum() / max(1, (truth != IGNORED).sum()):.0%} right", wrong),
         )
         for axis, (name, pixels) in zip(row, panels, strict=True):
             axis.imshow(pixels)
-            axis.set_title(name, fontsize=9, parse_math=False)
+            axis.set_title(name, fontsize=9)
             axis.set_axis_off()
     legend(figure, judged.code, seen)
     return figure
@@ -161,8 +162,10 @@ def legend(figure: Figure, code: MaskCode, seen: set[int]) -> None:
     handles = [
         Patch(
             color=tuple((OPACITY * code.colours[number].astype(float) + (1 - OPACITY) * 128) / 255),
-            label=figures.drawable(code.classes[number]),
+            label=drawable(code.classes[number]),
         )
         for number in sorted(seen - {IGNORED})
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=9, frameon=False)
+    longest = max((len(handle.get_label()) for handle in handles), default=0)
+    columns = min(6, int(figure.get_figwidth() / (0.6 + 0.08 * longest)))  # inches of a letter at that size
+    figure.legend(handles=handles, loc="outside lower center", ncols=max(1, columns), fontsize=9, frameon=False)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from convneur.data.bulk import BulkImages
 from convneur.files import replace_file, write_atomic
+from convneur.printing import json_text
 
 ABOUT = "embed.json"
 FAILED = "failed.jsonl"
@@ -151,7 +152,7 @@ class Parts:
     def list_unreadable(self, found: Mapping[int, Done]) -> None:
         """Write failed.jsonl: a line for each image that could not be read; no file if all could."""
         lines = [
-            json.dumps({"id": name, "reason": reason}, ensure_ascii=False) + "\n"
+            json_text({"id": name, "reason": reason}) + "\n"
             for _, done in sorted(found.items())
             for name, reason in done.unreadable
         ]

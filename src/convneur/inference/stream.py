@@ -20,8 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from timm.data import resolve_model_data_config
 from torch import Tensor
 
@@ -34,6 +32,15 @@ from convneur.inference.scratch import Scratch
 from convneur.inference.semantic_fpn import SemanticFpnOnDisk
 from convneur.inference.sources import open_large
 from convneur.models import ConvNeur
+from convneur.printing import (
+    BarColumn,
+    Console,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from convneur.tasks.pyramid import STRIDES
 from convneur.tasks.segmentation.models import Segmenter
 from convneur.tasks.segmentation.semantic_fpn import SemanticFPN

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from rich.console import Console
 
 from convneur.data.module import eval_loader
 from convneur.data.mosaic_config import MosaicConfig
@@ -22,6 +21,7 @@ from convneur.files import write_atomic
 from convneur.layers.prototypes import PROTOTYPES
 from convneur.models import create_model
 from convneur.models.names import choose
+from convneur.printing import Console
 from convneur.recipes.classification import BackboneConfig, ClassificationRecipe
 from convneur.recipes.mosaic import cut, train_on_mosaics
 from convneur.recipes.train import TrainConfig, Trained, train_classifier
@@ -193,12 +193,12 @@ def train_cells(config: AblationConfig, path: Path, console: Console) -> dict[st
         try:
             with FileLock(f"{folder}.lock", timeout=0):  # given back whatever ends the process
                 if not _has(_results(path, config), name, seed):
-                    console.print(told, highlight=False, markup=False)
+                    console.print(told)
                     run = _train(config, name, cells[name], seed, folder, console)
                     keep(config, path, run)
             shutil.rmtree(folder, ignore_errors=True)  # its numbers are kept
         except Timeout:
-            console.print(f"{told} is being trained by another process", highlight=False, markup=False)
+            console.print(f"{told} is being trained by another process")
     return _results(path, config)
 
 

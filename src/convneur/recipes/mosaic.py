@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch.utils.data import DataLoader
 
 from convneur.data.mosaic_config import MosaicConfig
@@ -13,6 +12,7 @@ from convneur.data.photo_mosaic import PhotoMosaics, Tiles, distances, tiles_of
 from convneur.data.sources import Source
 from convneur.engine.fit import Curve, fit
 from convneur.models import create_model
+from convneur.printing import Console
 from convneur.recipes.classification import ClassificationRecipe
 from convneur.recipes.train import MEAN, STD
 from convneur.tasks.labelling import Labelling

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from rich.console import Console
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -16,6 +15,7 @@ from convneur.data.mosaic import PRIOR, Mosaics
 from convneur.engine.fit import Curve, Interrupted, fit
 from convneur.engine.optim import OptimConfig
 from convneur.models import ConvNeur, create_model
+from convneur.printing import Console
 from convneur.tasks.classification import Classification
 from convneur.tasks.marking import Marking
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from rich.console import Console
 from torch import Tensor
 
 from convneur.data.decode import MAX_PIXELS
@@ -20,6 +19,7 @@ from convneur.data.unreadable import Unreadable
 from convneur.engine.config import FitConfig
 from convneur.engine.fit import Curve, fit, processes, resume_from
 from convneur.files import check_folder, write_atomic
+from convneur.printing import Console
 
 # Settings that a resumed run may have otherwise: they do not decide what comes out.
 FREE = (
@@ -133,7 +133,7 @@ def check_free(out: Path, resume: bool) -> None:
 def names_hash(images: Any) -> str:
     """A number for which images there are, by their names."""
     names = "\n".join(images.name(index) for index in range(len(images)))
-    return hashlib.sha1(names.encode(), usedforsecurity=False).hexdigest()
+    return hashlib.sha1(names.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
 
 
 def claim(config: Any, facts: Mapping[str, Any], out: Path, resume: bool) -> None:

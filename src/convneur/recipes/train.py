@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from convneur.data.module import ImageData
 from convneur.data.parts import fewer, hold_out
@@ -19,6 +18,7 @@ from convneur.engine.fit import Curve, resume_from
 from convneur.files import write_atomic
 from convneur.models import VARIANTS, ConvNeur, create_model, from_convnext, load_model
 from convneur.models.names import choose
+from convneur.printing import Console
 from convneur.recipes.classification import ClassificationRecipe
 from convneur.recipes.runs import Length, RunConfig, check_free, claim, final_weights, fit_recipe, is_first, names_hash
 from convneur.tasks.classification import Classification

@@ -8,13 +8,13 @@ from typing import Any
 
 import timm
 import torch
-from rich.console import Console
 from torch import nn
 
 from convneur.data.objects import ObjectSource, open_objects
 from convneur.data.objects.loading import Jitter, ObjectData, train_transform
 from convneur.engine.fit import Curve, resume_from
 from convneur.models import VARIANTS
+from convneur.printing import Console
 from convneur.recipes.detection import DetectionRecipe
 from convneur.recipes.given_weights import PRETRAINED, body_of, start_from
 from convneur.recipes.runs import Length, RunConfig, check_free, claim, final_weights, fit_recipe, is_first, names_hash
@@ -83,7 +83,7 @@ def train_detector(config: TrainDetectorConfig, out: Path, resume: bool, console
         check_free(out, resume)
     source = open_objects(config.data)
     for note in source.notes if first else ():
-        console.print(note, style="yellow", soft_wrap=True)
+        console.print(note, style="yellow")
     augment = recipe.augment
     jitter = Jitter(augment.jitter, recipe.min_size, recipe.max_size) if augment.jitter else None
     data = ObjectData(

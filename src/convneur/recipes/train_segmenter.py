@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from rich.console import Console
-from rich.progress import track
 
 from convneur.data.decode import decode_image
 from convneur.data.semantic import IGNORED, PixelSource, open_pixels
 from convneur.data.semantic.loading import PixelData, pixel_transform
 from convneur.engine.fit import Curve, resume_from
 from convneur.models import VARIANTS
+from convneur.printing import Console, Progress
 from convneur.recipes.given_weights import start_from
 from convneur.recipes.runs import Length, RunConfig, check_free, claim, final_weights, fit_recipe, is_first, names_hash
 from convneur.recipes.segmentation import SegmentationRecipe
@@ -102,7 +101,7 @@ def train_segmenter(config: TrainSegmenterConfig, out: Path, resume: bool, conso
         check_free(out, resume)
     source = open_pixels(config.data, config.val_share, config.seed, config.strict)
     for note in source.notes if first else ():
-        console.print(note, style="yellow", soft_wrap=True)
+        console.print(note, style="yellow")
     augment = recipe.augment
     transform = pixel_transform(
         augment.crop, augment.scales, augment.hflip, augment.color_jitter, augment.most, recipe.inference.size
@@ -209,12 +208,13 @@ def _counts(source: PixelSource, max_pixels: int, console: Console) -> list[int]
     """Pixels of each class in the training masks; those that cannot be used are met, and told, in training."""
     counts = np.zeros(IGNORED + 1, np.int64)
     images = source.train
-    for index in track(range(len(images)), "counting the pixels of each class", console=console, transient=True):
-        try:
-            picture = decode_image(images.read(index), max_pixels)
-            labels, _ = source.code.decode(images.masks.read(index), (picture.height, picture.width))
-        except (ValueError, OSError):
-            continue
-        counts += np.bincount(labels.ravel(), minlength=IGNORED + 1)
+    with Progress(console=console, transient=True) as progress:
+        for index in progress.track(range(len(images)), description="counting the pixels of each class"):
+            try:
+                picture = decode_image(images.read(index), max_pixels)
+                labels, _ = source.code.decode(images.masks.read(index), (picture.height, picture.width))
+            except (ValueError, OSError):
+                continue
+            counts += np.bincount(labels.ravel(), minlength=IGNORED + 1)
     found: list[int] = counts[: len(source.code.classes)].tolist()
     return found
