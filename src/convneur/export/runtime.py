@@ -40,7 +40,7 @@ class Runtime(nn.Module):
         classes = self.pretrained_cfg["num_classes"]  # 0 if it gives features
         if classes and logits.shape[1] != classes:
             raise ValueError(
-                f"the file says that it knows {classes} classes and answers for {logits.shape[1]}; export the model again"
+                f"the file names {classes} classes and answers for {logits.shape[1]}; export the model again"
             )
         return logits
 

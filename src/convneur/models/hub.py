@@ -14,7 +14,7 @@ from torch import nn
 
 from convneur.files import replace_folder
 from convneur.json_files import read_json
-from convneur.models.metadata import PRETRAINED_FIELDS, ModelMetadata, as_object, check_arguments, within
+from convneur.models.metadata import CHECKS, PRETRAINED_FIELDS, ModelMetadata, as_object, check_arguments, within
 from convneur.models.names import no_such_model
 from convneur.models.weights import load_whole, read_header, reason_of
 
@@ -168,5 +168,7 @@ def _metadata(config: Mapping[str, Any]) -> ModelMetadata:
         if name not in PRETRAINED_FIELDS and (nested or name not in ("architecture", "num_features", "labels")):
             raise ValueError(f"{place}{name} is none of its settings")
     labels = config.get("label_names", described.get("label_names", config.get("labels")))
-    count = {"num_classes": config["num_classes"]} if "num_classes" in config else {}
-    return ModelMetadata.checked({**described, **count}, None if labels == [] else labels, place)
+    if "num_classes" in config:
+        CHECKS["num_classes"](config["num_classes"], "num_classes")
+        described = {**described, "num_classes": config["num_classes"]}
+    return ModelMetadata.checked(described, None if labels == [] else labels, place)

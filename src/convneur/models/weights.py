@@ -61,7 +61,7 @@ def reason_of(error: BaseException) -> str:
     said = " ".join(str(error).split())
     if "weights_only" in said:
         return "it holds more than weights, and loading it could run code"
-    return said[:300] or type(error).__name__
+    return said[:500] or type(error).__name__
 
 
 def read_header(path: Path) -> Header:
@@ -144,8 +144,13 @@ def listed(names: Iterable[str]) -> str:
 
 
 def _on_meta(create: Callable[[], M], header: Header) -> M:
-    with torch.device("meta"), _AtMost(PER_TENSOR * (len(header.tensors) + PER_TENSOR)):
-        model = create()
+    try:
+        with torch.device("meta"), _AtMost(PER_TENSOR * (len(header.tensors) + PER_TENSOR)):
+            model = create()
+    except ImportError:
+        raise
+    except Exception as error:  # whatever a model raises for arguments that are none of its own
+        raise ValueError(f"config.json: no model can be made with its arguments: {reason_of(error)}") from error
     # Buffers that are not in the file take memory, too; those of Swin's windows are as large as some models.
     buffers = sum(each.numel() for each in model.buffers())
     if buffers > 4 * header.most + (1 << 24):
