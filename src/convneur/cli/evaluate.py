@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +10,7 @@ import tyro
 
 from convneur.cli.common import check_size, other_classes, require_no_run, tell_whole
 from convneur.files import check_folder
+from convneur.json_files import read_json
 
 
 def eval_(
@@ -117,8 +117,15 @@ def eval_(
 
 def run_settings(model: Path, data: str) -> dict[str, Any]:
     """Settings of the run that the model is from, if it learned from the same data: what it held out is known there."""
+    from convneur.models.metadata import number, whole, within
+
     for folder in (model, model.parent):
         if (folder / "run.json").is_file():
-            settings: dict[str, Any] = json.loads((folder / "run.json").read_text())
-            return settings if settings.get("data") == data else {}
+            settings = read_json(folder / "run.json", "give --val-share and --seed, and the folder of the model alone")
+            if settings.get("data") != data:
+                return {}
+            with within(str(folder / "run.json")):
+                whole(settings.get("seed", 0), "seed", 0, 1 << 62)
+                number(settings.get("val_share", 0.2), "val_share", 0, 1)
+            return settings
     return {}

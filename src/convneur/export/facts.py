@@ -11,6 +11,8 @@ import timm
 import torch
 
 from convneur import __version__
+from convneur.json_files import parse_json
+from convneur.models.metadata import ModelMetadata, as_object, within
 
 # Names of timm's pretrained_cfg, as all below.
 PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct")
@@ -45,14 +47,21 @@ class Facts:
         """The reverse of `as_text`.
 
         Raises:
-            ValueError: If something is missing: the file was not made here.
+            ValueError: If something is missing, for the file was not made here, or is out of range.
         """
-        try:
-            preprocessing, sizes = json.loads(text["preprocessing"]), json.loads(text["sizes"])
-            config = {key: preprocessing[key] for key in PREPROCESSING} | {key: sizes[key] for key in SIZES}
-            config |= {"architecture": text["architecture"], "num_classes": int(text["num_classes"])}
-            return Facts(config, json.loads(text["labels"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                "it does not say what images and labels it is for; write it with convneur export"
-            ) from error
+        kept = {}
+        for key in ("num_classes", "labels", "preprocessing", "sizes"):
+            if not isinstance(text, Mapping) or not isinstance(text.get(key), str):
+                raise ValueError("it does not say what images and labels it is for; write it with convneur export")
+            with within(f"its metadata {key}"):
+                kept[key] = parse_json(text[key])
+        with within("its metadata"):
+            preprocessing, sizes = (as_object(kept[key], key) for key in ("preprocessing", "sizes"))
+            config = {"num_classes": kept["num_classes"]}
+            for names, given in ((PREPROCESSING, preprocessing), (SIZES, sizes)):
+                for name in names:
+                    if given.get(name) is None:
+                        raise ValueError(f"{name} is missing; write it with convneur export")
+                    config[name] = given[name]
+            checked = ModelMetadata.checked(config, kept["labels"])
+        return Facts({**checked.config, "architecture": str(text.get("architecture", ""))}, checked.labels)

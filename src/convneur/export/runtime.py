@@ -36,7 +36,13 @@ class Runtime(nn.Module):
             ValueError: For images of another size than the file is for; not all runtimes would notice.
         """
         self._check(images)
-        return self.run(images.detach().float().cpu().contiguous())
+        logits = self.run(images.detach().float().cpu().contiguous())
+        classes = self.pretrained_cfg["num_classes"]  # 0 if it gives features
+        if classes and logits.shape[1] != classes:
+            raise ValueError(
+                f"the file names {classes} classes and answers for {logits.shape[1]}; export the model again"
+            )
+        return logits
 
     def _check(self, images: Tensor) -> None:
         channels, *size = self.pretrained_cfg["input_size"]

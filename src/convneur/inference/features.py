@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from convneur.data.semantic.loading import MEAN, STD
 from convneur.data.transforms import Preprocessing
 from convneur.models import load_model
+from convneur.models.hub import model_folder
 from convneur.tasks.detection.saved import detector_folder, load_detector
 from convneur.tasks.saved import find_model, read_config
 from convneur.tasks.segmentation.saved import load_segmenter, segmenter_folder
@@ -80,7 +81,7 @@ def load_features(source: str, image_size: int | None = None) -> FeatureModel:
         module, config = _of_body(body, source, "segmenter", {"mean": MEAN, "std": STD})
     else:
         loaded = load_model(source)
-        folder = find_model(source, "architecture")
+        folder = model_folder(source)
         arguments = read_config(folder).get("model_args") if folder is not None else None
         module, config = ClassifierFeatures(loaded.model), loaded.config | {"model_args": arguments}
     preprocessing = Preprocessing.of(config, image_size)

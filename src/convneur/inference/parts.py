@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 from convneur.data.bulk import BulkImages
 from convneur.files import replace_file, write_atomic
+from convneur.json_files import read_json
+from convneur.models.metadata import as_object, within
 from convneur.printing import json_text
 
 ABOUT = "embed.json"
@@ -137,7 +139,8 @@ class Parts:
                 raise FileExistsError(f"--out {self.out} has parts but no {ABOUT}; give another --out")
             self.tell({"made_from": now, "finished": False})
             return
-        was = kept.get("made_from", {})
+        with within(f"{self.out / ABOUT} is damaged"):
+            was = as_object(kept.get("made_from", {}), "made_from")
         for name in (*now, *was):
             if was.get(name) != now.get(name):
                 raise ValueError(
@@ -165,12 +168,9 @@ class Parts:
 def read_about(out: Path) -> dict[str, Any] | None:
     """What embed.json says; None if there is none, a ValueError if it is damaged."""
     try:
-        about = json.loads((out / ABOUT).read_text(encoding="utf-8"))
+        return read_json(out / ABOUT, "give another --out")
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise ValueError(f"{out / ABOUT} is damaged ({error}); give another --out") from error
-    return about if isinstance(about, dict) else {}
 
 
 def _printable(text: str) -> str:

@@ -11,8 +11,10 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from convneur.models.backbone import ConvNeur
+from convneur.models.hub import load_model
 from convneur.models.registry import create_model
 from convneur.models.variants import VARIANTS
+from convneur.models.weights import reason_of, require_finite_weights
 
 
 def from_convnext(
@@ -35,6 +37,7 @@ def from_convnext(
         OSError: If timm cannot load the model it names, for want of a network, say.
     """
     given = _state_dict(source)
+    _check(given, "the state dict" if isinstance(source, (nn.Module, Mapping)) else str(source))
     name = _variant(given)
     head = given.get("head.fc.weight")
     model = create_model(
@@ -43,7 +46,7 @@ def from_convnext(
     wanted = model.state_dict()
     new = model.no_weight_decay() | {key for key in wanted if ".merge." in key}
     missing = sorted(set(wanted) - new - set(given))
-    left_over = sorted(set(given) - set(wanted))
+    left_over = sorted(set(given) - (set(wanted) - new))  # a memory, too, for a new one would take its place
     if missing or left_over:
         raise ValueError(
             f"the weights do not make a {VARIANTS[name].local_twin}: missing {missing or 'none'}, "
@@ -72,29 +75,47 @@ def _state_dict(source: str | Path | nn.Module | Mapping[str, Tensor]) -> dict[s
         return dict(source)
     if Path(source).is_file():
         try:
-            return load_state_dict(str(source), weights_only=True)
+            return dict(load_state_dict(str(source), weights_only=True))
         except Exception as error:  # whatever a broken or hostile file makes the readers raise
             raise ValueError(
-                f"{source} is no checkpoint that can be read safely ({str(error).splitlines()[0]})"
+                f"{source} is no checkpoint that can be read safely ({reason_of(error)}); give a safetensors file"
             ) from error
-    if isinstance(source, Path) or not (timm.is_model(source) or ":" in source):
+    if isinstance(source, Path) or Path(source).exists() or not (timm.is_model(source) or ":" in source):
         raise FileNotFoundError(
             f"{source} is neither a file nor a model of timm: no file of that name exists; give one that does, or "
             "a name such as 'convnext_atto.d2_in1k'"
         )
+    if ":" in source:
+        return load_model(source).model.state_dict()
     try:
         return timm.create_model(source, pretrained=True).state_dict()
     except Exception as error:  # no network, no weights of that name: whatever timm and the hub raise
         raise OSError(
-            f"{source} could not be loaded ({' '.join(str(error).split())[:300]}); check name and network, or give "
+            f"{source} could not be loaded ({reason_of(error)}); check name and network, or give "
             "its weights as a file (--weights file.safetensors)"
         ) from error
+
+
+def _check(given: Mapping[str, Tensor], named: str) -> None:
+    """Refuse what is no state dict of floating-point weights, each with memory of its own."""
+    for key, value in given.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ValueError(f"{named} holds {str(key)[:80]!r}, which is no tensor; give the weights alone")
+        if not value.is_floating_point():
+            raise ValueError(f"{key} is of type {str(value.dtype).removeprefix('torch.')}; give floating-point weights")
+        # A pickle may repeat one number as a tensor of any size.
+        if value.is_meta or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise ValueError(f"{key} of {named} has fewer numbers than its shape {tuple(value.shape)} says")
+    for key, axes in (("stem.0.weight", 4), ("head.fc.weight", 2)):
+        if key in given and given[key].ndim != axes:
+            raise ValueError(f"{key} is of shape {tuple(given[key].shape)} where {axes} axes are needed")
+    require_finite_weights(given, named)
 
 
 def _variant(state_dict: Mapping[str, Tensor]) -> str:
     """Name of the ConvNeur with the widths and depths of these weights."""
     found: list[tuple[int, int]] = []
-    while (gamma := state_dict.get(f"stages.{len(found)}.blocks.0.gamma")) is not None:
+    while (gamma := state_dict.get(f"stages.{len(found)}.blocks.0.gamma")) is not None and gamma.ndim:
         prefix, depth = f"stages.{len(found)}.blocks", 0
         while f"{prefix}.{depth}.gamma" in state_dict:
             depth += 1

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -13,7 +13,13 @@ from timm.models import is_model_pretrained, save_for_hf
 from torch import nn
 
 from convneur.files import replace_folder
+from convneur.json_files import read_json
+from convneur.models.metadata import CHECKS, PRETRAINED_FIELDS, ModelMetadata, as_object, check_arguments, within
 from convneur.models.names import no_such_model
+from convneur.models.weights import load_whole, read_header, reason_of
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+AGAIN = "train or copy the model again"  # what to do about a damaged one
 
 
 def save_model(
@@ -47,18 +53,6 @@ def save_model(
             (fresh / "README.md").write_text(card, encoding="utf-8")
 
 
-def _refuse_others(folder: Path) -> None:
-    """Detectors and segmentation models are no models of timm."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # told of where it is loaded
-        return
-    if isinstance(config, dict) and {"detector", "segmenter"} & set(config):
-        raise ValueError(
-            f"{folder} holds no classifier; detectors and segmentation models go with convneur eval, predict and train"
-        )
-
-
 class Loaded(NamedTuple):
     """A model in eval mode, timm's description of it (``pretrained_cfg``), and the names of its classes, if kept."""
 
@@ -67,35 +61,114 @@ class Loaded(NamedTuple):
     classes: list[str] | None
 
 
-def load_model(source: str | Path, **kwargs: Any) -> Loaded:
-    """Load a trained model.
+def load_model(source: str | Path, num_classes: int | None = None, **kwargs: Any) -> Loaded:
+    """Load a trained model: all of it, every tensor from the file, or not at all.
 
     Args:
-        source: A folder that `save_model` wrote, a run of ``convneur train`` (its ``model`` folder is taken), a file
-            name of timm's hub (``hf-hub:user/name``), or a name of timm, which loads pretrained weights.
-        **kwargs: Other arguments of ``timm.create_model``.
+        source: A folder that `save_model` wrote, a run of ``convneur train`` (its ``model`` folder is taken), a
+            repository of the hub (``hf-hub:user/name``), or a name of timm, which loads pretrained weights.
+        num_classes: Give the model a new classifier, of this size, that is not trained; None to keep its own.
+        **kwargs: Other arguments of ``timm.create_model``, such as ``drop_path_rate``, to which the weights must fit.
 
     Raises:
         FileNotFoundError: If there is no such folder or name.
+        OSError: If it cannot be fetched.
         ValueError: If what is there cannot be loaded, or has no pretrained weights.
     """
-    folder = Path(source).expanduser()
-    if (folder / "model" / "config.json").is_file():
-        folder = folder / "model"
-    name = str(source)
-    if (folder / "config.json").is_file():
-        name = f"local-dir:{folder}"
-    elif folder.exists():
+    folder = model_folder(source)
+    loaded = _pretrained(str(source), kwargs) if folder is None else _of_folder(folder, source, kwargs)
+    model = cast(Any, loaded.model)
+    if num_classes is None or num_classes == model.num_classes:
+        return loaded
+    model.reset_classifier(num_classes)
+    return Loaded(model.eval(), loaded.config | {"num_classes": num_classes}, None)
+
+
+def model_folder(source: str | Path) -> Path | None:
+    """The folder with config.json of what `load_model` takes; None for a name of timm.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or name.
+        OSError: If it cannot be fetched from the hub.
+    """
+    name, folder = str(source), Path(source).expanduser()
+    prefix, _, rest = name.partition(":")
+    if not folder.exists():
+        if prefix in ("hf-hub", "hf_hub"):
+            return _fetched(name, rest)
+        if prefix == "local-dir":
+            folder = Path(rest).expanduser()
+    for place in (folder / "model", folder):
+        if (place / CONFIG).is_file():
+            return place
+    if folder.exists():
         raise FileNotFoundError(f"{source} holds no model; give a folder with config.json, or a run that has finished")
-    elif not (timm.is_model(name) or name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))):
+    if not timm.is_model(name):
         raise no_such_model(name, timm.list_models())
-    elif timm.is_model(name) and not is_model_pretrained(name):
+    return None
+
+
+def _fetched(source: str, repository: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    name, _, revision = repository.partition("@")
+    try:
+        for file in (WEIGHTS, CONFIG):
+            found = hf_hub_download(name, file, revision=revision or None)
+    except Exception as error:  # no network, no such repository or file: whatever the hub raises
+        raise OSError(
+            f"{source} cannot be loaded ({reason_of(error)}); check the name, the network, and that it has {CONFIG} "
+            f"and {WEIGHTS}"
+        ) from error
+    return Path(found).parent
+
+
+def _pretrained(name: str, kwargs: Mapping[str, Any]) -> Loaded:
+    """A model of timm's, whose weights timm loads strictly where the number of classes is their own."""
+    if not is_model_pretrained(name):
         raise ValueError(f"there are no pretrained weights of {name}; train one (convneur train) and give its folder")
-    _refuse_others(folder)
     try:
         model = timm.create_model(name, pretrained=True, **kwargs)
-    except Exception as error:  # no network, another layout, damaged or hostile weights: whatever the readers raise
-        raise ValueError(f"{source} cannot be loaded ({' '.join(str(error).split())[:300]})") from error
+    except Exception as error:  # no network, damaged or hostile weights: whatever the readers raise
+        raise ValueError(f"{name} cannot be loaded ({reason_of(error)}); check the name and the network") from error
     config: dict[str, Any] = dict(cast(Any, model).pretrained_cfg)
     labels = config.get("label_names")
     return Loaded(model.eval(), config, list(labels) if labels else None)
+
+
+def _of_folder(folder: Path, source: str | Path, kwargs: Mapping[str, Any]) -> Loaded:
+    config = read_json(folder / CONFIG, AGAIN)
+    if {"detector", "segmenter"} & set(config):
+        raise ValueError(
+            f"{folder} holds no classifier; detectors and segmentation models go with convneur eval, predict and train"
+        )
+    try:
+        header = read_header(folder / WEIGHTS)
+        with within(CONFIG):
+            metadata = _metadata(config)
+            check_arguments(config.get("architecture"), config.get("model_args", {}), "model_args", header.most)
+        model = load_whole(partial(timm.create_model, f"local-dir:{folder}", **kwargs), header)
+        described: dict[str, Any] = dict(cast(Any, model).pretrained_cfg)
+        if cast(Any, model).num_classes != described["num_classes"]:
+            raise ValueError(
+                f"{CONFIG}: num_classes is {described['num_classes']} and the weights are of "
+                f"{cast(Any, model).num_classes} classes"
+            )
+    except Exception as error:  # another version, damaged or hostile files: whatever the readers raise
+        raise ValueError(f"{source} cannot be loaded ({reason_of(error)}); {AGAIN}") from error
+    return Loaded(model, described, metadata.labels)
+
+
+def _metadata(config: Mapping[str, Any]) -> ModelMetadata:
+    """What config.json says, in either of the forms that timm reads."""
+    nested = "pretrained_cfg" in config
+    described = as_object(config["pretrained_cfg"] if nested else dict(config), "pretrained_cfg")
+    place = "pretrained_cfg." if nested else ""
+    for name in described:
+        if name not in PRETRAINED_FIELDS and (nested or name not in ("architecture", "num_features", "labels")):
+            raise ValueError(f"{place}{name} is none of its settings")
+    labels = config.get("label_names", described.get("label_names", config.get("labels")))
+    if "num_classes" in config:
+        CHECKS["num_classes"](config["num_classes"], "num_classes")
+        described = {**described, "num_classes": config["num_classes"]}
+    return ModelMetadata.checked(described, None if labels == [] else labels, place)

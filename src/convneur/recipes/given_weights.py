@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rich.console import Console
 from torch import Tensor, nn
 
 from convneur.models import VARIANTS, from_convnext, load_model
@@ -25,7 +27,11 @@ def body_of(detector: nn.Module) -> nn.Module:
 
 
 def start_from(
-    create: Callable[..., M], find: Callable[[M], nn.Module], config: RunConfig, backbone: Mapping[str, Any]
+    create: Callable[..., M],
+    find: Callable[[M], nn.Module],
+    config: RunConfig,
+    backbone: Mapping[str, Any],
+    console: Console | None = None,
 ) -> M:
     """Create a model with the weights that ``config`` names: those of its backbone at least, and whatever else fits.
 
@@ -35,6 +41,7 @@ def start_from(
         config: ``model`` and ``weights``: a run or folder of a classifier, detector or segmentation model of ours; for
             our variants, what `convneur.from_convnext` takes; for others of timm, ``pretrained``; None for none.
         backbone: Arguments of a ConvNeur.
+        console: To say what is new, that is, not from the given weights.
 
     Raises:
         ValueError: If they do not fit the backbone, or cannot be loaded.
@@ -42,6 +49,7 @@ def start_from(
     """
     ours = config.model in VARIANTS
     if config.weights == PRETRAINED and not ours:
+        load_model(config.model)  # whole; below, where timm leaves out the head, it would not miss anything else
         try:
             return create(pretrained=True)
         except (OSError, RuntimeError) as error:  # no network, or no weights of that name
@@ -65,7 +73,19 @@ def start_from(
             f"{len(own)} tensors, the first is {misfits[0]}); give the model and options they were trained with"
         )
     model.load_state_dict(wanted | fits)
+    tell_new(config.weights, {name for name in wanted if not name.startswith(body)} - set(fits), console)
     return model
+
+
+def tell_new(weights: str, names: Iterable[str], console: Console | None) -> None:
+    """Say which parts of a model do not come from the weights it was to start from."""
+    parts = Counter(
+        "the memory" if ".global_branch." in name or ".merge." in name else ".".join(name.split(".")[:2])
+        for name in names
+    )
+    if parts and console is not None:
+        told = ", ".join(f"{part} ({count} tensors)" for part, count in sorted(parts.items()))
+        console.print(f"--weights {weights}: all of it is used, and new are {told}", soft_wrap=True, markup=False)
 
 
 def _prefix(model: nn.Module, part: nn.Module) -> str:

@@ -19,6 +19,7 @@ from convneur.data.unreadable import Unreadable
 from convneur.engine.config import FitConfig
 from convneur.engine.fit import Curve, fit, processes, resume_from
 from convneur.files import check_folder, write_atomic
+from convneur.json_files import read_json
 from convneur.printing import Console
 
 # Settings that a resumed run may have otherwise: they do not decide what comes out.
@@ -151,7 +152,7 @@ def claim(config: Any, facts: Mapping[str, Any], out: Path, resume: bool) -> Non
     now = json.loads(json.dumps(asdict(config) | dict(facts)))
     kept = out / "run.json"
     if resume:
-        changed = _differences(json.loads(kept.read_text()), now)
+        changed = _differences(read_json(kept, "give another --out"), now)
         if changed:
             raise ValueError(
                 f"the run in {out} was begun with {changed[0]}; go on with the same, or give another --out"

@@ -17,9 +17,11 @@ from convneur.data.transforms import Preprocessing
 from convneur.engine.fit import Curve, resume_from
 from convneur.files import write_atomic
 from convneur.models import VARIANTS, ConvNeur, create_model, from_convnext, load_model
+from convneur.models.metadata import ModelMetadata
 from convneur.models.names import choose
 from convneur.printing import Console
 from convneur.recipes.classification import ClassificationRecipe
+from convneur.recipes.given_weights import tell_new
 from convneur.recipes.runs import Length, RunConfig, check_free, claim, final_weights, fit_recipe, is_first, names_hash
 from convneur.tasks.classification import Classification
 
@@ -94,7 +96,7 @@ def train_classifier(config: TrainConfig, out: Path, resume: bool, console: Cons
     if config.train_images:
         source = fewer(source, config.train_images, config.seed)
     torch.manual_seed(config.seed)
-    model, model_args = _model(config, len(source.classes))
+    model, model_args = _model(config, len(source.classes), console if first else None)
     channels_last = recipe.channels_last and recipe.fit.strategy != "fsdp2"  # which shards plain tensors only
     if channels_last:
         model.to(memory_format=torch.channels_last)
@@ -161,28 +163,33 @@ def _claim(config: TrainConfig, data: ImageData, world: int, out: Path, resume: 
         write_atomic(out / "split.json", json.dumps(asdict(source.split)) + "\n")
 
 
-def _model(config: TrainConfig, classes: int) -> tuple[ConvNeur, dict[str, Any]]:
+def _model(config: TrainConfig, classes: int, console: Console | None = None) -> tuple[ConvNeur, dict[str, Any]]:
     """Create the model, from given weights if there are any, and the arguments that create it again."""
     recipe = config.recipe
     choose(config.model, VARIANTS, "--model")
     size = recipe.eval_size or recipe.image_size
     overlay = {"input_size": (3, size, size), "crop_pct": recipe.crop_pct, "mean": MEAN, "std": STD, "pool_size": None}
+    ModelMetadata.checked({**overlay, "num_classes": classes}, None, "--image-size: ")  # or nobody could load it
     arguments = recipe.backbone.arguments() | {"num_classes": classes}
     if config.weights is None:
         return create_model(config.model, **arguments, pretrained_cfg_overlay=overlay), arguments
     folder = Path(config.weights).expanduser()
     if folder.is_dir():
-        return _from_ours(config, folder, arguments, overlay), arguments
+        return _from_ours(config, folder, arguments, overlay, console), arguments
     options = {name: value for name, value in arguments.items() if name != "num_classes"}
     model = from_convnext(config.weights, num_classes=classes, **options, pretrained_cfg_overlay=overlay)
     if model.default_cfg["architecture"] != config.model:
         raise ValueError(
             f"--weights {config.weights} are of {model.default_cfg['architecture']}; add --model with that name"
         )
+    new = {name for name in model.state_dict() if ".merge." in name or name.startswith("head.fc.")}
+    tell_new(config.weights, new | model.no_weight_decay(), console)
     return model, arguments
 
 
-def _from_ours(config: TrainConfig, folder: Path, arguments: dict[str, Any], overlay: dict[str, Any]) -> ConvNeur:
+def _from_ours(
+    config: TrainConfig, folder: Path, arguments: dict[str, Any], overlay: dict[str, Any], console: Console | None
+) -> ConvNeur:
     given = load_model(folder).model
     model = create_model(config.model, **arguments, pretrained_cfg_overlay=overlay)
     wanted, weights = model.state_dict(), given.state_dict()
@@ -203,6 +210,7 @@ def _from_ours(config: TrainConfig, folder: Path, arguments: dict[str, Any], ove
     ):
         usable = weights  # the same number of classes: the classifier is of use too
     model.load_state_dict(wanted | usable)
+    tell_new(str(config.weights), set(wanted) - set(usable), console)
     return model
 
 

@@ -19,7 +19,7 @@ from convneur.recipes.detection import DetectionRecipe
 from convneur.recipes.given_weights import PRETRAINED, body_of, start_from
 from convneur.recipes.runs import Length, RunConfig, check_free, claim, final_weights, fit_recipe, is_first, names_hash
 from convneur.tasks.detection import DetectorKind, create_detector
-from convneur.tasks.detection.models import WITH_MASKS
+from convneur.tasks.detection.models import WITH_MASKS, check_arguments
 from convneur.tasks.detection.task import Detection
 
 
@@ -94,7 +94,7 @@ def train_detector(config: TrainDetectorConfig, out: Path, resume: bool, console
         **config.loading(recipe.fit),
     )
     torch.manual_seed(config.seed)
-    model, arguments = _detector(config, len(source.classes))
+    model, arguments = _detector(config, len(source.classes), console if first else None)
     length = Length.of(recipe, data)
     if first:
         facts = {
@@ -152,7 +152,7 @@ def _check_numbers(config: TrainDetectorConfig) -> None:
         raise ValueError("--fit.strategy fsdp2 shards classifiers only; leave it out, or give ddp")
 
 
-def _detector(config: TrainDetectorConfig, classes: int) -> tuple[nn.Module, dict[str, Any]]:
+def _detector(config: TrainDetectorConfig, classes: int, console: Console | None) -> tuple[nn.Module, dict[str, Any]]:
     """The detector, from given weights if there are any, and the arguments that create it again."""
     recipe, ours = config.recipe, config.model in VARIANTS
     if not ours and not timm.is_model(config.model):
@@ -173,7 +173,9 @@ def _detector(config: TrainDetectorConfig, classes: int) -> tuple[nn.Module, dic
         described = timm.get_pretrained_cfg(config.model)
         arguments |= {"image_mean": list(described.mean), "image_std": list(described.std)} if described else {}
 
+    check_arguments(arguments, "settings")  # or nobody could load what is trained
+
     def create(**backbone: Any) -> nn.Module:
         return create_detector(**arguments | ({"backbone_args": backbone} if backbone else {}))
 
-    return start_from(create, body_of, config, recipe.backbone.arguments()), arguments
+    return start_from(create, body_of, config, recipe.backbone.arguments(), console), arguments

@@ -22,6 +22,7 @@ from convneur.recipes.segmentation import SegmentationRecipe
 from convneur.tasks.segmentation import DecoderName, Segmenter, create_segmenter
 from convneur.tasks.segmentation.inference import Inference
 from convneur.tasks.segmentation.losses import SegmentationLoss, balanced_weights
+from convneur.tasks.segmentation.saved import inference_of
 from convneur.tasks.segmentation.task import Segmentation
 
 # Arguments that are the width of each decoder
@@ -96,7 +97,7 @@ def train_segmenter(config: TrainSegmenterConfig, out: Path, resume: bool, conso
     """
     first, recipe = is_first(), config.recipe
     _check_numbers(config)
-    inference = Inference(**vars(recipe.inference))
+    inference = inference_of(dict(vars(recipe.inference)), "--inference")  # or nobody could load what is trained
     if first:
         check_free(out, resume)
     source = open_pixels(config.data, config.val_share, config.seed, config.strict)
@@ -108,7 +109,7 @@ def train_segmenter(config: TrainSegmenterConfig, out: Path, resume: bool, conso
     )
     data = PixelData(source, transform, recipe.batch_size, config.strict, **config.loading(recipe.fit))
     torch.manual_seed(config.seed)
-    model, arguments = _segmenter(config, len(source.code.classes))
+    model, arguments = _segmenter(config, len(source.code.classes), console if first else None)
     length = Length.of(recipe, data)
     if first:
         facts = {
@@ -180,7 +181,7 @@ def _check_numbers(config: TrainSegmenterConfig) -> None:
         raise ValueError("--fit.strategy fsdp2 shards classifiers only; leave it out, or give ddp")
 
 
-def _segmenter(config: TrainSegmenterConfig, classes: int) -> tuple[Segmenter, dict[str, Any]]:
+def _segmenter(config: TrainSegmenterConfig, classes: int, console: Console | None) -> tuple[Segmenter, dict[str, Any]]:
     """The model, from given weights if there are any, and the arguments that create it again."""
     recipe, ours = config.recipe, config.model in VARIANTS
     if not ours and not timm.is_model(config.model):
@@ -201,7 +202,7 @@ def _segmenter(config: TrainSegmenterConfig, classes: int) -> tuple[Segmenter, d
     def create(**backbone: Any) -> Segmenter:
         return create_segmenter(**arguments | ({"backbone_args": backbone} if backbone else {}))
 
-    return start_from(create, lambda made: made.body, config, recipe.backbone.arguments()), arguments
+    return start_from(create, lambda made: made.body, config, recipe.backbone.arguments(), console), arguments
 
 
 def _counts(source: PixelSource, max_pixels: int, console: Console) -> list[int]:

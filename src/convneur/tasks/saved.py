@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import timm
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from convneur.files import replace_folder
+from convneur.json_files import read_json
+from convneur.models.hub import AGAIN, CONFIG, WEIGHTS
+from convneur.models.metadata import as_object, check_arguments, check_sizes, within
+from convneur.models.weights import load_whole, read_header, reason_of
 
 M = TypeVar("M", bound=nn.Module)
-
-# Of a backbone's arguments, those that would have timm fetch weights: they are in the file beside.
-FETCHING = (
-    "pretrained",
-    "pretrained_cfg",
-    "pretrained_cfg_overlay",
-    "pretrained_strict",
-    "checkpoint_path",
-    "cache_dir",
-    "encoder_weights",
-    "weights",
-    "weights_backbone",
-)
 
 
 def find_model(source: str | Path, key: str) -> Path | None:
@@ -39,18 +30,14 @@ def find_model(source: str | Path, key: str) -> Path | None:
     """
     folder = Path(source).expanduser()
     for place in (folder / "model", folder):
-        if (place / "config.json").is_file():
+        if (place / CONFIG).is_file():
             return place if key in read_config(place) else None
     return None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """What config.json says; a ValueError if it is damaged."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{folder / 'config.json'} is damaged ({error}); train or copy the model again") from error
-    return config if isinstance(config, dict) else {}
+    return read_json(folder / CONFIG, AGAIN)
 
 
 def write_model(model: nn.Module, folder: Path, config: Mapping[str, Any], card: str) -> None:
@@ -75,13 +62,16 @@ def write_model(model: nn.Module, folder: Path, config: Mapping[str, Any], card:
             raise OSError(f"could not write the weights to {folder}: {error}") from error
 
 
-def bring_back(folder: Path, create: Callable[..., M], arguments: Mapping[str, Any]) -> tuple[M, dict[str, Any]]:
-    """Create a model, without fetching anything, and load its weights.
+def bring_back(
+    folder: Path, create: Callable[..., M], key: str, check: Callable[[Mapping[str, Any], str], None]
+) -> tuple[M, dict[str, Any]]:
+    """Create a model, without fetching anything, and load its weights, every tensor from the file.
 
     Args:
         folder: Of the model.
         create: Makes it.
-        arguments: Of ``create``, as config.json has them.
+        key: Where config.json has the arguments of ``create``.
+        check: Refuses arguments that are unknown or out of range; ``key`` is their place.
 
     Returns:
         The model, in eval mode, and its arguments without what would fetch something.
@@ -89,21 +79,20 @@ def bring_back(folder: Path, create: Callable[..., M], arguments: Mapping[str, A
     Raises:
         ValueError: If what is there cannot be loaded.
     """
+    config = read_config(folder)
     try:
-        backbone = arguments["backbone"]
-        if not timm.is_model(backbone):  # hf-hub: and the like would fetch something
-            raise ValueError(f"{backbone} is no model of timm")
-        given = dict(arguments.get("backbone_args") or {})
-        for name in FETCHING:
-            if name in arguments:  # timm would be handed it, too
-                raise ValueError(f"{name} is none of its settings")
-            given.pop(name, None)
-        kept = {**arguments, "backbone_args": given}
-        model = create(**kept)
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        header = read_header(folder / WEIGHTS)
+        with within(CONFIG):
+            arguments = as_object(config.get(key), key)
+            inside = dict(as_object(arguments.get("backbone_args") or {}, f"{key}.backbone_args"))
+            inside.pop("pretrained", None)  # its weights are in the file
+            check_arguments(arguments.get("backbone"), inside, f"{key}.backbone_args", header.most)
+            check(arguments, key)
+            check_sizes(arguments, key, header.most)
+        kept = {**arguments, "backbone_args": inside}
+        model = load_whole(partial(create, **kept), header)
     except ImportError:
         raise
     except Exception as error:  # another version, damaged or hostile files: whatever the readers raise
-        raise ValueError(f"{folder} cannot be loaded ({' '.join(str(error).split())[:300]})") from error
-    model.eval()
+        raise ValueError(f"{folder} cannot be loaded ({reason_of(error)}); {AGAIN}") from error
     return model, kept

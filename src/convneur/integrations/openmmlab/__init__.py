@@ -26,6 +26,7 @@ except ImportError as error:
 from convneur.models import load_model
 from convneur.models.names import choose
 from convneur.models.variants import VARIANTS
+from convneur.models.weights import listed
 from convneur.tasks.bodies import freeze_stages
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -61,7 +62,14 @@ class ConvNeurBackbone(nn.Module):
         if weights is not None:
             given = load_model(weights).model.state_dict()
             inside: Any = self.body.model
-            inside.load_state_dict({name: given[name] for name in inside.state_dict()})
+            wanted = inside.state_dict()
+            misfits = [name for name in wanted if name not in given or given[name].shape != wanted[name].shape]
+            if misfits:
+                raise ValueError(
+                    f"weights={weights!r} do not fit {variant} with these arguments ({listed(misfits)}); give the "
+                    "variant and arguments they were trained with"
+                )
+            inside.load_state_dict({name: given[name] for name in wanted})
         freeze_stages(self.body, frozen_stages + 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

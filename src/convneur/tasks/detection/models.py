@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from torch import nn
@@ -13,6 +15,17 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from convneur.memory import Linear
+from convneur.models.metadata import (
+    MAX_CLASSES,
+    MAX_SIDE,
+    check_types,
+    deviation,
+    number,
+    one_of,
+    pixels,
+    several,
+    whole,
+)
 from convneur.tasks.bodies import freeze_stages
 from convneur.tasks.detection.cascade import IOUS, CascadeRoIHeads, cascade_stage
 from convneur.tasks.detection.pasting import PastingTransform
@@ -21,6 +34,8 @@ from convneur.tasks.pyramid import STRIDES, FeaturePyramid
 DetectorKind = Literal["faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet", "fcos"]
 WITH_MASKS = ("mask_rcnn", "cascade_mask_rcnn")
 ONE_STAGE = ("retinanet", "fcos")
+CLASSES = {"mask_rcnn": MaskRCNN, "retinanet": RetinaNet, "fcos": FCOS}  # of torchvision, the others FasterRCNN
+MAX_BOXES = 10_000  # of an image, of whatever kind
 LEVELS = [str(level) for level in range(len(STRIDES))]
 
 
@@ -92,6 +107,35 @@ def create_detector(
     detector.roi_heads.mask_predictor = parts["mask_predictor"]
     detector.transform = PastingTransform(detector.transform)
     return detector
+
+
+def check_arguments(arguments: Mapping[str, Any], place: str) -> None:
+    """Refuse arguments of `create_detector` that are unknown, or of which no detector can be made that is of use.
+
+    Args:
+        arguments: As JSON has them.
+        place: For messages.
+
+    Raises:
+        ValueError: For the first of them.
+    """
+    one_of(arguments.get("kind"), f"{place}.kind", get_args(DetectorKind))
+    theirs = inspect.signature(CLASSES.get(arguments["kind"], FasterRCNN).__init__).parameters
+    for name, value in arguments.items():
+        at = f"{place}.{name}"
+        default = theirs[name].default if name in theirs else None
+        if name in ("min_size", "max_size", "smallest_anchor"):
+            whole(value, at, 1, MAX_SIDE)
+        elif name == "num_classes":
+            whole(value, at, 1, MAX_CLASSES)
+        elif name in ("image_mean", "image_std"):
+            several(value, at, (3,), pixels if name == "image_mean" else deviation)
+        elif isinstance(default, int):
+            whole(value, at, 0, MAX_BOXES)
+        elif isinstance(default, float):
+            number(value, at, 0, 100)
+        else:
+            check_types({name: value}, create_detector, place)
 
 
 def _anchors(sizes: tuple[tuple[int, ...], ...]) -> AnchorGenerator:

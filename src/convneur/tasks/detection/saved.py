@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from convneur.tasks.detection.models import create_detector
+from convneur.models.hub import CONFIG
+from convneur.models.metadata import check_labels, several, whole, within
+from convneur.tasks.detection.models import check_arguments, create_detector
 from convneur.tasks.saved import bring_back, find_model, read_config, write_model
 
 KEY = "detector"
+MAX_CATEGORY = 1 << 62
 
 
 class SavedDetector(NamedTuple):
@@ -71,12 +74,10 @@ def load_detector(source: str | Path) -> SavedDetector:
     folder = detector_folder(source)
     if folder is None:
         raise FileNotFoundError(f"{source} holds no detector; give the folder of a run that has finished")
+    model, arguments = bring_back(folder, create_detector, KEY, check_arguments)
     config = read_config(folder)
-    model, arguments = bring_back(folder, create_detector, config[KEY])
-    classes, numbers = list(config.get("label_names", [])), list(config.get("category_ids", []))
-    if not len(classes) == len(numbers) == arguments.get("num_classes"):
-        raise ValueError(
-            f"{folder / 'config.json'} names {len(classes)} classes for a detector of {arguments.get('num_classes')}; "
-            "train or copy the model again"
-        )
-    return SavedDetector(model, arguments, [str(name) for name in classes], [int(number) for number in numbers])
+    with within(str(folder / CONFIG)):
+        classes = check_labels(config.get("label_names"), arguments.get("num_classes", 80), KEY)
+        numbers: Any = config.get("category_ids")
+        several(numbers, "category_ids", (len(classes),), lambda each, at: whole(each, at, -MAX_CATEGORY, MAX_CATEGORY))
+    return SavedDetector(model, arguments, classes, numbers)

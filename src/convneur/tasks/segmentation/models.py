@@ -5,12 +5,16 @@ Shape letters: B batch, K classes, H W pixels of the image.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import timm
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convneur.data.semantic.masks import MOST
+from convneur.models.metadata import check_types, one_of, whole
 from convneur.tasks.bodies import body_and_head_groups, check_any_size, freeze_stages
 from convneur.tasks.segmentation.semantic_fpn import SemanticFPN
 
@@ -21,6 +25,8 @@ CLASSES = {
     "segformer": "Segformer",
     "deeplabv3plus": "DeepLabV3Plus",
 }
+# What `create_segmenter` gives them itself, and what adds to the model
+GIVEN = {"encoder_name", "encoder_weights", "classes", "aux_params"}
 NEEDS = "segmentation needs the package segmentation-models-pytorch; pip install 'convneur[segmentation]'"
 
 
@@ -88,15 +94,41 @@ def create_segmenter(
     check_any_size(backbone, given)
     if decoder == "semantic_fpn":
         return _frozen(Segmenter(SemanticFPN(backbone, num_classes, **arguments, **given)), frozen_stages)
+    made_by = _decoder_class(decoder)
+    weights = True if given.pop("pretrained", False) else None
+    made = made_by(encoder_name=f"tu-{backbone}", encoder_weights=weights, classes=num_classes, **given, **arguments)
+    return _frozen(Segmenter(made), frozen_stages)
+
+
+def check_arguments(arguments: Mapping[str, Any], place: str) -> None:
+    """Refuse arguments of `create_segmenter` that are unknown, or of which no model can be made.
+
+    Args:
+        arguments: As JSON has them.
+        place: For messages.
+
+    Raises:
+        ValueError: For the first of them.
+        ImportError: If the package is missing.
+    """
+    one_of(arguments.get("decoder"), f"{place}.decoder", get_args(DecoderName))
+    whole(arguments.get("num_classes"), f"{place}.num_classes", 1, MOST)
+    own = inspect.signature(create_segmenter).parameters
+    check_types({name: value for name, value in arguments.items() if name in own}, create_segmenter, place)
+    others = {name: value for name, value in arguments.items() if name not in own}
+    for name in GIVEN & set(others):
+        raise ValueError(f"{place}.{name} is none of its settings")
+    check_types(others, _decoder_class(arguments["decoder"]), place)
+
+
+def _decoder_class(decoder: DecoderName) -> Any:
+    if decoder == "semantic_fpn":
+        return SemanticFPN
     try:
         import segmentation_models_pytorch as smp
     except ImportError as error:
         raise ImportError(NEEDS) from error
-    weights = True if given.pop("pretrained", False) else None
-    made = getattr(smp, CLASSES[decoder])(
-        encoder_name=f"tu-{backbone}", encoder_weights=weights, classes=num_classes, **given, **arguments
-    )
-    return _frozen(Segmenter(made), frozen_stages)
+    return getattr(smp, CLASSES[decoder])
 
 
 def _frozen(segmenter: Segmenter, stages: int) -> Segmenter:

@@ -9,11 +9,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convneur.data.semantic import MaskCode
+from convneur.models.hub import CONFIG
+from convneur.models.metadata import (
+    MAX_SIDE,
+    as_object,
+    check_labels,
+    check_types,
+    number,
+    several,
+    whole,
+    within,
+)
 from convneur.tasks.saved import bring_back, find_model, read_config, write_model
 from convneur.tasks.segmentation.inference import Inference
-from convneur.tasks.segmentation.models import Segmenter, create_segmenter
+from convneur.tasks.segmentation.models import Segmenter, check_arguments, create_segmenter
 
 KEY = "segmenter"
+MAX_WINDOW = 16_384  # pixels a side of a tile
 
 
 class SavedSegmenter(NamedTuple):
@@ -68,14 +80,26 @@ def load_segmenter(source: str | Path) -> SavedSegmenter:
     folder = segmenter_folder(source)
     if folder is None:
         raise FileNotFoundError(f"{source} holds no segmentation model; give the folder of a run that has finished")
+    model, arguments = bring_back(folder, create_segmenter, KEY, check_arguments)
     config = read_config(folder)
-    model, arguments = bring_back(folder, create_segmenter, config[KEY])
-    try:
-        code = MaskCode([str(name) for name in config["label_names"]], np.array(config["colours"], np.uint8))
-        how = dict(config["inference"])
-        inference = Inference(**how | {"scales": tuple(how["scales"])})
-        if not len(code.classes) == len(code.colours) == arguments["num_classes"]:
-            raise ValueError(f"{len(code.classes)} classes for a model of {arguments['num_classes']}")
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{folder / 'config.json'} is damaged ({error}); train or copy the model again") from error
-    return SavedSegmenter(model, arguments, code, inference)
+    with within(str(folder / CONFIG)):
+        classes = check_labels(config.get("label_names"), arguments["num_classes"], KEY)
+        colours = config.get("colours")
+        several(colours, "colours", (len(classes),), _colour)
+        inference = inference_of(config.get("inference"), "inference")
+    return SavedSegmenter(model, arguments, MaskCode(classes, np.array(colours, np.uint8)), inference)
+
+
+def inference_of(given: Any, place: str) -> Inference:
+    """How to ask a model, as JSON has it; a ValueError for what is unknown or out of range."""
+    how = as_object(given, place)
+    scales = how.get("scales", [1.0])
+    check_types({name: value for name, value in how.items() if name != "scales"}, Inference, place)
+    for name, most in (("size", MAX_SIDE), ("window", MAX_WINDOW), ("margin", MAX_WINDOW)):
+        whole(how.get(name, 0), f"{place}.{name}", 0, most)
+    several(scales, f"{place}.scales", range(1, 17), lambda each, at: number(each, at, 0.05, 8))
+    return Inference(**how | {"scales": tuple(scales)})
+
+
+def _colour(value: Any, place: str) -> None:
+    several(value, place, (3,), lambda each, at: whole(each, at, 0, 255))
