@@ -37,6 +37,39 @@ def check_folder(folder: Path, named: str | None = None) -> None:
         raise OSError(f"{named} cannot be {what} ({error.strerror}); give a folder that you may write to") from error
 
 
+def check_file(path: Path, instead: str) -> None:
+    """Refuse what is no file with something in it, without opening it: a FIFO would keep whoever opens it waiting.
+
+    Args:
+        path: Of the file.
+        instead: What to give in its place.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        OSError: If it is a folder, a FIFO, a device or a socket.
+        ValueError: If it is empty.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; {instead}")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; {instead}")
+    if not path.is_file():
+        raise OSError(f"{path} is a FIFO, a socket or a device; {instead}")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty; {instead}")
+
+
+def why_unreadable(error: BaseException) -> str:
+    """Why a file of weights could not be read, in one short line.
+
+    What PyTorch and timm say of a file that is not of plain weights fills a screen, and advises to let it run code.
+    """
+    reason = " ".join(str(error).split())
+    if "weights" in reason.lower() and "only" in reason.lower():
+        return "it is damaged, or holds Python objects, which could run code; save the weights as safetensors"
+    return reason[:300] or type(error).__name__
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file so that a crash or a full disk leaves the old one or none, never half of the new; text as UTF-8."""
     with replace_file(path) as fresh:

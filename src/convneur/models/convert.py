@@ -10,6 +10,7 @@ import timm
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
+from convneur.files import check_file, why_unreadable
 from convneur.models.backbone import ConvNeur
 from convneur.models.registry import create_model
 from convneur.models.variants import VARIANTS
@@ -70,13 +71,9 @@ def _state_dict(source: str | Path | nn.Module | Mapping[str, Tensor]) -> dict[s
         return source.state_dict()
     if isinstance(source, Mapping):
         return dict(source)
-    if Path(source).is_file():
-        try:
-            return load_state_dict(str(source), weights_only=True)
-        except Exception as error:  # whatever a broken or hostile file makes the readers raise
-            raise ValueError(
-                f"{source} is no checkpoint that can be read safely ({str(error).splitlines()[0]})"
-            ) from error
+    file = Path(source)
+    if file.exists() and not (file.is_dir() and timm.is_model(str(source))):
+        return _read(file)
     if isinstance(source, Path) or not (timm.is_model(source) or ":" in source):
         raise FileNotFoundError(
             f"{source} is neither a file nor a model of timm: no file of that name exists; give one that does, or "
@@ -86,9 +83,24 @@ def _state_dict(source: str | Path | nn.Module | Mapping[str, Tensor]) -> dict[s
         return timm.create_model(source, pretrained=True).state_dict()
     except Exception as error:  # no network, no weights of that name: whatever timm and the hub raise
         raise OSError(
-            f"{source} could not be loaded ({' '.join(str(error).split())[:300]}); check name and network, or give "
+            f"{source} could not be loaded ({why_unreadable(error)}); check name and network, or give "
             "its weights as a file (--weights file.safetensors)"
         ) from error
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    """The weights in a file, each a tensor of floating-point numbers."""
+    check_file(file, "give a file of weights, such as file.safetensors")
+    if file.suffix == ".pt2":  # PyTorch opens them by running what they hold
+        raise ValueError(f"{file} is an exported program, and no file of weights; give the weights as safetensors")
+    try:
+        weights = load_state_dict(str(file), weights_only=True)
+        for name, value in weights.items():
+            if not (isinstance(value, Tensor) and value.is_floating_point()):
+                raise ValueError(f"{name} is no tensor of floating-point numbers")
+    except Exception as error:  # whatever a broken or hostile file makes the readers raise
+        raise ValueError(f"{file} is no checkpoint that can be read safely ({why_unreadable(error)})") from error
+    return weights
 
 
 def _variant(state_dict: Mapping[str, Tensor]) -> str:

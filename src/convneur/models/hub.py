@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from timm.models import is_model_pretrained, save_for_hf
 from torch import nn
 
-from convneur.files import replace_folder
+from convneur.files import replace_folder, why_unreadable
 from convneur.models.names import no_such_model
 
 
@@ -86,7 +86,10 @@ def load_model(source: str | Path, **kwargs: Any) -> Loaded:
     if (folder / "config.json").is_file():
         name = f"local-dir:{folder}"
     elif folder.exists():
-        raise FileNotFoundError(f"{source} holds no model; give a folder with config.json, or a run that has finished")
+        raise FileNotFoundError(
+            f"{source} holds no model; give a folder with config.json, or a run that has finished; files of convneur "
+            "export go with convneur predict and eval"
+        )
     elif not (timm.is_model(name) or name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))):
         raise no_such_model(name, timm.list_models())
     elif timm.is_model(name) and not is_model_pretrained(name):
@@ -95,7 +98,7 @@ def load_model(source: str | Path, **kwargs: Any) -> Loaded:
     try:
         model = timm.create_model(name, pretrained=True, **kwargs)
     except Exception as error:  # no network, another layout, damaged or hostile weights: whatever the readers raise
-        raise ValueError(f"{source} cannot be loaded ({' '.join(str(error).split())[:300]})") from error
+        raise ValueError(f"{source} cannot be loaded ({why_unreadable(error)})") from error
     config: dict[str, Any] = dict(cast(Any, model).pretrained_cfg)
     labels = config.get("label_names")
     return Loaded(model.eval(), config, list(labels) if labels else None)
