@@ -143,7 +143,7 @@ def load_exported(path: str | Path, trust: bool = False) -> Loaded:
         check_file(file, "give a file that convneur export wrote")
     if format.runs_code and not trust:
         raise ValueError(
-            f"{path} was not opened: a {format.suffix} file runs code that is in it; add --trust (trust=True in Python) "
+            f"{path} was not opened: a {format.suffix} file runs code in it; add --trust (in Python trust=True) "
             "if you trust whoever made it, or get the model as ONNX (.onnx) or OpenVINO (.xml), which need no trust"
         )
     model, facts = _loaded(path, format)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ def from_convnext(
     given = _state_dict(source)
     name = _variant(given)
     head = given.get("head.fc.weight")
+    if given["stem.0.weight"].ndim != 4 or (head is not None and head.ndim not in (2, 4)):
+        raise ValueError(f"the weights do not make a {VARIANTS[name].local_twin}: stem.0.weight or head.fc.weight")
     model = create_model(
         name, num_classes=0 if head is None else head.shape[0], in_chans=given["stem.0.weight"].shape[1], **kwargs
     )
@@ -94,13 +97,26 @@ def _read(file: Path) -> dict[str, Tensor]:
     if file.suffix == ".pt2":  # PyTorch opens them by running what they hold
         raise ValueError(f"{file} is an exported program, and no file of weights; give the weights as safetensors")
     try:
+        size = _held(file)
         weights = load_state_dict(str(file), weights_only=True)
         for name, value in weights.items():
             if not (isinstance(value, Tensor) and value.is_floating_point()):
                 raise ValueError(f"{name} is no tensor of floating-point numbers")
+            if value.numel() * value.element_size() > size:  # one number that stands for many takes no room in a file
+                raise ValueError(f"{name} is of shape {tuple(value.shape)}, which the file does not hold")
     except Exception as error:  # whatever a broken or hostile file makes the readers raise
         raise ValueError(f"{file} is no checkpoint that can be read safely ({why_unreadable(error)})") from error
     return weights
+
+
+def _held(file: Path) -> int:
+    """Bytes of a file that do not become more when it is read: what PyTorch writes is not compressed."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            for part in archive.infolist():
+                if part.compress_type != zipfile.ZIP_STORED:
+                    raise ValueError(f"its part {part.filename} is compressed, which torch.save does not do")
+    return file.stat().st_size
 
 
 def _variant(state_dict: Mapping[str, Tensor]) -> str:
@@ -110,7 +126,7 @@ def _variant(state_dict: Mapping[str, Tensor]) -> str:
         prefix, depth = f"stages.{len(found)}.blocks", 0
         while f"{prefix}.{depth}.gamma" in state_dict:
             depth += 1
-        found.append((gamma.shape[0], depth))
+        found.append((gamma.numel(), depth))
     for name, variant in VARIANTS.items():
         if found == list(zip(variant.dims, variant.depths, strict=True)) and "stem.0.weight" in state_dict:
             return name
