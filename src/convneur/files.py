@@ -54,7 +54,7 @@ def check_file(path: Path, instead: str) -> None:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; {instead}")
     if not path.is_file():
-        raise OSError(f"{path} is a FIFO, a socket or a device; {instead}")
+        raise OSError(f"{path} is no regular file (a FIFO, socket or device); {instead}")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty; {instead}")
 
@@ -67,6 +67,10 @@ def why_unreadable(error: BaseException) -> str:
     reason = " ".join(str(error).split())
     if "weights" in reason.lower() and "only" in reason.lower():
         return "it is damaged, or holds Python objects, which could run code; save the weights as safetensors"
+    if isinstance(
+        error, (LookupError, TypeError, AttributeError, EOFError)
+    ):  # a reader that met what it did not expect
+        return f"it is damaged or of another format ({type(error).__name__}: {reason[:200]})"
     return reason[:300] or type(error).__name__
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,7 +99,9 @@ def _read(file: Path) -> dict[str, Tensor]:
         raise ValueError(f"{file} is an exported program, and no file of weights; give the weights as safetensors")
     try:
         size = _held(file)
-        weights = load_state_dict(str(file), weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of PyTorch, about pickles that it refuses a moment later
+            weights = load_state_dict(str(file), weights_only=True)
         for name, value in weights.items():
             if not (isinstance(value, Tensor) and value.is_floating_point()):
                 raise ValueError(f"{name} is no tensor of floating-point numbers")
