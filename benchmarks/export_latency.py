@@ -41,7 +41,7 @@ def exported(loaded: Loaded, formats: list[str], folder: Path) -> dict[str, Runt
     found = {}
     for name in formats:
         files = export_model(loaded.model, folder / f"model{FORMATS[name].suffix}", Facts(loaded.config))
-        found[name] = load_exported(files[-1]).model
+        found[name] = load_exported(files[-1], trust=True).model
     return found
 
 

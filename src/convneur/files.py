@@ -50,6 +50,41 @@ def file_stem(name: str, most: int = 160) -> str:
     return shown.encode()[:most].decode(errors="ignore")
 
 
+def check_file(path: Path, instead: str) -> None:
+    """Refuse what is no file with something in it, without opening it: a FIFO would keep whoever opens it waiting.
+
+    Args:
+        path: Of the file.
+        instead: What to give in its place.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        OSError: If it is a folder, a FIFO, a device or a socket.
+        ValueError: If it is empty.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; {instead}")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; {instead}")
+    if not path.is_file():
+        raise OSError(f"{path} is no regular file (a FIFO, socket or device); {instead}")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty; {instead}")
+
+
+def why_unreadable(error: BaseException) -> str:
+    """Why a file of weights could not be read, in one short line.
+
+    What PyTorch and timm say of a file that is not of plain weights fills a screen, and advises to let it run code.
+    """
+    reason = " ".join(str(error).split())
+    if "weights" in reason.lower() and "only" in reason.lower():
+        return "it is damaged, or holds Python objects, which could run code; save the weights as safetensors"
+    if isinstance(error, (LookupError, TypeError, AttributeError, EOFError)):  # a reader met what it did not expect
+        return f"it is damaged or of another format ({type(error).__name__}: {reason[:200]})"
+    return reason[:300] or type(error).__name__
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file so that a crash or a full disk leaves the old one or none, never half of the new; text as UTF-8."""
     with replace_file(path) as fresh:

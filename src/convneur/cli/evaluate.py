@@ -27,6 +27,7 @@ def eval_(
     scales: tuple[float, ...] | None = None,
     flip: tyro.conf.FlagCreatePairsOff[bool] = False,
     part: Literal["val", "test"] = "val",
+    trust: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Judge a model on labelled images.
 
@@ -51,6 +52,8 @@ def eval_(
         scales: Of a segmentation model: factors over which answers are averaged.
         flip: Of a segmentation model: average over the mirrored image, too.
         part: Of a detector's data: the images to judge by.
+        trust: Load a .pt2 of convneur export, which runs the code in it: only for files from people you trust. Other
+            models need none.
     """
     from convneur.printing import Console
 
@@ -90,7 +93,7 @@ def eval_(
         )
     check_size(image_size)
     with console.status(f"Loading {model}"):
-        loaded, config, labels = open_model(model)
+        loaded, config, labels = open_model(model, trust)
     source = open_source(data, share, chosen if seed is None else seed)
     if labels is not None and labels != source.classes:
         raise ValueError(other_classes(labels, source.classes))

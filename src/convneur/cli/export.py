@@ -30,7 +30,7 @@ def export(
     """Write a model for another runtime, with its labels and preprocessing; check it on photographs, and time it.
 
     The file is loaded again and must agree with PyTorch to 1e-4 at three sizes and two batches, else it is not kept.
-    convneur predict and eval take it for a model.
+    convneur predict and eval take it for a model, a .pt2 with --trust, because loading one runs code that is in it.
 
     Args:
         model: Folder of a run or model, hf-hub:USER/NAME, or a timm name. Names of ours have no trained

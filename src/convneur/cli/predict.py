@@ -33,6 +33,7 @@ def predict(
     out: Path | None = None,
     window: int | None = None,
     flip: tyro.conf.FlagCreatePairsOff[bool] = False,
+    trust: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> int:
     """Name images, draw what a detector finds, or mark the class of every pixel, as the model can.
 
@@ -55,6 +56,8 @@ def predict(
         window: Of a segmentation model: pixels a side of tiles that are looked at one by one, so that images may be
             huge; 0 for whole images.
         flip: Of a segmentation model: average over the mirrored image, too.
+        trust: Load a .pt2 of convneur export, which runs the code in it: only for files from people you trust. Other
+            models need none.
     """
     from convneur.printing import Console
 
@@ -104,7 +107,7 @@ def predict(
         _print_pixels(rows, format)
         return tell_unreadable(rows, unreadable, console)
     with console.status(f"Loading {model}"):
-        loaded, config, labels = open_model(model)
+        loaded, config, labels = open_model(model, trust)
     _refuse("a classifier", {"--score": score, "--window": window, "--flip": flip or None})
     if out is not None:
         raise ValueError(f"--out {out} is for pictures, and a classifier makes none; write --format csv > FILE instead")

@@ -99,7 +99,7 @@ def _tell_classes(image: str, classes: Path, code: MaskCode, out: Path, console:
     from convneur.inference import open_large
     from convneur.inference.spans import Span
 
-    said = np.load(classes, mmap_mode="r")
+    said = np.load(classes, mmap_mode="r", allow_pickle=False)
     counts = np.zeros(256, np.int64)
     for top in range(0, len(said), 1024):
         counts += np.bincount(said[top : top + 1024].ravel(), minlength=256)

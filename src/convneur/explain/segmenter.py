@@ -159,13 +159,10 @@ def side_by_side(judged: JudgedSegmenter, indices: Sequence[int]) -> Figure:
 
 def legend(figure: Figure, code: MaskCode, seen: set[int]) -> None:
     """Colours of the classes that are seen, below a figure; as they look over a picture of middle grey."""
-    handles = [
-        Patch(
-            color=tuple((OPACITY * code.colours[number].astype(float) + (1 - OPACITY) * 128) / 255),
-            label=drawable(code.classes[number]),
-        )
-        for number in sorted(seen - {IGNORED})
-    ]
-    longest = max((len(handle.get_label()) for handle in handles), default=0)
+    numbers = sorted(seen - {IGNORED})
+    names = [drawable(code.classes[number]) for number in numbers]
+    colours = [tuple((OPACITY * code.colours[number].astype(float) + (1 - OPACITY) * 128) / 255) for number in numbers]
+    handles = [Patch(color=colour, label=name) for colour, name in zip(colours, names, strict=True)]
+    longest = max(map(len, names), default=0)
     columns = min(6, int(figure.get_figwidth() / (0.6 + 0.08 * longest)))  # inches of a letter at that size
     figure.legend(handles=handles, loc="outside lower center", ncols=max(1, columns), fontsize=9, frameon=False)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
@@ -19,6 +20,7 @@ from convneur.export import onnx_file, openvino_file, torch_file
 from convneur.export.facts import Facts
 from convneur.export.program import trace
 from convneur.export.runtime import Runtime
+from convneur.files import check_file, why_unreadable
 from convneur.models import Loaded, load_model
 
 FormatName = Literal["onnx", "torch", "aoti", "openvino"]
@@ -33,6 +35,7 @@ class Format(NamedTuple):
         write: Program, file, and what the file should say of itself.
         load: File -> what runs it, and what it says of itself.
         beside: Suffix of a second file of the same name.
+        runs_code: Whether loading a file runs code that is in it.
     """
 
     suffix: str
@@ -40,6 +43,7 @@ class Format(NamedTuple):
     write: Callable[[ExportedProgram, Path, Mapping[str, str]], None]
     load: Callable[[Path], tuple[Callable[[Tensor], Tensor], dict[str, str]]]
     beside: str | None = None
+    runs_code: bool = False
 
     def files(self, path: Path) -> list[Path]:
         """All files of an export; ``path`` names the last, without which the others are nothing."""
@@ -49,8 +53,10 @@ class Format(NamedTuple):
 # A suffix that ends with another stands before it.
 FORMATS: dict[FormatName, Format] = {
     "onnx": Format(".onnx", onnx_file.require, onnx_file.write, onnx_file.load),
-    "aoti": Format(".aoti.pt2", torch_file.require_compiler, torch_file.write_package, torch_file.load_package),
-    "torch": Format(".pt2", lambda: None, torch_file.write_program, torch_file.load_program),
+    "aoti": Format(
+        ".aoti.pt2", torch_file.require_compiler, torch_file.write_package, torch_file.load_package, runs_code=True
+    ),
+    "torch": Format(".pt2", lambda: None, torch_file.write_program, torch_file.load_program, runs_code=True),
     "openvino": Format(".xml", openvino_file.require, openvino_file.write, openvino_file.load, beside=".bin"),
 }
 
@@ -113,32 +119,41 @@ def export_model(
     return format.files(path)
 
 
-def load_exported(path: str | Path) -> Loaded:
+def load_exported(path: str | Path, trust: bool = False) -> Loaded:
     """Load what `export_model` wrote.
 
-    A ``.pt2`` file can hold code: load only files that you trust.
+    Args:
+        path: Of the file.
+        trust: Load a ``.pt2`` or ``.aoti.pt2``, too, which runs the code in it: PyTorch has no safe way to read one.
+            The other formats hold no code, and need no trust.
 
     Returns:
         A `Runtime` as the model, its ``pretrained_cfg`` as far as it is kept, and the names of its classes.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged or not of a known format.
+        OSError: If it is no regular file.
+        ValueError: If it is damaged, not of a known format, or needs trust that is not given; nothing of it is read
+            then.
         ImportError: If the runtime is not installed.
     """
     path = Path(path).expanduser()
     format = FORMATS[format_of(path)]
     for file in format.files(path):
-        if not file.is_file():
-            raise FileNotFoundError(f"{file} does not exist; give a file that convneur export wrote")
+        check_file(file, "give a file that convneur export wrote")
+    if format.runs_code and not trust:
+        raise ValueError(
+            f"{path} was not opened: a {format.suffix} file runs code in it; add --trust (in Python trust=True) "
+            "if you trust whoever made it, or get the model as ONNX (.onnx) or OpenVINO (.xml), which need no trust"
+        )
     model, facts = _loaded(path, format)
     return Loaded(model, dict(facts.config), None if facts.labels is None else list(facts.labels))
 
 
-def open_model(source: str | Path) -> Loaded:
-    """A trained model, exported or not: `load_exported` or `convneur.models.load_model`."""
-    exported = any(str(source).endswith(format.suffix) for format in FORMATS.values())
-    return load_exported(source) if exported else load_model(source)
+def open_model(source: str | Path, trust: bool = False) -> Loaded:
+    """A trained model, exported or not: `load_exported` or `convneur.models.load_model`, which needs no trust."""
+    exported = any(Path(source).name.endswith(format.suffix) for format in FORMATS.values())
+    return load_exported(source, trust) if exported else load_model(source)
 
 
 def format_of(path: Path) -> FormatName:
@@ -155,15 +170,19 @@ def format_of(path: Path) -> FormatName:
 
 
 def _loaded(path: Path, format: Format) -> tuple[Runtime, Facts]:
+    """What a file holds, asked once: whether it answers as it says does not show before."""
     try:
         run, text = format.load(path)
         facts = Facts.of_text(text)
+        runtime = Runtime(run, facts, path.name).eval()
+        size = facts.config["input_size" if facts.config["fixed_input_size"] else "min_input_size"]
+        runtime(torch.zeros(1, *size))
     except ImportError:
         raise
-    except Exception as error:  # damaged files: whatever the runtimes raise
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # damaged or hostile files: whatever the runtimes raise
+        reason = why_unreadable(error)
         raise ValueError(f"{path} cannot be loaded ({reason}); if it is damaged or renamed, export it again") from error
-    return Runtime(run, facts).eval(), facts
+    return runtime, facts
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from torch.export import ExportedProgram
 
 from convneur.export.onnx_graph import for_onnx_runtime, translations
 from convneur.export.program import AXES, INPUT, OUTPUT, quiet
+from convneur.export.untrusted import check_onnx
 
 NEEDS = "ONNX needs the packages onnx, onnxscript and onnxruntime; pip install 'convneur[onnx]'"
+MEMORY = 8 * 2**30  # bytes that all files together may take for what they compute
 
 
 def require() -> None:
@@ -60,17 +63,26 @@ def load(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, str]]:
     """What runs the file on a CPU, on as many threads as PyTorch, and its facts.
 
     Raises:
-        ImportError: If ONNX Runtime is missing.
+        ImportError: If ONNX Runtime is missing, or the package onnx.
+        ValueError: If the file could do harm, see `check_onnx`, or is of another kind of model.
     """
     try:
+        import onnx  # noqa: F401  for what is checked first
         import onnxruntime
     except ImportError as error:
         raise ImportError(NEEDS) from error
+    check_onnx(path)
+    _bound_memory()
     options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what is wrong is raised, too, and said in one line
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # not whatever the content looks like
+    options.add_session_config_entry("session.use_env_allocators", "1")
     options.intra_op_num_threads = torch.get_num_threads()
     # Threads that still wait in a loop when all is done would slow down whatever else runs in this process.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
+    if (len(session.get_inputs()), len(session.get_outputs())) != (1, 1):
+        raise ValueError("it does not have one input and one output, as a classifier has")
     (source,) = session.get_inputs()
 
     def run(images: Tensor) -> Tensor:
@@ -78,3 +90,14 @@ def load(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, str]]:
         return torch.from_numpy(logits)
 
     return run, dict(session.get_modelmeta().custom_metadata_map)
+
+
+@cache
+def _bound_memory() -> None:
+    """Let no graph of a few bytes ask for more memory than there is: sizes in it can be worked out as it runs."""
+    import onnxruntime
+
+    where = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    onnxruntime.create_and_register_allocator(where, onnxruntime.OrtArenaCfg({"max_mem": MEMORY}))

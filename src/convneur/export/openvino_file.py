@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from convneur.export import onnx_file
+from convneur.export.untrusted import check_openvino
 
 NEEDS = "OpenVINO needs the package openvino; pip install 'convneur[onnx,openvino]'"
 SECTION = "model_info"  # where OpenVINO's own tools look
@@ -47,12 +48,16 @@ def load(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, str]]:
 
     Raises:
         ImportError: If OpenVINO is missing.
+        ValueError: If the file could do harm, see `check_openvino`, or is of another kind of model.
     """
     try:
         import openvino
     except ImportError as error:
         raise ImportError(NEEDS) from error
     model = openvino.Core().read_model(str(path))
+    check_openvino(model, sum(file.stat().st_size for file in (path, path.with_suffix(".bin"))))
+    if (len(model.inputs), len(model.outputs)) != (1, 1):
+        raise ValueError("it does not have one input and one output, as a classifier has")
     # On processors that have bfloat16 it would be used, and answers differ by a hundredth.
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = openvino.compile_model(model, "CPU", settings)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from convneur.export.facts import Facts
+from convneur.files import why_unreadable
 
 
 class Runtime(nn.Module):
@@ -16,15 +17,16 @@ class Runtime(nn.Module):
     Args:
         run: Of the runtime.
         facts: What the file says of itself.
+        name: Of the file.
 
     Attributes:
         pretrained_cfg: As that of a model of timm, as far as the file keeps it.
         total_stride: The smallest side of an image, which for a model of ours is its total stride.
     """
 
-    def __init__(self, run: Callable[[Tensor], Tensor], facts: Facts) -> None:
+    def __init__(self, run: Callable[[Tensor], Tensor], facts: Facts, name: str = "the file") -> None:
         super().__init__()
-        self.run = run
+        self.run, self.name = run, name
         self.pretrained_cfg = dict(facts.config)
         self.total_stride: int = max(facts.config["min_input_size"][1:])
 
@@ -33,16 +35,26 @@ class Runtime(nn.Module):
         """Images on any device -> logits on the CPU.
 
         Raises:
-            ValueError: For images of another size than the file is for; not all runtimes would notice.
+            ValueError: For images of another size than the file is for, which not all runtimes would notice; if the
+                runtime fails; and if what it answers is not what the file is said to.
         """
         self._check(images)
-        logits = self.run(images.detach().float().cpu().contiguous())
-        classes = self.pretrained_cfg["num_classes"]  # 0 if it gives features
-        if classes and logits.shape[1] != classes:
+        try:
+            answers = self.run(images.detach().float().cpu().contiguous())
+        except Exception as error:  # whatever the runtimes raise: memory, sizes, operations
+            height, width = images.shape[2:]
             raise ValueError(
-                f"the file names {classes} classes and answers for {logits.shape[1]}; export the model again"
+                f"{self.name} does not run at {height} x {width} px, batch {len(images)} ({why_unreadable(error)}); "
+                "give a smaller --batch-size or --image-size, or export the model again"
+            ) from error
+        classes = self.pretrained_cfg["num_classes"]  # 0 if it gives features
+        expected = (len(images), classes or answers.shape[-1])
+        if tuple(answers.shape) != expected or not answers.is_floating_point():
+            raise ValueError(
+                f"{self.name} answers numbers of shape {tuple(answers.shape)}, {answers.dtype}, where its metadata "
+                f"says {expected}; export the model again"
             )
-        return logits
+        return answers
 
     def _check(self, images: Tensor) -> None:
         channels, *size = self.pretrained_cfg["input_size"]

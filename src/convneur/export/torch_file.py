@@ -28,7 +28,7 @@ def write_program(program: ExportedProgram, path: Path, facts: Mapping[str, str]
 
 
 def load_program(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, str]]:
-    """What runs the program, and its facts.
+    """What runs the program, and its facts. Reading it runs code that is in it: for files that are trusted.
 
     Raises:
         ValueError: If the file is damaged.
@@ -72,7 +72,7 @@ def write_package(program: ExportedProgram, path: Path, facts: Mapping[str, str]
 
 
 def load_package(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, str]]:
-    """The compiled code, and its facts. It is machine code: load only what you trust.
+    """The compiled code, and its facts. It is machine code: for files that are trusted.
 
     Raises:
         ValueError: If the file is damaged.

@@ -107,7 +107,7 @@ class Map:
         self.path, self.shape, self.dtype = path, shape, np.dtype(dtype)
         self.offset: int
         if path.is_file():
-            there = np.load(path, mmap_mode="r")
+            there = np.load(path, mmap_mode="r", allow_pickle=False)
             if there.shape == shape and there.dtype == self.dtype:
                 self.offset = there.offset
                 return

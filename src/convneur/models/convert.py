@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,12 @@ import timm
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
+from convneur.files import check_file, why_unreadable
 from convneur.models.backbone import ConvNeur
 from convneur.models.hub import load_model
 from convneur.models.registry import create_model
 from convneur.models.variants import VARIANTS
-from convneur.models.weights import reason_of, require_finite_weights
+from convneur.models.weights import require_finite_weights
 
 
 def from_convnext(
@@ -73,14 +76,10 @@ def _state_dict(source: str | Path | nn.Module | Mapping[str, Tensor]) -> dict[s
         return source.state_dict()
     if isinstance(source, Mapping):
         return dict(source)
-    if Path(source).is_file():
-        try:
-            return dict(load_state_dict(str(source), weights_only=True))
-        except Exception as error:  # whatever a broken or hostile file makes the readers raise
-            raise ValueError(
-                f"{source} is no checkpoint that can be read safely ({reason_of(error)}); give a safetensors file"
-            ) from error
-    if isinstance(source, Path) or Path(source).exists() or not (timm.is_model(source) or ":" in source):
+    file = Path(source)
+    if file.exists() and not (file.is_dir() and timm.is_model(str(source))):
+        return _read(file)
+    if isinstance(source, Path) or not (timm.is_model(source) or ":" in source):
         raise FileNotFoundError(
             f"{source} is neither a file nor a model of timm: no file of that name exists; give one that does, or "
             "a name such as 'convnext_atto.d2_in1k'"
@@ -91,7 +90,7 @@ def _state_dict(source: str | Path | nn.Module | Mapping[str, Tensor]) -> dict[s
         return timm.create_model(source, pretrained=True).state_dict()
     except Exception as error:  # no network, no weights of that name: whatever timm and the hub raise
         raise OSError(
-            f"{source} could not be loaded ({reason_of(error)}); check name and network, or give "
+            f"{source} could not be loaded ({why_unreadable(error)}); check name and network, or give "
             "its weights as a file (--weights file.safetensors)"
         ) from error
 
@@ -112,6 +111,29 @@ def _check(given: Mapping[str, Tensor], named: str) -> None:
     require_finite_weights(given, named)
 
 
+def _read(file: Path) -> dict[str, Tensor]:
+    """The weights in a file; what they are is checked by `_check`."""
+    check_file(file, "give a file of weights, such as file.safetensors")
+    if file.suffix == ".pt2":  # PyTorch opens them by running what they hold
+        raise ValueError(f"{file} is an exported program, and no file of weights; give the weights as safetensors")
+    try:
+        _require_uncompressed(file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of PyTorch, about pickles that it refuses a moment later
+            return dict(load_state_dict(str(file), weights_only=True))
+    except Exception as error:  # whatever a broken or hostile file makes the readers raise
+        raise ValueError(f"{file} is no checkpoint that can be read safely ({why_unreadable(error)})") from error
+
+
+def _require_uncompressed(file: Path) -> None:
+    """Refuse an archive that becomes larger when it is read; what PyTorch writes is not compressed."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            for part in archive.infolist():
+                if part.compress_type != zipfile.ZIP_STORED:
+                    raise ValueError(f"its part {part.filename} is compressed, which torch.save does not do")
+
+
 def _variant(state_dict: Mapping[str, Tensor]) -> str:
     """Name of the ConvNeur with the widths and depths of these weights."""
     found: list[tuple[int, int]] = []
@@ -119,7 +141,7 @@ def _variant(state_dict: Mapping[str, Tensor]) -> str:
         prefix, depth = f"stages.{len(found)}.blocks", 0
         while f"{prefix}.{depth}.gamma" in state_dict:
             depth += 1
-        found.append((gamma.shape[0], depth))
+        found.append((gamma.numel(), depth))
     for name, variant in VARIANTS.items():
         if found == list(zip(variant.dims, variant.depths, strict=True)) and "stem.0.weight" in state_dict:
             return name

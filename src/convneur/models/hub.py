@@ -12,11 +12,11 @@ from safetensors import SafetensorError
 from timm.models import is_model_pretrained, save_for_hf
 from torch import nn
 
-from convneur.files import replace_folder
+from convneur.files import replace_folder, why_unreadable
 from convneur.json_files import read_json
 from convneur.models.metadata import CHECKS, PRETRAINED_FIELDS, ModelMetadata, as_object, check_arguments, within
 from convneur.models.names import no_such_model
-from convneur.models.weights import load_whole, read_header, reason_of
+from convneur.models.weights import load_whole, read_header
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 AGAIN = "train or copy the model again"  # what to do about a damaged one
@@ -102,7 +102,10 @@ def model_folder(source: str | Path) -> Path | None:
         if (place / CONFIG).is_file():
             return place
     if folder.exists():
-        raise FileNotFoundError(f"{source} holds no model; give a folder with config.json, or a run that has finished")
+        raise FileNotFoundError(
+            f"{source} holds no model; give a folder with config.json, or a run that has finished; files of convneur "
+            "export go with convneur predict and eval"
+        )
     if not timm.is_model(name):
         raise no_such_model(name, timm.list_models())
     return None
@@ -117,8 +120,8 @@ def _fetched(source: str, repository: str) -> Path:
             found = hf_hub_download(name, file, revision=revision or None)
     except Exception as error:  # no network, no such repository or file: whatever the hub raises
         raise OSError(
-            f"{source} cannot be loaded ({reason_of(error)}); check the name, the network, and that it has {CONFIG} "
-            f"and {WEIGHTS}"
+            f"{source} cannot be loaded ({why_unreadable(error)}); check the name, the network, and that it has "
+            f"{CONFIG} and {WEIGHTS}"
         ) from error
     return Path(found).parent
 
@@ -130,7 +133,9 @@ def _pretrained(name: str, kwargs: Mapping[str, Any]) -> Loaded:
     try:
         model = timm.create_model(name, pretrained=True, **kwargs)
     except Exception as error:  # no network, damaged or hostile weights: whatever the readers raise
-        raise ValueError(f"{name} cannot be loaded ({reason_of(error)}); check the name and the network") from error
+        raise ValueError(
+            f"{name} cannot be loaded ({why_unreadable(error)}); check the name and the network"
+        ) from error
     config: dict[str, Any] = dict(cast(Any, model).pretrained_cfg)
     labels = config.get("label_names")
     return Loaded(model.eval(), config, list(labels) if labels else None)
@@ -155,7 +160,7 @@ def _of_folder(folder: Path, source: str | Path, kwargs: Mapping[str, Any]) -> L
                 f"{cast(Any, model).num_classes} classes"
             )
     except Exception as error:  # another version, damaged or hostile files: whatever the readers raise
-        raise ValueError(f"{source} cannot be loaded ({reason_of(error)}); {AGAIN}") from error
+        raise ValueError(f"{source} cannot be loaded ({why_unreadable(error)}); {AGAIN}") from error
     return Loaded(model, described, metadata.labels)
 
 

@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode  # documented by PyTorch, though its module is not public
 
+from convneur.files import why_unreadable
+
 M = TypeVar("M", bound=nn.Module)
 
 MAX_HEADER = 16 << 20  # bytes
@@ -56,14 +58,6 @@ class Header(NamedTuple):
         return max(LEAST, sum(math.prod(each.shape) for each in self.tensors.values()))
 
 
-def reason_of(error: BaseException) -> str:
-    """Why something failed, in one line that is never empty and never advises to load a pickle that may run code."""
-    said = " ".join(str(error).split())
-    if "weights_only" in said:
-        return "it holds more than weights, and loading it could run code"
-    return said[:500] or type(error).__name__
-
-
 def read_header(path: Path) -> Header:
     """Names, shapes and types of the tensors in a safetensors file, without reading them.
 
@@ -84,7 +78,7 @@ def read_header(path: Path) -> Header:
                 name: TensorInfo(tuple(part.get_shape()), DTYPES.get(part.get_dtype())) for name, part in parts.items()
             }
     except SafetensorError as error:
-        raise ValueError(f"{path.name} is damaged or no safetensors file: {reason_of(error)}") from error
+        raise ValueError(f"{path.name} is damaged or no safetensors file: {why_unreadable(error)}") from error
     return Header(path, found)
 
 
@@ -150,7 +144,7 @@ def _on_meta(create: Callable[[], M], header: Header) -> M:
     except ImportError:
         raise
     except Exception as error:  # whatever a model raises for arguments that are none of its own
-        raise ValueError(f"config.json: no model can be made with its arguments: {reason_of(error)}") from error
+        raise ValueError(f"config.json: no model can be made with its arguments: {why_unreadable(error)}") from error
     # Buffers that are not in the file take memory, too; those of Swin's windows are as large as some models.
     buffers = sum(each.numel() for each in model.buffers())
     if buffers > 4 * header.most + (1 << 24):

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from torch import Tensor, nn
 
+from convneur.files import why_unreadable
 from convneur.models import VARIANTS, from_convnext, load_model
 from convneur.recipes.runs import RunConfig
 from convneur.tasks.detection.saved import detector_folder, load_detector
@@ -53,10 +54,9 @@ def start_from(
         try:
             return create(pretrained=True)
         except (OSError, RuntimeError) as error:  # no network, or no weights of that name
-            reason = " ".join(str(error).split())[:300]
             raise ValueError(
-                f"--weights pretrained: timm could not load {config.model} ({reason}); give the folder of a run, or "
-                "leave --weights out"
+                f"--weights pretrained: timm could not load {config.model} ({why_unreadable(error)}); give the folder "
+                "of a run, or leave --weights out"
             ) from error
     model = create()
     if config.weights is None:

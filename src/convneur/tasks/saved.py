@@ -12,11 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from convneur.files import replace_folder
+from convneur.files import replace_folder, why_unreadable
 from convneur.json_files import read_json
 from convneur.models.hub import AGAIN, CONFIG, WEIGHTS
 from convneur.models.metadata import as_object, check_arguments, check_sizes, within
-from convneur.models.weights import load_whole, read_header, reason_of
+from convneur.models.weights import load_whole, read_header
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -94,5 +94,5 @@ def bring_back(
     except ImportError:
         raise
     except Exception as error:  # another version, damaged or hostile files: whatever the readers raise
-        raise ValueError(f"{folder} cannot be loaded ({reason_of(error)}); {AGAIN}") from error
+        raise ValueError(f"{folder} cannot be loaded ({why_unreadable(error)}); {AGAIN}") from error
     return model, kept
