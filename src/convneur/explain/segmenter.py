@@ -166,6 +166,6 @@ def legend(figure: Figure, code: MaskCode, seen: set[int]) -> None:
         )
         for number in sorted(seen - {IGNORED})
     ]
-    longest = max((len(handle.get_label()) for handle in handles), default=0)
+    longest = max((len(str(handle.get_label())) for handle in handles), default=0)
     columns = min(6, int(figure.get_figwidth() / (0.6 + 0.08 * longest)))  # inches of a letter at that size
     figure.legend(handles=handles, loc="outside lower center", ncols=max(1, columns), fontsize=9, frameon=False)
