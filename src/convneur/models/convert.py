@@ -100,7 +100,7 @@ def _check(given: Mapping[str, Tensor], named: str) -> None:
     for key, value in given.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise ValueError(f"{named} holds {str(key)[:80]!r}, which is no tensor; give the weights alone")
-        if not value.is_floating_point():
+        if not value.is_floating_point() and not key.endswith("num_batches_tracked"):  # of no ConvNeXt, told below
             raise ValueError(f"{key} is of type {str(value.dtype).removeprefix('torch.')}; give floating-point weights")
         # A pickle may repeat one number as a tensor of any size.
         if value.is_meta or value.numel() * value.element_size() > value.untyped_storage().nbytes():
