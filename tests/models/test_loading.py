@@ -363,7 +363,7 @@ def test_a_label_that_is_half_a_character_can_be_printed(models, tmp_path):
     assert "".join(classes).encode()
 
 
-@pytest.mark.parametrize("verb", ["predict", "eval", "embed", "explain", "export", "stream", "push", "app", "train"])
+@pytest.mark.parametrize("verb", ["predict", "eval", "embed", "explain", "export", "stream", "push", "train"])
 def test_every_verb_refuses_a_model_that_is_not_whole(verb, models, tmp_path, capsys):
     folder = shutil.copytree(models["classifier"], tmp_path / "model")
     change_weights(folder, lambda w: w.pop("head.fc.weight"))
@@ -376,13 +376,20 @@ def test_every_verb_refuses_a_model_that_is_not_whole(verb, models, tmp_path, ca
         "export": ["export", str(folder), "--out", str(tmp_path / "model.onnx")],
         "stream": ["stream", str(image), "--model", str(folder), "--out", str(tmp_path / "out")],
         "push": ["push", str(folder), "someone/name"],
-        "app": ["app", "--model", str(folder)],
         "train": ["train", "--data", "digits", "--weights", str(folder), "--out", str(tmp_path / "out")],
     }[verb]
     given = [str(photo(tmp_path)) if each == str(image) else each for each in given]
     assert main(given) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert "it lacks head.fc.weight" in said[-1], said
+
+
+def test_the_page_opens_no_model_that_is_not_whole(models, tmp_path):
+    from convneur.cli.explaining import open_any
+
+    folder = shutil.copytree(models["classifier"], tmp_path / "model")
+    change_weights(folder, lambda w: w.pop("head.fc.weight"))
+    assert "it lacks head.fc.weight" in refusal(open_any, str(folder))
 
 
 def photo(folder: Path) -> Path:

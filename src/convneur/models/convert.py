@@ -40,7 +40,8 @@ def from_convnext(
         OSError: If timm cannot load the model it names, for want of a network, say.
     """
     given = _state_dict(source)
-    _check(given, "the state dict" if isinstance(source, (nn.Module, Mapping)) else str(source))
+    named = "the state dict" if isinstance(source, (nn.Module, Mapping)) else str(source)
+    _check(given, named)
     name = _variant(given)
     head = given.get("head.fc.weight")
     model = create_model(
@@ -55,8 +56,11 @@ def from_convnext(
             f"the weights do not make a {VARIANTS[name].local_twin}: missing {missing or 'none'}, "
             f"left over {left_over or 'none'}; give a plain ConvNeXt-Atto, -Femto, -Pico or -Nano of timm"
         )
+    require_finite_weights(given, named)
     converted = {}
     for key, value in given.items():
+        if not value.is_floating_point():
+            raise ValueError(f"{key} is of type {str(value.dtype).removeprefix('torch.')}; give floating-point weights")
         # timm's small ConvNeXts have 1x1 convolutions where ours has linear maps of the same numbers.
         if value.squeeze().shape != wanted[key].squeeze().shape:
             raise ValueError(f"{key} is of shape {tuple(value.shape)} where {tuple(wanted[key].shape)} is needed")
@@ -96,19 +100,16 @@ def _state_dict(source: str | Path | nn.Module | Mapping[str, Tensor]) -> dict[s
 
 
 def _check(given: Mapping[str, Tensor], named: str) -> None:
-    """Refuse what is no state dict of floating-point weights, each with memory of its own."""
+    """Refuse what is no state dict, or one whose tensors take more memory than what they are from."""
     for key, value in given.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise ValueError(f"{named} holds {str(key)[:80]!r}, which is no tensor; give the weights alone")
-        if not value.is_floating_point() and not key.endswith("num_batches_tracked"):  # of no ConvNeXt, told below
-            raise ValueError(f"{key} is of type {str(value.dtype).removeprefix('torch.')}; give floating-point weights")
         # A pickle may repeat one number as a tensor of any size.
         if value.is_meta or value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise ValueError(f"{key} of {named} has fewer numbers than its shape {tuple(value.shape)} says")
     for key, axes in (("stem.0.weight", 4), ("head.fc.weight", 2)):
         if key in given and given[key].ndim != axes:
             raise ValueError(f"{key} is of shape {tuple(given[key].shape)} where {axes} axes are needed")
-    require_finite_weights(given, named)
 
 
 def _read(file: Path) -> dict[str, Tensor]:

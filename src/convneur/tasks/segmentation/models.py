@@ -111,14 +111,15 @@ def check_arguments(arguments: Mapping[str, Any], place: str) -> None:
         ValueError: For the first of them.
         ImportError: If the package is missing.
     """
-    one_of(arguments.get("decoder"), f"{place}.decoder", get_args(DecoderName))
+    decoder = arguments.get("decoder", "semantic_fpn")
+    one_of(decoder, f"{place}.decoder", get_args(DecoderName))
     whole(arguments.get("num_classes"), f"{place}.num_classes", 1, MOST)
     own = inspect.signature(create_segmenter).parameters
     check_types({name: value for name, value in arguments.items() if name in own}, create_segmenter, place)
     others = {name: value for name, value in arguments.items() if name not in own}
     for name in GIVEN & set(others):
         raise ValueError(f"{place}.{name} is none of its settings")
-    check_types(others, _decoder_class(arguments["decoder"]), place)
+    check_types(others, _decoder_class(decoder), place)
 
 
 def _decoder_class(decoder: DecoderName) -> Any:

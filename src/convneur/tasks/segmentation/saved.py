@@ -87,7 +87,9 @@ def load_segmenter(source: str | Path) -> SavedSegmenter:
         colours = config.get("colours")
         several(colours, "colours", (len(classes),), _colour)
         inference = inference_of(config.get("inference"), "inference")
-    return SavedSegmenter(model, arguments, MaskCode(classes, np.array(colours, np.uint8)), inference)
+    return SavedSegmenter(
+        model, {"decoder": "semantic_fpn"} | arguments, MaskCode(classes, np.array(colours, np.uint8)), inference
+    )
 
 
 def inference_of(given: Any, place: str) -> Inference:
