@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from PIL import Image
 
-from convneur.data.decode import SUFFIXES, unlimited_pixels
+from convneur.data.decode import SUFFIXES, UnreadableImageError, open_image
 from convneur.data.objects.annotations import ObjectImages, Objects, Shape
 
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: how the camera was held; on its side
@@ -65,10 +64,10 @@ def _seen_size(path: Path) -> tuple[int, int]:
     """Height and width as the image is decoded later: turned as the camera was held. 0 and 0 if it cannot be read; then
     it is left out where it is decoded, and named."""
     try:
-        with unlimited_pixels(), Image.open(path) as image:  # nothing is decoded here
+        with open_image(path) as image:  # nothing is decoded here
             width, height = image.size
             turned = image.getexif().get(ORIENTATION, 1) in TURNED
-    except Exception:  # damaged files raise anything
+    except UnreadableImageError:
         return 0, 0
     return (width, height) if turned else (height, width)
 
