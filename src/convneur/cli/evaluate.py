@@ -27,6 +27,7 @@ def eval_(
     scales: tuple[float, ...] | None = None,
     flip: tyro.conf.FlagCreatePairsOff[bool] = False,
     part: Literal["val", "test"] = "val",
+    allow_remote: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Judge a model on labelled images.
 
@@ -51,6 +52,8 @@ def eval_(
         scales: Of a segmentation model: factors over which answers are averaged.
         flip: Of a segmentation model: average over the mirrored image, too.
         part: Of a detector's data: the images to judge by.
+        allow_remote: Read shards from the addresses, and run the commands of the pipe: sources, that a classifier's data
+            names; only for data of people you trust with your account.
     """
     from rich.console import Console
 
@@ -91,7 +94,7 @@ def eval_(
     check_size(image_size)
     with console.status(f"Loading {model}"):
         loaded, config, labels = open_model(model)
-    source = open_source(data, share, chosen if seed is None else seed)
+    source = open_source(data, share, chosen if seed is None else seed, allow_remote)
     if labels is not None and labels != source.classes:
         raise ValueError(other_classes(labels, source.classes))
     if config["num_classes"] != len(source.classes):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from convneur.data.decode import UnreadableImageError, decode_image
 from convneur.inference.spans import Span, spans
+from convneur.inference.zarr_files import zarr_image
 
 TIFF = (".tif", ".tiff", ".btf", ".tf8", ".tf2", ".gtiff", ".svs", ".ndpi")
 WHITE = {"u": lambda kind: float(np.iinfo(kind).max), "f": lambda kind: 1.0}
@@ -150,17 +151,12 @@ def _open_zarr(path: Path, identity: str) -> LargeImage:
         import zarr
     except ImportError as error:
         raise ImportError("Zarr arrays need more packages; run: pip install 'convneur[large]'") from error
+    folder, axes = zarr_image(path)
     try:
-        array: Any = zarr.open(path, mode="r")
-        axes = None
-        if not hasattr(array, "shape"):  # OME-Zarr: the first of several resolutions
-            about = dict(array.attrs)
-            scales = about.get("ome", about)["multiscales"][0]
-            axes = "".join(axis["name"] for axis in scales["axes"]).upper()
-            array = array[scales["datasets"][0]["path"]]
-    except Exception as error:  # a group without the keys of OME-Zarr, chunks of unknown codecs, damaged metadata
+        array: Any = zarr.open_array(folder, mode="r")
+    except Exception as error:  # of metadata that are no array's all the same
         raise UnreadableImageError(
-            f"{path} is no Zarr array or OME-Zarr image ({' '.join(str(error).split())})"
+            f"{folder} is no Zarr array that can be read ({' '.join(str(error).split())})"
         ) from error
     places = _guessed(array.shape, identity) if axes is None else _meaning(axes, array.shape, path)
     return _of_array(_in_pieces(array, places[0], path), identity, places)

@@ -24,6 +24,7 @@ from convneur.files import check_folder, write_atomic
 # Settings that a resumed run may have otherwise: they do not decide what comes out.
 FREE = (
     "workers",
+    "allow_remote",
     "cache_gb",
     "max_unreadable",
     "recipe.compile",
