@@ -40,7 +40,11 @@ def run_bounded(script: str, *arguments: str | Path, memory: int = 4 * GIB, seco
     """
     bound = f"import resource; resource.setrlimit(resource.RLIMIT_AS, ({memory}, {memory}))\n"
     done = subprocess.run(
-        [sys.executable, "-c", bound + script, *map(str, arguments)], capture_output=True, text=True, timeout=seconds, check=False
+        [sys.executable, "-c", bound + script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
     )
     assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return done.stdout

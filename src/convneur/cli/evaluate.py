@@ -52,8 +52,8 @@ def eval_(
         scales: Of a segmentation model: factors over which answers are averaged.
         flip: Of a segmentation model: average over the mirrored image, too.
         part: Of a detector's data: the images to judge by.
-        allow_remote: Read shards from the addresses, and run the commands of the pipe: sources, that a classifier's data
-            names; only for data of people you trust with your account.
+        allow_remote: Read shards from the addresses, and run the commands of the pipe: sources, that a classifier's
+            data names; only for data of people you trust with your account.
     """
     from rich.console import Console
 

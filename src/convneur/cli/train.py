@@ -54,8 +54,8 @@ def train_verb(arguments: Sequence[str]) -> Callable[..., None]:
             val_share: Share to hold out where the data has no validation images.
             hold_out: Take that share of the training images to judge by even where the data has validation images.
             train_images: To train on at most, in proportion to the classes; 0 for all.
-            allow_remote: Read shards from the addresses, and run the commands of the pipe: sources, that the data names; only
-                for data of people you trust with your account.
+            allow_remote: Read shards from the addresses, and run the commands of the pipe: sources, that the data
+                names; only for data of people you trust with your account.
             options: Of every run.
             settings: The recipe's own.
         """

@@ -90,6 +90,15 @@ def open_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Iter
         raise UnreadableImageError(reason) from error
 
 
+def image_format(path: Path) -> str:
+    """Name of the format of an image file, of any size; an `UnreadableImageError` if it is none of `FORMATS`."""
+    try:
+        with regular_file(path).open("rb") as file:
+            return str(_identify(file).format)
+    except (UnidentifiedImageError, OSError) as error:
+        raise UnreadableImageError(_empty(path) or "not an image, or of a format that is not known") from error
+
+
 def _identify(file: IO[bytes]) -> ImageFile.ImageFile:
     """As `Image.open`, but without its limit of pixels: that is one for the process and all its threads, and ours may
     be larger."""

@@ -77,9 +77,7 @@ def open_hub(name: str, val_share: float | None, seed: int, allow_remote: bool) 
     return Source(images, _images(val, name, classes, folders)[0], classes)
 
 
-def _images(
-    rows: Any, origin: str, classes: list[str] | None, folders: Sequence[Path]
-) -> tuple[HubImages, list[str]]:
+def _images(rows: Any, origin: str, classes: list[str] | None, folders: Sequence[Path]) -> tuple[HubImages, list[str]]:
     import datasets
 
     features = rows.features
@@ -97,7 +95,9 @@ def _images(
 def _check_folder(folder: Path, allow_remote: bool) -> None:
     """Refuse a program, which some releases of the package would run, and files that are not in the folder."""
     if script := next(iter(sorted(folder.glob("*.py"))), None):
-        raise ValueError(f"{script} is a program, and none that comes with data is run; write the data as parquet files")
+        raise ValueError(
+            f"{script} is a program, and none that comes with data is run; write the data as parquet files"
+        )
     for state in (folder / "state.json", *sorted(folder.glob("*/state.json"))):
         if state.exists():
             _check_paths(state, state.parent, _found(read_json(state), "filename"))

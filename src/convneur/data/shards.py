@@ -7,7 +7,9 @@
      "val": ["https://host/val-{00..49}.tar"], "val_samples": 50000, "classes": ["tench", ...]}
 
 Addresses, and ``pipe:`` with a command of the shell, are read only where ``--allow-remote`` says so: whoever wrote the
-description decides what is run. A sample is an image (.jpg, .png, ...) and a label (.cls, a number from 0) of the same name.
+description decides what is run.
+
+A sample is an image (.jpg, .png, ...) and a label (.cls, a number from 0) of the same name.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
@@ -79,7 +81,9 @@ def open_shards(spec: str, allow_remote: bool = False) -> Source:
     """
     path = Path(spec).expanduser()
     if is_remote(spec):
-        raise ValueError(f"wds:{spec} is no file here; give a folder of shards, or write a .json file that describes them")
+        raise ValueError(
+            f"wds:{spec} is no file here; give a folder of shards, or write a .json file that describes them"
+        )
     if path.suffix == ".json" and path.exists():
         return _described(path, allow_remote)
     train, val = (sorted(p for name in names for p in path.glob(f"{name}-*.tar")) for names in (TRAIN_NAMES, VAL_NAMES))
@@ -117,8 +121,8 @@ def _described(path: Path, allow_remote: bool) -> Source:
     if remote is not None and not allow_remote:
         does = "runs a command" if remote.lower().startswith("pipe:") else "reads from elsewhere"
         raise ValueError(
-            f"{path} names {remote!r}, which {does}; give files of this machine, or add --allow-remote if you trust who "
-            "wrote it"
+            f"{path} names {remote!r}, which {does}; give files of this machine, or add --allow-remote if you trust "
+            "who wrote it"
         )
     if missing := next((url for url in train.urls + val.urls if not is_remote(url) and not Path(url).exists()), None):
         raise FileNotFoundError(f"{path} names {missing}, which is not there")

@@ -242,7 +242,9 @@ def _parquet(files: Sequence[Path], val_share: float | None, seed: int) -> Sourc
     classes = read_text(listed).splitlines() if listed.exists() else None
     images, classes = _table(train or [file for file in files if file not in val] or files, classes)
     return (
-        Source(images, _table(val, classes)[0], classes) if train and val else split_off(images, classes, val_share, seed)
+        Source(images, _table(val, classes)[0], classes)
+        if train and val
+        else split_off(images, classes, val_share, seed)
     )
 
 
@@ -275,6 +277,7 @@ def _digits() -> Source:
 
 
 def split_off(images: Images, classes: list[str], val_share: float | None, seed: int) -> Source:
+    """Hold a share of the images out; None to judge by all of them."""
     if val_share is None:
         return Source(images, images, classes)
     split = stratified_split(images.labels, val_share, seed)
@@ -308,7 +311,7 @@ def _linked(path: str, *folders: Path) -> bytes:
 
 
 def numbered(labels: Sequence[Any], classes: list[str] | None, origin: str) -> tuple[list[int], list[str]]:
-    """Labels as numbers from 0, and the names of the classes."""
+    """Labels as numbers from 0, and the names of the classes; a ValueError if they are none, or there are none."""
     if not labels:
         raise ValueError(f"{origin} has no rows; give data with images")
     if any(label is None for label in labels):

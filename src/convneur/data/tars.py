@@ -24,9 +24,9 @@ class _Member(tarfile.TarInfo):
     def frombuf(cls, buf: Any, encoding: str, errors: str) -> _Member:
         try:
             member = super().frombuf(buf, encoding, errors)
-        except tarfile.EOFHeaderError:
-            raise
         except tarfile.HeaderError as error:
+            if buf and not any(buf):  # which is how a tar ends
+                raise
             raise tarfile.ReadError(f"it is cut off or damaged: {error}") from error
         if member.size < 0 or (member.type.decode("latin-1") in _HEADERS and member.size > LARGEST_HEADER):
             raise tarfile.ReadError(f"a header of {member.size:,} bytes")
@@ -44,6 +44,7 @@ def members(file: IO[bytes], mode: Any, origin: str) -> Iterator[tuple[tarfile.T
     Raises:
         ValueError: If it is no whole tar, or has members that are neither files nor folders; one line.
     """
+    tar: Any
     with whole(origin), tarfile.open(fileobj=file, mode=mode, tarinfo=_Member) as tar:
         for member in tar:
             if member.isdir():
@@ -53,7 +54,7 @@ def members(file: IO[bytes], mode: Any, origin: str) -> Iterator[tuple[tarfile.T
             if member.size < 0:
                 raise tarfile.ReadError(f"{member.name!r} has {member.size} bytes")
             yield member, tar
-            tar.members = []  # type: ignore[attr-defined]  or it would keep them all
+            tar.members.clear()  # or it would keep them all
         if mode == "r:":
             file.seek(tar.offset)
             if any(file.read(LARGEST_HEADER)):

@@ -21,7 +21,21 @@ LONGEST = 2**31 - 1  # of an axis
 MOST_AXES = 8
 # Of version 2, by their names in numcodecs; version 3 has its own names for some, and may name any of numcodecs'.
 CODECS = frozenset(
-    ("adler32", "blosc", "bz2", "crc32", "crc32c", "delta", "fletcher32", "gzip", "lz4", "lzma", "shuffle", "zlib", "zstd")
+    (
+        "adler32",
+        "blosc",
+        "bz2",
+        "crc32",
+        "crc32c",
+        "delta",
+        "fletcher32",
+        "gzip",
+        "lz4",
+        "lzma",
+        "shuffle",
+        "zlib",
+        "zstd",
+    )
 )
 CODECS_3 = frozenset(("bytes", "transpose", "gzip", "blosc", "zstd", "crc32c"))
 NUMBERS = re.compile(r"[<>|=]?[uif][1248]")
@@ -184,7 +198,9 @@ def _check_shape(shape: Any, chunks: Any, size: int) -> None:
     if len(shape) != len(chunks) or len(shape) > MOST_AXES:
         raise _RefusedError(f"a shape of {len(shape)} axes and chunks of {len(chunks)}; there may be {MOST_AXES}")
     if math.prod(chunks) * size > LARGEST_CHUNK:
-        raise _RefusedError(f"chunks of {math.prod(chunks) * size / 1e6:,.0f} MB; they may have {LARGEST_CHUNK / 1e6:,.0f}")
+        raise _RefusedError(
+            f"chunks of {math.prod(chunks) * size / 1e6:,.0f} MB; they may have {LARGEST_CHUNK / 1e6:,.0f}"
+        )
 
 
 def _check_files(folder: Path) -> None:

@@ -58,7 +58,9 @@ def read_voc(root: Path, split: str, classes: list[str] | None = None) -> tuple[
     return ObjectImages(paths, sizes, objects, list(range(1, len(read) + 1))), classes
 
 
-def _read(root: Path, name: str, listed: Path) -> tuple[Path, tuple[int, int], list[str], list[list[float]], list[bool]]:
+def _read(
+    root: Path, name: str, listed: Path
+) -> tuple[Path, tuple[int, int], list[str], list[list[float]], list[bool]]:
     """Image, (height, width), classes, boxes, and which are difficult: VOC does not count those, as COCO its crowds."""
     try:
         file = inside(root / "Annotations", f"{name}.xml", root)

@@ -42,7 +42,9 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Refuse a node that stands for another."""
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(f"line {self.peek_event().start_mark.line + 1} has an alias; write out what it stands for")
+            raise yaml.YAMLError(
+                f"line {self.peek_event().start_mark.line + 1} has an alias; write out what it stands for"
+            )
         return super().compose_node(parent, index)
 
 
