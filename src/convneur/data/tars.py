@@ -74,7 +74,7 @@ def whole(origin: str) -> Iterator[None]:
     try:
         yield
     except (
-        tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError, EOFError, zlib.error, lzma.LZMAError
+        tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError, EOFError, OSError, zlib.error, lzma.LZMAError
     ) as error:  # fmt: skip
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{origin} is no whole shard of images and .cls labels ({reason})") from error
