@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from convneur.cli.main import main
 from convneur.cli.predict import find_images
 from convneur.data.bulk import open_bulk
 from convneur.data.decode import FORMATS, SUFFIXES, UnreadableImageError, decode_image, image_files
@@ -335,6 +336,16 @@ def test_commands_and_addresses_are_taken_only_if_that_is_allowed(tmp_path):
     batch = next(iter(OrderedShards(allowed, transform, 1)))
     assert (tmp_path / "ran").exists()
     assert batch.labels.tolist() == [1]
+
+
+def test_the_command_line_says_so_in_one_line(tmp_path, capsys):
+    pytest.importorskip("webdataset")
+    spec = described(tmp_path / "set.json", [f"pipe:touch {tmp_path / 'ran'}"])
+    assert main(["train", "--data", spec, "--out", str(tmp_path / "run")]) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("convneur: ")]
+    assert len(said) == 1
+    assert "which runs a command; give files of this machine, or add --allow-remote" in said[0]
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("url", ["{0..99999999999}.tar", "{0..9999}{0..9999}{0..9999}.tar", "{", "/nowhere/0.tar", 7])

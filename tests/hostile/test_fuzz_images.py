@@ -85,7 +85,7 @@ def fuzz(root: Path, whole: dict[str, bytes], script: str) -> tuple[int, int]:
     for seed in range(MUTATIONS):
         name = names[seed // 6 % len(names)]  # each of the six kinds of mutation for each file
         (root / f"{seed:03d}-{name}").write_bytes(mutated(whole[name], seed))
-    read, refused = map(int, run_bounded(script + COMMON, root).split()[-2:])
+    read, refused = map(int, run_bounded(script + COMMON, root, seconds=180).split()[-2:])
     assert read + refused == MUTATIONS
     return read, refused
 
@@ -162,7 +162,7 @@ def test_zarr(version, tmp_path):
                 place.parent.mkdir(parents=True, exist_ok=True)
                 chosen = metadata if seed // 6 % 2 else chunk
                 place.write_bytes(mutated(content, seed) if file == chosen else content)
-    read, refused = map(int, run_bounded(LARGE + COMMON, tmp_path / "damaged").split()[-2:])
+    read, refused = map(int, run_bounded(LARGE + COMMON, tmp_path / "damaged", seconds=180).split()[-2:])
     assert read + refused == MUTATIONS
     assert refused > 50
 

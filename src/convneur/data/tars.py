@@ -68,16 +68,22 @@ def mode_of(file: IO[bytes]) -> str:
     return "r|*" if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")) else "r:"
 
 
+class ShardError(ValueError):
+    """A shard that is damaged, or holds what is refused; one line with its name."""
+
+
 @contextmanager
 def whole(origin: str) -> Iterator[None]:
-    """Turn what damaged tars raise into one line with their name."""
+    """Turn what damaged tars raise into a `ShardError`."""
     try:
         yield
+    except ShardError:
+        raise
     except (
         tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError, EOFError, OSError, zlib.error, lzma.LZMAError
     ) as error:  # fmt: skip
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{origin} is no whole shard of images and .cls labels ({reason})") from error
+        raise ShardError(f"{origin} is no whole shard of images and .cls labels ({reason})") from error
 
 
 def content(member: tarfile.TarInfo, tar: tarfile.TarFile, most: int = LARGEST_FILE) -> bytes:
