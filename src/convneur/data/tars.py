@@ -14,6 +14,7 @@ from convneur.data.paths import LARGEST_FILE
 
 LARGEST_HEADER = 2**20  # bytes of names and attributes of a member
 LARGEST_LABEL = 20  # bytes of a .cls file
+_DAMAGE = (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError, EOFError, OSError)
 _HEADERS = frozenset("xgXLKN")  # kinds of members that describe the next one
 
 
@@ -79,9 +80,7 @@ def whole(origin: str) -> Iterator[None]:
         yield
     except ShardError:
         raise
-    except (
-        tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError, EOFError, OSError, zlib.error, lzma.LZMAError
-    ) as error:  # fmt: skip
+    except (*_DAMAGE, zlib.error, lzma.LZMAError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ShardError(f"{origin} is no whole shard of images and .cls labels ({reason})") from error
 
