@@ -11,6 +11,7 @@ from PIL import Image
 
 from convneur.data.loading import PADDING, UNKNOWN, EpochBatches, Pictures, TrainImages, seeded
 from convneur.data.module import ImageData, eval_loader
+from convneur.data.shards import Sample
 from convneur.data.sources import Source, open_source
 from convneur.data.transforms import AugmentConfig, Preprocessing, eval_transform, train_transform
 from convneur.data.unreadable import Unreadable
@@ -134,7 +135,7 @@ def test_an_unreadable_sample_of_a_shard_changes_nothing_else(tmp_path):
 def test_readers_do_not_draw_alike(tmp_path):
     """Sample n of one worker is augmented otherwise than sample n of another."""
     loader = ImageData(source_of("wds", tmp_path), TO, AUGMENT, 8, workers=0).train_dataloader()
-    samples = [(0, {"__key__": "a", "png": files.encoded(files.plain(), "PNG"), "cls": b"0"})]
+    samples = [(0, Sample("0.tar", "a", files.encoded(files.plain(), "PNG"), b"0"))]
     one, again, other = (loader.order._batch(samples, reader).images for reader in (0, 0, 1))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)

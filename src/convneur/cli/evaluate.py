@@ -28,6 +28,7 @@ def eval_(
     flip: tyro.conf.FlagCreatePairsOff[bool] = False,
     part: Literal["val", "test"] = "val",
     trust: tyro.conf.FlagCreatePairsOff[bool] = False,
+    allow_remote: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Judge a model on labelled images.
 
@@ -54,6 +55,8 @@ def eval_(
         part: Of a detector's data: the images to judge by.
         trust: Load a .pt2 of convneur export, which runs the code in it: only for files from people you trust. Other
             models need none.
+        allow_remote: Read shards from the addresses, and run the commands of the pipe: sources, that a classifier's
+            data names; only for data of people you trust with your account.
     """
     from convneur.printing import Console
 
@@ -94,7 +97,7 @@ def eval_(
     check_size(image_size)
     with console.status(f"Loading {model}"):
         loaded, config, labels = open_model(model, trust)
-    source = open_source(data, share, chosen if seed is None else seed)
+    source = open_source(data, share, chosen if seed is None else seed, allow_remote)
     if labels is not None and labels != source.classes:
         raise ValueError(other_classes(labels, source.classes))
     if config["num_classes"] != len(source.classes):

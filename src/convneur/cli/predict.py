@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import glob
+import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -162,6 +164,7 @@ def find_images(paths: Sequence[str]) -> list[str]:
 
 def _expanded(path: str) -> Iterator[str]:
     from convneur.data.decode import image_files
+    from convneur.data.paths import before_wildcards, matching
 
     path = str(Path(path).expanduser())
     if Path(path).is_dir():
@@ -169,8 +172,8 @@ def _expanded(path: str) -> Iterator[str]:
     elif Path(path).exists():
         yield path
     else:
-        names = sorted(glob.glob(path, recursive=True))  # noqa: PTH207  pathlib takes no absolute globs
-        yield from (name for name in names if Path(name).is_file())
+        folder = before_wildcards(Path(path))
+        yield from (str(folder / name) for name in matching(folder, str(Path(path).relative_to(folder))))
 
 
 def _rows(

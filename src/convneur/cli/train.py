@@ -37,6 +37,7 @@ def train_verb(arguments: Sequence[str]) -> Callable[..., None]:
         val_share: float = 0.2,
         hold_out: tyro.conf.FlagCreatePairsOff[bool] = False,
         train_images: int = 0,
+        allow_remote: tyro.conf.FlagCreatePairsOff[bool] = False,
         options: Annotated[RunOptions, tyro.conf.arg(name="")] = DEFAULTS,
         settings: Annotated[ClassificationRecipe, tyro.conf.arg(name="")] = chosen,
     ) -> None:
@@ -53,6 +54,8 @@ def train_verb(arguments: Sequence[str]) -> Callable[..., None]:
             val_share: Share to hold out where the data has no validation images.
             hold_out: Take that share of the training images to judge by even where the data has validation images.
             train_images: To train on at most, in proportion to the classes; 0 for all.
+            allow_remote: Read shards from the addresses, and run the commands of the pipe: sources, that the data
+                names; only for data of people you trust with your account.
             options: Of every run.
             settings: The recipe's own.
         """
@@ -67,6 +70,7 @@ def train_verb(arguments: Sequence[str]) -> Callable[..., None]:
             val_share=val_share,
             hold_out=hold_out,
             train_images=train_images,
+            allow_remote=allow_remote,
         )
 
     return train

@@ -14,7 +14,7 @@ from __future__ import annotations
 import bisect
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,10 +25,12 @@ from PIL import Image
 from torch import Tensor
 
 from convneur.data.decode import image_files
+from convneur.data.paths import inside, read_file, read_text, regular_file
 from convneur.data.split import Split, stratified_split
 
 Labels = npt.NDArray[np.int64]
 TRAIN_NAMES = ("train", "training")
+MOST_CLASSES = 1_000_000
 VAL_NAMES = ("val", "valid", "validation", "test", "testing")
 
 
@@ -82,7 +84,7 @@ class FileImages:
 
     def read(self, index: int) -> bytes:
         """Return the file's bytes."""
-        return Path(self.name(index)).read_bytes()
+        return read_file(self.name(index))
 
     def name(self, index: int) -> str:
         """Path of the file."""
@@ -108,31 +110,12 @@ class TableImages:
     def read(self, index: int) -> bytes:
         """Return the bytes in the image column."""
         file, row = self._find(index)
-        return image_bytes(self.columns[file][row].as_py())
+        return image_bytes(self.columns[file][row].as_py(), self.files[file].parent)
 
     def name(self, index: int) -> str:
         """File and row."""
         file, row = self._find(index)
         return f"{self.files[file]} row {row}"
-
-
-class HubImages:
-    """Rows of a Hugging Face dataset, which stays on disk."""
-
-    def __init__(self, rows: Any, image: str, labels: Sequence[int], origin: str) -> None:
-        self.rows, self.image, self.origin = rows, image, origin
-        self.labels: Labels = np.array(labels, dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def read(self, index: int) -> bytes:
-        """Return the encoded image of a row."""
-        return image_bytes(self.rows[index][self.image])
-
-    def name(self, index: int) -> str:
-        """Dataset and row."""
-        return f"{self.origin} row {index}"
 
 
 class ScanImages:
@@ -175,7 +158,7 @@ class Subset:
         return self.images.name(int(self.indices[index]))
 
 
-def open_source(spec: str, val_share: float | None = 0.2, seed: int = 0) -> Source:
+def open_source(spec: str, val_share: float | None = 0.2, seed: int = 0, allow_remote: bool = False) -> Source:
     """Find the images that ``spec`` names; see the top of this file.
 
     Args:
@@ -183,6 +166,8 @@ def open_source(spec: str, val_share: float | None = 0.2, seed: int = 0) -> Sour
         val_share: Share to hold out where the source has no validation images; stratified by class. None to judge by
             all of them, where nothing is learned.
         seed: Of that split.
+        allow_remote: Read what a description of data names elsewhere: addresses on the web, and ``pipe:``, which runs
+            a command of the shell. Only for descriptions that are trusted as programs are.
 
     Raises:
         FileNotFoundError: If there is nothing at ``spec``.
@@ -192,11 +177,13 @@ def open_source(spec: str, val_share: float | None = 0.2, seed: int = 0) -> Sour
     if spec == "digits":
         return _digits()
     if spec.startswith("hf:"):
-        return _hub(spec.removeprefix("hf:"), val_share, seed)
+        from convneur.data.hub import open_hub
+
+        return open_hub(spec.removeprefix("hf:"), val_share, seed, allow_remote)
     if spec.startswith("wds:"):
         from convneur.data.shards import open_shards
 
-        return open_shards(spec.removeprefix("wds:"))
+        return open_shards(spec.removeprefix("wds:"), allow_remote)
     root = Path(spec).expanduser()
     if not root.exists():
         raise FileNotFoundError(
@@ -213,7 +200,7 @@ def _folder(root: Path, val_share: float | None, seed: int) -> Source:
     classes = _class_folders(train or root)
     images = _files(train or root, classes)
     if train is None or val is None:
-        return _split(images, classes, val_share, seed)
+        return split_off(images, classes, val_share, seed)
     unknown = sorted(set(_subfolders(val)) - set(classes))
     if unknown:
         raise ValueError(f"{val} has classes that {train} has not: {', '.join(unknown[:5])}; make them the same")
@@ -252,10 +239,12 @@ def _parquet(files: Sequence[Path], val_share: float | None, seed: int) -> Sourc
 
     train, val = named(TRAIN_NAMES), named(VAL_NAMES)
     listed = files[0].parent / "classes.txt"
-    classes = listed.read_text().splitlines() if listed.is_file() else None
+    classes = read_text(listed).splitlines() if listed.exists() else None
     images, classes = _table(train or [file for file in files if file not in val] or files, classes)
     return (
-        Source(images, _table(val, classes)[0], classes) if train and val else _split(images, classes, val_share, seed)
+        Source(images, _table(val, classes)[0], classes)
+        if train and val
+        else split_off(images, classes, val_share, seed)
     )
 
 
@@ -266,53 +255,18 @@ def _table(files: Sequence[Path], classes: list[str] | None) -> tuple[TableImage
     columns, labels = [], []
     for file in files:
         try:
-            names = pq.read_schema(file).names
+            names = pq.read_schema(regular_file(file)).names
             if missing := {"image", "label"} - set(names):
                 raise ValueError(f"{file} has no column {sorted(missing)[0]!r}; it has {', '.join(names)}")
             table = pq.read_table(file, columns=["image", "label"])
-        except pa.ArrowInvalid as error:
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{file} is no parquet file that can be read ({str(error).splitlines()[0]})") from error
         columns.append(table["image"])
         labels += table["label"].to_pylist()
-    numbers, classes = _numbered(labels, classes, str(files[0]))
+    numbers, classes = numbered(labels, classes, str(files[0]))
     return TableImages(files, columns, numbers), classes
-
-
-def _hub(name: str, val_share: float | None, seed: int) -> Source:
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError("hf: needs the package datasets; pip install 'convneur[hf]'") from error
-    path = Path(name).expanduser()
-    try:
-        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-            loaded = datasets.load_from_disk(str(path))
-        else:
-            loaded = datasets.load_dataset(str(path) if path.exists() else name)
-    except Exception as error:  # no network, no such name, no access, a damaged copy
-        raise FileNotFoundError(f"hf:{name} could not be loaded ({str(error).splitlines()[0]})") from error
-    parts = loaded if isinstance(loaded, dict) else {"train": loaded}
-    train, val = (next((parts[n] for n in names if n in parts), None) for names in (TRAIN_NAMES, VAL_NAMES))
-    if train is None:
-        raise ValueError(f"hf:{name} has no split named train; it has {', '.join(parts)}")
-    images, classes = _hub_images(train, name, None)
-    return (
-        Source(images, _hub_images(val, name, classes)[0], classes) if val else _split(images, classes, val_share, seed)
-    )
-
-
-def _hub_images(rows: Any, origin: str, classes: list[str] | None) -> tuple[HubImages, list[str]]:
-    import datasets
-
-    features = rows.features
-    image = next((n for n in features if isinstance(features[n], datasets.Image)), None)
-    label = next((n for n in ("label", "labels", "fine_label", "class") if n in features), None)
-    if image is None or label is None:
-        raise ValueError(f"hf:{origin} needs an image and a label column; it has {', '.join(features)}")
-    if isinstance(features[label], datasets.ClassLabel):
-        classes = features[label].names
-    numbers, classes = _numbered(rows[label][:], classes, f"hf:{origin}")
-    return HubImages(rows.cast_column(image, datasets.Image(decode=False)), image, numbers, f"hf:{origin}"), classes
 
 
 def _digits() -> Source:
@@ -322,28 +276,48 @@ def _digits() -> Source:
     return Source(ScanImages(*train), ScanImages(*val), [str(digit) for digit in range(10)])
 
 
-def _split(images: Images, classes: list[str], val_share: float | None, seed: int) -> Source:
+def split_off(images: Images, classes: list[str], val_share: float | None, seed: int) -> Source:
+    """Hold a share of the images out; None to judge by all of them."""
     if val_share is None:
         return Source(images, images, classes)
     split = stratified_split(images.labels, val_share, seed)
     return Source(Subset(images, split.train), Subset(images, split.val), classes, split)
 
 
-def image_bytes(value: Any) -> bytes:
-    """What an image column holds: bytes, or a struct of bytes and path as Hugging Face writes it."""
+def image_bytes(value: Any, folder: Path, *others: Path) -> bytes:
+    """What an image column holds: bytes, or a struct of bytes and path as Hugging Face writes it.
+
+    Args:
+        value: Of a row.
+        folder: Of the data, which paths are relative to and may not leave.
+        *others: Folders that they may lead to as well.
+
+    Raises:
+        OSError: If it holds neither, or the file is gone or outside of the folder.
+    """
     if isinstance(value, dict):
-        value = value.get("bytes") or (Path(value["path"]).read_bytes() if value.get("path") else None)
+        path = value.get("path")
+        value = value.get("bytes") or (_linked(path, folder, *others) if isinstance(path, str) and path else None)
     if not isinstance(value, bytes):
         raise OSError("the row holds no image bytes")
     return value
 
 
-def _numbered(labels: Sequence[Any], classes: list[str] | None, origin: str) -> tuple[list[int], list[str]]:
-    """Labels as numbers from 0, and the names of the classes."""
+def _linked(path: str, *folders: Path) -> bytes:
+    try:
+        return read_file(inside(folders[0], path, *folders[1:]))
+    except ValueError as error:
+        raise OSError(str(error)) from error
+
+
+def numbered(labels: Sequence[Any], classes: list[str] | None, origin: str) -> tuple[list[int], list[str]]:
+    """Labels as numbers from 0, and the names of the classes; a ValueError if they are none, or there are none."""
     if not labels:
         raise ValueError(f"{origin} has no rows; give data with images")
     if any(label is None for label in labels):
         raise ValueError(f"{origin} has rows without a label; remove them")
+    if not all(isinstance(label, str) for label in labels) and not all(isinstance(label, int) for label in labels):
+        raise ValueError(f"{origin} has labels that are neither all numbers from 0 nor all names")
     if isinstance(labels[0], str):
         classes = classes or sorted(set(labels))
         number = {name: i for i, name in enumerate(classes)}
@@ -353,11 +327,18 @@ def _numbered(labels: Sequence[Any], classes: list[str] | None, origin: str) -> 
             )
         labels = [number[label] for label in labels]
     else:
-        classes = classes or [str(i) for i in range(max(labels) + 1)]
+        classes = classes or number_names(labels, origin)
         if min(labels) < 0 or max(labels) >= len(classes):
             raise ValueError(f"{origin} has labels from {min(labels)} to {max(labels)} and {len(classes)} classes")
     _check_classes(classes, origin, "at least two classes")
     return list(labels), classes
+
+
+def number_names(labels: Iterable[int], origin: str) -> list[str]:
+    """Names of classes that only numbers are known of; a ValueError if there would be too many."""
+    if (top := max(labels)) >= MOST_CLASSES:
+        raise ValueError(f"{origin} has a label {top}, and {MOST_CLASSES:,} classes are the most; number them from 0")
+    return [str(number) for number in range(top + 1)]
 
 
 def _check_classes(classes: Sequence[str], origin: str, wanted: str) -> None:

@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convneur.data.decode import UnreadableImageError, decode_image
+from convneur.data.decode import UnreadableImageError, decode_image, image_format
+from convneur.data.paths import regular_file
 from convneur.inference.spans import Span, spans
+from convneur.inference.tiff_files import check_level, check_metadata
+from convneur.inference.zarr_files import zarr_image
 
 TIFF = (".tif", ".tiff", ".btf", ".tf8", ".tf2", ".gtiff", ".svs", ".ndpi")
 WHITE = {"u": lambda kind: float(np.iinfo(kind).max), "f": lambda kind: 1.0}
@@ -47,6 +50,10 @@ class LargeImage:
         if self.dtype.kind not in WHITE:
             raise UnreadableImageError(
                 f"{identity} holds numbers of the kind {self.dtype}; store it as unsigned integers or floats"
+            )
+        if (row := width * channels * self.dtype.itemsize) > LARGEST_PIECE:
+            raise UnreadableImageError(
+                f"{identity} has rows of {row / 1e6:,.0f} MB; they may have {LARGEST_PIECE / 1e6:,.0f}"
             )
         self._pixels, self._lock = pixels, threading.Lock()
 
@@ -108,12 +115,16 @@ def open_large(source: str | Path | Any) -> LargeImage:
     identity = f"{path.name} ({stat.st_size} bytes, {stat.st_mtime_ns})"
     if path.is_dir():
         return _open_zarr(path, identity)
+    regular_file(path)
     if path.suffix.lower() == ".npy":
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            array = np.lib.format.open_memmap(path, mode="r")  # which refuses objects
         except Exception as error:  # what is no array raises anything from EOFError to ValueError
-            raise UnreadableImageError(f"{path} is no .npy file of numbers") from error
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UnreadableImageError(f"{path} is no .npy file of numbers ({reason})") from error
         return _of_array(_Mapped(array), identity)
+    if path.suffix.lower() == ".npz":
+        raise UnreadableImageError(f"{path} is an archive of arrays; save the one that is meant as .npy")
     if path.suffix.lower() in TIFF:
         return _open_tiff(path, identity)
     return _open_other(path, identity)
@@ -127,7 +138,9 @@ def _open_tiff(path: Path, identity: str) -> LargeImage:
         raise ImportError("large TIFF files need more packages; run: pip install 'convneur[large]'") from error
     try:
         with tifffile.TiffFile(path) as file:
+            check_metadata(file, path)
             level = file.series[0]
+            check_level(level)
             axes, shape = level.axes, level.shape
             is_plain = level.dataoffset is not None and level.keyframe.is_memmappable
         array: Any
@@ -138,7 +151,8 @@ def _open_tiff(path: Path, identity: str) -> LargeImage:
             array = zarr.open(store, mode="r")
             weakref.finalize(array, store.close)  # or its file would be left open
     except Exception as error:  # damaged files raise anything
-        raise UnreadableImageError(f"{path}: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UnreadableImageError(f"{path} is no TIFF that can be read ({reason})") from error
     places = _meaning(axes, shape, path)
     if not is_plain:
         array = _in_pieces(array, places[0], path)
@@ -150,17 +164,12 @@ def _open_zarr(path: Path, identity: str) -> LargeImage:
         import zarr
     except ImportError as error:
         raise ImportError("Zarr arrays need more packages; run: pip install 'convneur[large]'") from error
+    folder, axes = zarr_image(path)
     try:
-        array: Any = zarr.open(path, mode="r")
-        axes = None
-        if not hasattr(array, "shape"):  # OME-Zarr: the first of several resolutions
-            about = dict(array.attrs)
-            scales = about.get("ome", about)["multiscales"][0]
-            axes = "".join(axis["name"] for axis in scales["axes"]).upper()
-            array = array[scales["datasets"][0]["path"]]
-    except Exception as error:  # a group without the keys of OME-Zarr, chunks of unknown codecs, damaged metadata
+        array: Any = zarr.open_array(folder, mode="r")
+    except Exception as error:  # of metadata that are no array's all the same
         raise UnreadableImageError(
-            f"{path} is no Zarr array or OME-Zarr image ({' '.join(str(error).split())})"
+            f"{folder} is no Zarr array that can be read ({' '.join(str(error).split())})"
         ) from error
     places = _guessed(array.shape, identity) if axes is None else _meaning(axes, array.shape, path)
     return _of_array(_in_pieces(array, places[0], path), identity, places)
@@ -180,8 +189,9 @@ def _open_other(path: Path, identity: str) -> LargeImage:
             raise UnreadableImageError(told) from error
         return _of_array(whole, identity)
     try:
+        image_format(path)  # libvips opens many more, some by other programs
         image: Any = pyvips.Image.new_from_file(str(path)).autorot()
-    except pyvips.Error as error:
+    except (pyvips.Error, UnreadableImageError) as error:
         raise UnreadableImageError(f"{path}: {' '.join(str(error).split())}") from error
 
     def rows(start: int, stop: int) -> NDArray[Any]:

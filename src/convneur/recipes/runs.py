@@ -25,6 +25,7 @@ from convneur.printing import Console
 # Settings that a resumed run may have otherwise: they do not decide what comes out.
 FREE = (
     "workers",
+    "allow_remote",
     "cache_gb",
     "max_unreadable",
     "recipe.compile",

@@ -40,12 +40,15 @@ class TrainConfig(RunConfig):
         val_share: Share held out where the data has no validation images.
         hold_out: Take ``val_share`` of the training images to judge by even where the data has validation images.
         train_images: To train on at most, in proportion to the classes; 0 for all.
+        allow_remote: Read addresses and run commands that a description of data names, see
+            `convneur.data.sources.open_source`.
     """
 
     recipe: ClassificationRecipe = field(default_factory=ClassificationRecipe)
     val_share: float = 0.2
     hold_out: bool = False
     train_images: int = 0
+    allow_remote: bool = False
 
 
 @dataclass
@@ -90,7 +93,7 @@ def train_classifier(config: TrainConfig, out: Path, resume: bool, console: Cons
     _check_numbers(config)
     if first:
         check_free(out, resume)
-    source = open_source(config.data, config.val_share, config.seed)
+    source = open_source(config.data, config.val_share, config.seed, config.allow_remote)
     if config.hold_out:
         source = hold_out(source, config.val_share, config.seed)
     if config.train_images:

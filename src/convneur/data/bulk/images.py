@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from convneur.data.paths import read_file
 from convneur.data.sources import FileImages, Images
 
 
@@ -47,7 +48,7 @@ class FolderImages(FileImages):
 
     def read(self, index: int) -> bytes:
         """Return the file's bytes."""
-        return (self.root / self.name(index)).read_bytes()
+        return read_file(self.root / self.name(index))
 
     def known_labels(self, first: int, stop: int) -> list[Any]:
         """None: which folder an image is in is said by its name."""

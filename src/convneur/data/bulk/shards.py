@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from convneur.data import tars
 from convneur.data.bulk.images import fingerprint_of
-from convneur.data.decode import SUFFIXES
+from convneur.data.paths import LARGEST_FILE, regular_file
 from convneur.data.sources import FileImages
 
 
@@ -48,6 +48,8 @@ class ShardImages:
     def read(self, index: int) -> bytes:
         """Return the bytes of the image; an OSError if the shard is cut off."""
         shard, first, length = self.places[index].tolist()
+        if length > LARGEST_FILE:
+            raise OSError(f"it has {length:,} bytes; an image may have {LARGEST_FILE:,}")
         with (self.root / self.shards[shard]).open("rb") as file:
             file.seek(first)
             content = file.read(length)
@@ -76,21 +78,17 @@ def open_shard_images(root: Path, shards: Sequence[str], spec: str) -> ShardImag
     for number, shard in enumerate(shards):
         labels: dict[str, int] = {}
         began = len(names)
-        try:
-            with tarfile.open(root / shard, "r:") as tar:  # a compressed one cannot be read from the middle
-                for member in tar:
-                    folder, _, file = member.name.rpartition("/")
-                    stem, _, kind = file.partition(".")
-                    key = f"{shard}:{folder}/{stem}" if folder else f"{shard}:{stem}"
-                    if kind == "cls":
-                        content = tar.extractfile(member)
-                        assert content is not None
-                        labels[key] = int(content.read())
-                    elif f".{kind.rpartition('.')[-1].lower()}" in SUFFIXES and names[-1:] != [key]:
-                        names.append(key)  # of two images in a sample the first, as in training
-                        places.append((number, member.offset_data, member.size))
-        except (tarfile.TarError, ValueError) as error:
-            raise ValueError(f"{root / shard} is no whole, uncompressed shard ({error})") from error
+        with regular_file(root / shard).open("rb") as file, tars.whole(str(root / shard)):
+            if tars.mode_of(file) != "r:":
+                raise ValueError("it is compressed, and cannot be read from the middle")
+            for member, tar in tars.members(file, "r:", str(root / shard)):
+                key, kind = tars.key_and_kind(member.name)
+                key = f"{shard}:{key}"
+                if kind == "cls":
+                    labels[key] = tars.label(tars.content(member, tar, tars.LARGEST_LABEL), member.name)
+                elif tars.is_image(kind) and names[-1:] != [key]:
+                    names.append(key)  # of two images in a sample the first, as in training
+                    places.append((number, member.offset_data, member.size))
         own += [labels.get(name) for name in names[began:]]
     if not names:
         raise ValueError(f"{spec} holds no images; give shards (.tar) of images, or a folder of them")

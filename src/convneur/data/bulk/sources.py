@@ -13,9 +13,7 @@ names, so that it is the same wherever the same files are.
 
 from __future__ import annotations
 
-import glob
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +21,7 @@ from convneur.data.bulk.images import BulkImages, FolderImages, fingerprint_of
 from convneur.data.bulk.shards import open_shard_images
 from convneur.data.bulk.tables import open_tables
 from convneur.data.decode import SUFFIXES, image_files
+from convneur.data.paths import before_wildcards, matching
 
 
 class Found(NamedTuple):
@@ -60,17 +59,8 @@ def _found(path: str, spec: str, inside: str) -> Found:
         return Found(place.resolve(), sorted(file.name for file in place.glob(inside)))
     if place.exists():
         return Found(place.resolve().parent, [place.resolve().name])
-    fixed = Path(*(part for part in _before_wildcards(place)))
-    rest = str(place.relative_to(fixed))
-    names = sorted(glob.glob(rest, root_dir=fixed, recursive=True))  # noqa: PTH207  pathlib gives no relative paths
-    files = [name for name in names if (fixed / name).is_file()]
+    fixed = before_wildcards(place)
+    files = matching(fixed, str(place.relative_to(fixed)))
     if not files:
         raise FileNotFoundError(f"{spec} does not exist; give a folder of images, parquet files, or wds: and shards")
     return Found(fixed.resolve(), files)
-
-
-def _before_wildcards(path: Path) -> Iterable[str]:
-    for part in path.parts[:-1]:
-        if glob.has_magic(part):
-            return
-        yield part

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from convneur.data.bulk.images import fingerprint_of
+from convneur.data.paths import regular_file
 from convneur.data.sources import Labels, image_bytes
 
 
@@ -51,7 +52,9 @@ class ParquetImages:
         group = bisect.bisect_right(self.starts, index) - 1
         if self._held[0] != group:
             self._held = (group, self._column(group, "image"))
-        return image_bytes(self._held[1][index - self.starts[group]].as_py())
+        return image_bytes(
+            self._held[1][index - self.starts[group]].as_py(), (self.root / self.files[self.places[group][0]]).parent
+        )
 
     def name(self, index: int) -> str:
         """File and row."""
@@ -94,7 +97,7 @@ def open_tables(root: Path, files: Sequence[str]) -> ParquetImages:
     groups, kinds = [], set()
     for file in files:
         try:
-            with pq.ParquetFile(root / file) as table:
+            with pq.ParquetFile(regular_file(root / file)) as table:
                 schema, metadata = table.schema_arrow, table.metadata
         except (pa.ArrowInvalid, OSError) as error:
             reason = str(error).splitlines()[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from convneur.data.objects.annotations import ObjectImages, Objects, Shape
+from convneur.data.paths import LARGEST_FILE, inside, read_json
 
 
-def read_coco(file: Path, folders: Sequence[Path]) -> tuple[ObjectImages, list[str], list[int], list[str]]:
+def read_coco(file: Path, folders: Sequence[Path], root: Path) -> tuple[ObjectImages, list[str], list[int], list[str]]:
     """Read one file.
 
     Numbers of categories may have gaps; their order gives the labels. Polygons of fewer than three points are left out,
@@ -23,6 +23,7 @@ def read_coco(file: Path, folders: Sequence[Path]) -> tuple[ObjectImages, list[s
     Args:
         file: In COCO's form.
         folders: Where the images may be; the first that has the first image is taken.
+        root: Folder of the data, which no image may be outside of.
 
     Returns:
         Images, names and numbers of the classes, and what was left out and why.
@@ -32,8 +33,8 @@ def read_coco(file: Path, folders: Sequence[Path]) -> tuple[ObjectImages, list[s
             it; one line with file and number.
         FileNotFoundError: If an image is not there.
     """
+    content = read_json(file, LARGEST_FILE)
     try:
-        content = json.loads(file.read_text())
         records, images = content["annotations"], content["images"]
         categories = sorted(content["categories"], key=lambda category: category["id"])
         known = {
@@ -43,7 +44,7 @@ def read_coco(file: Path, folders: Sequence[Path]) -> tuple[ObjectImages, list[s
         names, numbers = [str(c["name"]) for c in categories], [int(c["id"]) for c in categories]
         if not isinstance(records, list) or not all(isinstance(each, dict) for each in records):
             raise TypeError("annotations are not a list of objects")
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"{file} is not in COCO's form ({type(error).__name__}: {error}); it needs images (id, file_name, height, "
             "width), annotations and categories (id, name)"
@@ -56,11 +57,15 @@ def read_coco(file: Path, folders: Sequence[Path]) -> tuple[ObjectImages, list[s
         twice = Counter(image["id"] for image in images).most_common(1)[0][0]
         raise ValueError(f"{file} has several images with the id {twice}; give each a number of its own")
     first = next(iter(known.values()))[0]
-    folder = next((place for place in folders if (place / first).is_file()), folders[0])
-    missing = [name for name, _, _ in known.values() if not (folder / name).is_file()]
+    try:
+        folder = next((place for place in folders if inside(place, first, root).is_file()), folders[0])
+        paths = [inside(folder, name, root) for name, _, _ in known.values()]
+    except ValueError as error:
+        raise ValueError(f"{file} lists an image that cannot be used: {error}") from error
+    missing = [path for path in paths if not path.is_file()]
     if missing:
         raise FileNotFoundError(
-            f"{file} lists {folder / missing[0]}, which is not there ({len(missing)} of {len(known)} are missing)"
+            f"{file} lists {missing[0]}, which is not there ({len(missing)} of {len(known)} are missing)"
         )
     labels = {number: label for label, number in enumerate(numbers)}
     found: dict[int, list[tuple[list[float], int, bool, float, Shape | None]]] = defaultdict(list)
@@ -78,9 +83,8 @@ def read_coco(file: Path, folders: Sequence[Path]) -> tuple[ObjectImages, list[s
             f"out, the first has the id {left_out[0]}"
         )
     objects = [_objects(found[number]) for number in known]
-    paths = [str(folder / name) for name, _, _ in known.values()]
     sizes = [(int(height), int(width)) for _, height, width in known.values()]
-    return ObjectImages(paths, sizes, objects, list(known)), names, numbers, notes
+    return ObjectImages(list(map(str, paths)), sizes, objects, list(known)), names, numbers, notes
 
 
 def _whole(value: Any) -> int:
@@ -96,7 +100,7 @@ def _checked(
     try:
         number, image, category = record["id"], _whole(record["image_id"]), _whole(record["category_id"])
         x, y, width, height = (float(value) for value in record["bbox"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"{file}: annotation {record.get('id', record)} lacks something ({type(error).__name__}: {error}); it "
             "needs id, image_id, category_id and bbox (x, y, width, height)"
@@ -124,7 +128,7 @@ def _checked(
         elif shape is not None and (tuple(shape["size"]) != known[image][1:] or not shape["counts"]):
             raise ValueError(f"its mask has the size {shape['size']} and the image {list(known[image][1:])}")
         area = float(record.get("area", width * height))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"{file}: annotation {number} has a segmentation or an area that cannot be read ({error}); give lists of "
             "x, y, x, y, ... or a run-length encoding of the image's size"

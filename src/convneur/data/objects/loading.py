@@ -134,7 +134,10 @@ def to_tensors(
     }
     if with_masks:
         shapes = [objects.shapes[number] for number in kept.tolist()]
-        target["masks"] = tv_tensors.Mask(torch.from_numpy(decode_masks(shapes, height, width)))
+        try:
+            target["masks"] = tv_tensors.Mask(torch.from_numpy(decode_masks(shapes, height, width)))
+        except ValueError as error:
+            raise ValueError(f"{images.name(index)} has {error}; correct its annotations") from error
     return tv_tensors.Image(_pixels(picture)), target
 
 

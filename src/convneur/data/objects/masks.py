@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+LONGEST_OUTLINE = 1e7  # pixels around a mask; its encoding takes memory for each
 NEEDS = "detection needs the package faster-coco-eval; pip install 'convneur[detection]'"
 
 
@@ -34,9 +35,16 @@ def decode_masks(shapes: Sequence[Any], height: int, width: int) -> npt.NDArray[
         (n, H, W), 0 and 1.
 
     Raises:
-        ValueError: If an encoding is of another size.
+        ValueError: If an encoding is of another size or none, or an outline is too long.
     """
-    codec, codes = _codec(), []
+    try:
+        return _decode(_codec(), shapes, height, width)
+    except (RuntimeError, TypeError, OverflowError, MemoryError) as error:  # of damaged encodings
+        raise ValueError(f"a mask that cannot be decoded ({' '.join(str(error).split()) or 'no memory'})") from error
+
+
+def _decode(codec: Any, shapes: Sequence[Any], height: int, width: int) -> npt.NDArray[np.uint8]:
+    codes = []
     for shape in shapes:
         if isinstance(shape, dict) and list(shape["size"]) != [height, width]:
             raise ValueError(f"a mask of {shape['size'][0]} x {shape['size'][1]} px on an image of {height} x {width}")
@@ -44,11 +52,22 @@ def decode_masks(shapes: Sequence[Any], height: int, width: int) -> npt.NDArray[
             counts = shape["counts"]
             codes.append({"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else counts})
         else:
+            if isinstance(shape, list):
+                _check_outlines(shape)
             made = codec.frPyObjects(shape, height, width)
             codes.append(codec.merge(made) if isinstance(made, list) else made)
     if not codes:
         return np.zeros((0, height, width), np.uint8)
     return np.ascontiguousarray(codec.decode(codes).transpose(2, 0, 1))
+
+
+def _check_outlines(polygons: Sequence[Sequence[float]]) -> None:
+    around = 0.0
+    for polygon in polygons:
+        points = np.asarray(polygon, np.float64).reshape(-1, 2)
+        around += float(np.abs(points - np.roll(points, 1, axis=0)).sum())
+    if not around <= LONGEST_OUTLINE:  # nor NaN
+        raise ValueError(f"an outline of {around:g} px; it may have {LONGEST_OUTLINE:g}")
 
 
 def encode_masks(masks: npt.NDArray[np.bool_]) -> list[dict[str, Any]]:

@@ -79,10 +79,10 @@ def _existing(files: Iterable[Path]) -> list[Path]:
 
 def _coco(root: Path, files: Sequence[Path]) -> ObjectSource:
     """The last is to judge by; the first, if there are two, to train on."""
-    held_out, classes, numbers, notes = read_coco(files[-1], _folders(root, files[-1]))
+    held_out, classes, numbers, notes = read_coco(files[-1], _folders(root, files[-1]), root)
     if len(files) == 1:
         return ObjectSource(EMPTY, held_out, classes, numbers, notes)
-    images, train_classes, train_numbers, more = read_coco(files[0], _folders(root, files[0]))
+    images, train_classes, train_numbers, more = read_coco(files[0], _folders(root, files[0]), root)
     if (classes, numbers) != (train_classes, train_numbers):
         raise ValueError(f"{files[0].name} and {files[-1].name} have different categories; give both the same list")
     return ObjectSource(images, held_out, classes, numbers, more + notes)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import numpy as np
 
 from convneur.data.objects.annotations import ObjectImages, Objects
+from convneur.data.paths import LARGEST_TEXT, inside, read_file, read_text
 
 
 def read_voc(root: Path, split: str, classes: list[str] | None = None) -> tuple[ObjectImages, list[str]]:
@@ -28,10 +30,10 @@ def read_voc(root: Path, split: str, classes: list[str] | None = None) -> tuple[
     listed = root / "ImageSets" / "Main" / f"{split}.txt"
     if not listed.is_file():
         raise FileNotFoundError(f"{listed} is missing; it lists the images of a split, one name a line")
-    names = [line.split()[0] for line in listed.read_text().splitlines() if line.strip()]
+    names = [line.split()[0] for line in read_text(listed).splitlines() if line.strip()]
     if not names:
         raise ValueError(f"{listed} lists no images")
-    read = [_read(root, name) for name in names]
+    read = [_read(root, name, listed) for name in names]
     found = sorted({label for each in read for label in each[2]})
     classes = found if classes is None else classes
     if unknown := [label for label in found if label not in classes]:
@@ -56,20 +58,25 @@ def read_voc(root: Path, split: str, classes: list[str] | None = None) -> tuple[
     return ObjectImages(paths, sizes, objects, list(range(1, len(read) + 1))), classes
 
 
-def _read(root: Path, name: str) -> tuple[Path, tuple[int, int], list[str], list[list[float]], list[bool]]:
+def _read(
+    root: Path, name: str, listed: Path
+) -> tuple[Path, tuple[int, int], list[str], list[list[float]], list[bool]]:
     """Image, (height, width), classes, boxes, and which are difficult: VOC does not count those, as COCO its crowds."""
-    file = root / "Annotations" / f"{name}.xml"
+    try:
+        file = inside(root / "Annotations", f"{name}.xml", root)
+    except ValueError as error:
+        raise ValueError(f"{listed} lists an image that cannot be used: {error}") from error
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing; every image of a list has one")
     try:
-        tree = ET.parse(file).getroot()
-        image = root / "JPEGImages" / (tree.findtext("filename") or f"{name}.jpg")
+        tree = ET.fromstring(read_file(file, LARGEST_TEXT))
+        image = inside(root / "JPEGImages", tree.findtext("filename") or f"{name}.jpg", root)
         size = (int(_text(tree, "size/height")), int(_text(tree, "size/width")))
         labels, boxes, difficult = [], [], []
         for each in tree.iter("object"):
             corners = [float(_text(each, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")]
-            if corners[2] < corners[0] or corners[3] < corners[1]:
-                raise ValueError(f"the box {corners} ends before it begins")
+            if not all(map(math.isfinite, corners)) or corners[2] < corners[0] or corners[3] < corners[1]:
+                raise ValueError(f"the box {corners} ends before it begins, or has numbers that are none")
             labels.append(_text(each, "name"))
             boxes.append([corners[0] - 1, corners[1] - 1, *corners[2:]])  # VOC counts pixels from 1, the last included
             difficult.append(each.findtext("difficult", "0") == "1")

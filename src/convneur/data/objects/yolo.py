@@ -7,14 +7,16 @@ polygon.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
-from PIL import Image
 
-from convneur.data.decode import SUFFIXES, unlimited_pixels
+from convneur.data.decode import MAX_SIDE, SUFFIXES, UnreadableImageError, open_image
 from convneur.data.objects.annotations import ObjectImages, Objects, Shape
+from convneur.data.paths import read_text
 
+LARGEST_YAML = 2**20  # bytes
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: how the camera was held; on its side
 
 
@@ -25,16 +27,34 @@ def read_names(root: Path) -> list[str]:
         ValueError: If there are none.
     """
     file = root / "data.yaml"
-    try:
-        content = yaml.safe_load(file.read_text()) if file.is_file() else None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is no YAML that can be read ({' '.join(str(error).split())})") from error
+    content = _parse(file) if file.exists() else None
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict):
-        names = [names[number] for number in sorted(names)]
-    if not names or not isinstance(names, list):
+        names = [names[number] for number in sorted(names)] if all(isinstance(n, int) for n in names) else None
+    if not names or not isinstance(names, list) or any(isinstance(name, (list, dict, set)) for name in names):
         raise ValueError(f"{file} does not name the classes; write names: [first, second, ...] into it")
     return [str(name) for name in names]
+
+
+class _Loader(yaml.SafeLoader):
+    """Without aliases, of which a few lines can make a list of more names than memory holds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Refuse a node that stands for another."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(
+                f"line {self.peek_event().start_mark.line + 1} has an alias; write out what it stands for"
+            )
+        return super().compose_node(parent, index)
+
+
+def _parse(file: Path) -> Any:
+    try:
+        return _Loader(read_text(file, LARGEST_YAML)).get_single_data()
+    except RecursionError as error:
+        raise ValueError(f"{file} is nested too deeply to be read") from error
+    except (yaml.YAMLError, ValueError, TypeError) as error:  # of a date that is none, of a list as a key
+        raise ValueError(f"{file} is no YAML that can be read ({' '.join(str(error).split())})") from error
 
 
 def read_yolo(root: Path, split: str, names: list[str]) -> ObjectImages:
@@ -65,10 +85,10 @@ def _seen_size(path: Path) -> tuple[int, int]:
     """Height and width as the image is decoded later: turned as the camera was held. 0 and 0 if it cannot be read; then
     it is left out where it is decoded, and named."""
     try:
-        with unlimited_pixels(), Image.open(path) as image:  # nothing is decoded here
+        with open_image(path, MAX_SIDE**2) as image:  # nothing is decoded here, and no limit of the user known
             width, height = image.size
             turned = image.getexif().get(ORIENTATION, 1) in TURNED
-    except Exception:  # damaged files raise anything
+    except UnreadableImageError:
         return 0, 0
     return (width, height) if turned else (height, width)
 
@@ -76,7 +96,7 @@ def _seen_size(path: Path) -> tuple[int, int]:
 def _read(file: Path, height: int, width: int, classes: int) -> Objects:
     """An image without a file has nothing on it."""
     boxes, labels, areas, shapes = [], [], [], []
-    for number, line in enumerate(file.read_text().splitlines() if file.is_file() else [], start=1):
+    for number, line in enumerate(read_text(file).splitlines() if file.exists() else [], start=1):
         if not line.strip():
             continue
         try:

@@ -6,7 +6,6 @@ Shape letters: H W pixels.
 from __future__ import annotations
 
 import colorsys
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from convneur.data.decode import MAX_PIXELS, unlimited_pixels
+from convneur.data.decode import MAX_PIXELS, UnreadableImageError, open_image
 
 IGNORED = 255  # class of a pixel that counts nowhere
 GOLDEN = 0.618034
@@ -122,24 +121,20 @@ def _packed(colours: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 def _values(content: bytes, coloured: bool, max_pixels: int) -> npt.NDArray[np.int64]:
     """Numbers (H, W) or colours (H, W, 3) of a file."""
     try:
-        with unlimited_pixels(), Image.open(io.BytesIO(content)) as opened:
-            if opened.width * opened.height > max_pixels:
-                raise MaskError(f"more than the limit of {max_pixels / 1e6:g} megapixels")
-            image = ImageOps.exif_transpose(opened)
-            if coloured:
-                return np.asarray(image.convert("RGB")).astype(np.int64)
-            if len(image.getbands()) > 1:
-                raise MaskError(
-                    f"the mask has {len(image.getbands())} channels and the data no table of colours; save numbers "
-                    "in one channel, or give classes.csv with name,r,g,b"
-                )
-            values = np.asarray(image)
-            if values.dtype.kind == "f" and not (np.isfinite(values) & (values == np.round(values))).all():
-                raise MaskError("the mask has numbers that are not whole; save the numbers of the classes")
-            if opened.format == "PNG" and image.mode == "L" and content[24:25] in (b"\x02", b"\x04"):
-                values = values // (85 if content[24] == 2 else 17)  # Pillow spreads them over a byte
-            return values.astype(np.int64)
-    except MaskError:
-        raise
-    except Exception as error:  # damaged files raise anything from SyntaxError to struct.error
-        raise MaskError(f"the mask cannot be read ({' '.join(str(error).split()) or type(error).__name__})") from error
+        with open_image(content, max_pixels) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+    except UnreadableImageError as error:
+        raise MaskError(f"the mask cannot be read ({error})") from error
+    if coloured:
+        return np.asarray(image.convert("RGB")).astype(np.int64)
+    if len(image.getbands()) > 1:
+        raise MaskError(
+            f"the mask has {len(image.getbands())} channels and the data no table of colours; save numbers in one "
+            "channel, or give classes.csv with name,r,g,b"
+        )
+    values = np.asarray(image)
+    if values.dtype.kind == "f" and not (np.isfinite(values) & (values == np.round(values))).all():
+        raise MaskError("the mask has numbers that are not whole; save the numbers of the classes")
+    if image.format == "PNG" and image.mode == "L" and content[24:25] in (b"\x02", b"\x04"):
+        values = values // (85 if content[24] == 2 else 17)  # Pillow spreads them over a byte
+    return values.astype(np.int64)

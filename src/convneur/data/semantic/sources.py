@@ -14,6 +14,7 @@ Names stand in ``classes.txt``, one a line, the first being number 0; or, for ma
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from convneur.data.decode import SUFFIXES
+from convneur.data.paths import read_text
 from convneur.data.semantic.masks import IGNORED, MOST, MaskCode, some_colours
 from convneur.data.sources import TRAIN_NAMES, VAL_NAMES, FileImages
 from convneur.data.split import stratified_split
@@ -108,7 +110,7 @@ def open_pixels(data: str | Path, val_share: float | None = 0.2, seed: int = 0, 
             for split in ("train", "val")
         ]
         return PixelSource(parts[0], parts[1], _cityscapes(), notes)
-    named = (root / "classes.txt").is_file() or (root / "classes.csv").is_file()
+    named = (root / "classes.txt").exists() or (root / "classes.csv").exists()
     if not named and (root / "annotations" / "training").is_dir() and (root / "images" / "training").is_dir():
         parts = [
             _pairs(root / "images" / split, root / "annotations" / split, strict, notes)
@@ -188,19 +190,18 @@ def _part(images: PixelImages, numbers: Sequence[int]) -> PixelImages:
 def _listed(root: Path) -> MaskCode:
     """Classes that a file beside the images names."""
     table, names = root / "classes.csv", root / "classes.txt"
-    if table.is_file():
+    if table.exists():
         try:
-            with table.open(newline="", encoding="utf-8-sig") as file:
-                rows = list(csv.DictReader(file))
+            rows = list(csv.DictReader(io.StringIO(read_text(table, encoding="utf-8-sig"), newline="")))
             classes = [row["name"].strip() for row in rows]
             colours = np.array([[int(row[c]) for c in "rgb"] for row in rows], np.int64).reshape(-1, 3)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, csv.Error) as error:
             raise ValueError(f"{table} needs a first line name,r,g,b and a line for each class ({error})") from error
         if ((colours < 0) | (colours > 255)).any() or len(np.unique(colours, axis=0)) < len(colours):
             raise ValueError(f"{table} needs a colour of its own for each class, with r, g and b of 0 to 255")
         return MaskCode(_checked(classes, table), colours.astype(np.uint8), coloured=True)
-    if names.is_file():
-        classes = [line.strip() for line in names.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if names.exists():
+        classes = [line.strip() for line in read_text(names, encoding="utf-8-sig").splitlines() if line.strip()]
         return MaskCode(_checked(classes, names), some_colours(len(classes)))
     raise FileNotFoundError(
         f"{root} does not say its classes; write {names} with a name a line, the first being number 0 of the masks, or "
@@ -219,8 +220,8 @@ def _checked(classes: list[str], file: Path) -> list[str]:
 def _ade20k(root: Path) -> MaskCode:
     """150 classes numbered from 1; 0 counts nowhere (Zhou et al., CVPR 2017)."""
     file, classes = root / "objectInfo150.txt", [f"class {number}" for number in range(1, 151)]
-    if file.is_file():
-        lines = [line.split("\t") for line in file.read_text(encoding="utf-8").splitlines()[1:] if line.strip()]
+    if file.exists():
+        lines = [line.split("\t") for line in read_text(file).splitlines()[1:] if line.strip()]
         classes = [line[-1].split(",")[0].strip() for line in lines]
     table = {0: IGNORED} | {number + 1: number for number in range(len(classes))}
     return MaskCode(_checked(classes, file), some_colours(len(classes)), table=table)

@@ -1,0 +1,144 @@
+"""Hugging Face datasets, from the hub or a local copy; programs that come with one are never run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convneur.data.paths import inside, read_json, read_text
+from convneur.data.sources import TRAIN_NAMES, VAL_NAMES, Labels, Source, image_bytes, numbered, split_off
+
+LARGEST_CARD = 2**20  # bytes
+
+
+class HubImages:
+    """Rows of a Hugging Face dataset, which stays on disk; image files may be in ``folders``."""
+
+    def __init__(self, rows: Any, image: str, labels: Sequence[int], origin: str, folders: Sequence[Path]) -> None:
+        self.rows, self.image, self.origin, self.folders = rows, image, origin, list(folders)
+        self.labels: Labels = np.array(labels, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> bytes:
+        """Return the encoded image of a row."""
+        return image_bytes(self.rows[index][self.image], *self.folders)
+
+    def name(self, index: int) -> str:
+        """Dataset and row."""
+        return f"{self.origin} row {index}"
+
+
+def open_hub(name: str, val_share: float | None, seed: int, allow_remote: bool) -> Source:
+    """Open a dataset by its name on the hub, or a folder.
+
+    Args:
+        name: Of the dataset, or the folder.
+        val_share: As for `convneur.data.sources.open_source`.
+        seed: Of that split.
+        allow_remote: Let the card of a folder name files elsewhere.
+
+    Raises:
+        FileNotFoundError: If it cannot be loaded.
+        ValueError: If it comes with a program, names files outside of its folder, or has no labelled images.
+        ImportError: If the package datasets is missing.
+    """
+    try:
+        import datasets
+        from huggingface_hub.constants import HF_HUB_CACHE
+    except ImportError as error:
+        raise ImportError("hf: needs the package datasets; pip install 'convneur[hf]'") from error
+    path = Path(name).expanduser()
+    if "://" in name or (path.exists() and not path.is_dir()):
+        raise ValueError(f"hf:{name} is neither a name on the hub nor a folder; give one of them")
+    if path.is_dir():
+        _check_folder(path, allow_remote)
+    try:
+        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+            loaded = datasets.load_from_disk(str(path))
+        else:
+            loaded = datasets.load_dataset(str(path) if path.exists() else name, trust_remote_code=False)
+    except Exception as error:  # no network, no such name, no access, a damaged copy
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FileNotFoundError(f"hf:{name} could not be loaded ({reason})") from error
+    parts = loaded if isinstance(loaded, dict) else {"train": loaded}
+    train, val = (next((parts[n] for n in names if n in parts), None) for names in (TRAIN_NAMES, VAL_NAMES))
+    if train is None:
+        raise ValueError(f"hf:{name} has no split named train; it has {', '.join(parts)}")
+    # What is downloaded lies in the caches, and folders there hold links into them.
+    folders = [*([path] if path.is_dir() else []), Path(datasets.config.HF_DATASETS_CACHE), Path(HF_HUB_CACHE)]
+    images, classes = _images(train, name, None, folders)
+    if val is None:
+        return split_off(images, classes, val_share, seed)
+    return Source(images, _images(val, name, classes, folders)[0], classes)
+
+
+def _images(rows: Any, origin: str, classes: list[str] | None, folders: Sequence[Path]) -> tuple[HubImages, list[str]]:
+    import datasets
+
+    features = rows.features
+    image = next((n for n in features if isinstance(features[n], datasets.Image)), None)
+    label = next((n for n in ("label", "labels", "fine_label", "class") if n in features), None)
+    if image is None or label is None:
+        raise ValueError(f"hf:{origin} needs an image and a label column; it has {', '.join(features)}")
+    if isinstance(features[label], datasets.ClassLabel):
+        classes = features[label].names
+    numbers, classes = numbered(rows[label][:], classes, f"hf:{origin}")
+    undecoded = rows.cast_column(image, datasets.Image(decode=False))
+    return HubImages(undecoded, image, numbers, f"hf:{origin}", folders), classes
+
+
+def _check_folder(folder: Path, allow_remote: bool) -> None:
+    """Refuse a program, which some releases of the package would run, and files that are not in the folder."""
+    if script := next(iter(sorted(folder.glob("*.py"))), None):
+        raise ValueError(
+            f"{script} is a program, and none that comes with data is run; write the data as parquet files"
+        )
+    for state in (folder / "state.json", *sorted(folder.glob("*/state.json"))):
+        if state.exists():
+            _check_paths(state, state.parent, _found(read_json(state), "filename"))
+    card = folder / "README.md"
+    if card.exists() and not allow_remote:
+        _check_paths(card, folder, _found(_front_matter(card), "data_files", "data_dir"))
+
+
+def _check_paths(file: Path, folder: Path, paths: Iterator[str]) -> None:
+    for path in paths:
+        try:
+            if "://" in path or "::" in path:
+                raise ValueError(f"{path!r} is elsewhere; --allow-remote reads such files")
+            inside(folder, path)
+        except ValueError as error:
+            raise ValueError(f"{file} names data that is not in its folder: {error}") from error
+
+
+def _front_matter(card: Path) -> Any:
+    """What the lines between the first two of three dashes say of the data."""
+    import yaml  # which datasets needs
+
+    parts = read_text(card, LARGEST_CARD).split("---\n", 2)
+    try:
+        return yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
+        raise ValueError(f"{card} begins with YAML that cannot be read ({' '.join(str(error).split())})") from error
+
+
+def _found(content: Any, *keys: str) -> Iterator[str]:
+    """Texts under these keys, however they are nested."""
+    seen: set[tuple[int, bool]] = set()  # what is in several places is looked at once
+    left: list[tuple[Any, bool]] = [(content, False)]
+    while left:
+        value, wanted = left.pop()
+        if isinstance(value, str) and wanted:
+            yield value
+        if not isinstance(value, (dict, list)) or (id(value), wanted) in seen:
+            continue
+        seen.add((id(value), wanted))
+        if isinstance(value, dict):
+            left += [(each, wanted or key in keys) for key, each in value.items()]
+        else:
+            left += [(each, wanted) for each in value]

@@ -1,0 +1,139 @@
+"""Files that may come from strangers: what is opened, how much of it is read, and where a path in a file may lead."""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import itertools
+import json
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+LARGEST_FILE = 2**30  # bytes of an image or an annotation file: they are read whole
+LARGEST_TEXT = 2**24  # bytes of lists, tables and descriptions
+_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
+
+
+def regular_file(path: Path | str) -> Path:
+    """The path, if a file is there: opening a pipe would wait for ever, and a device has no end.
+
+    Raises:
+        FileNotFoundError: If nothing is there.
+        IsADirectoryError: If it is a folder.
+        OSError: If it is a pipe, a device or a socket.
+    """
+    mode = os.stat(path).st_mode  # noqa: PTH116  of what a link leads to
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"{path} is a folder; give a file")
+    if not stat.S_ISREG(mode):
+        raise OSError(f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'no file')}; give a file")
+    return Path(path)
+
+
+def read_file(path: Path | str, most: int = LARGEST_FILE) -> bytes:
+    """The bytes of a file.
+
+    Args:
+        path: Of a regular file.
+        most: Bytes that it may have.
+
+    Raises:
+        OSError: As `regular_file`, or if the file is larger.
+    """
+    with regular_file(path).open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise OSError(f"{path} has {size / 1e6:,.0f} MB; a file of its kind may have {most / 1e6:,.0f}")
+        return file.read(most)
+
+
+def read_text(path: Path | str, most: int = LARGEST_TEXT, encoding: str = "utf-8") -> str:
+    """The text of a file, as `read_file`; a ValueError that names the file if it is no text."""
+    try:
+        return read_file(path, most).decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text that can be read ({error})") from error
+
+
+def read_json(path: Path | str, most: int = LARGEST_TEXT) -> Any:
+    """What a JSON file holds, as `read_file`; a ValueError that names the file if it is none, or nested too deeply."""
+    try:
+        return json.loads(read_text(path, most))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is no JSON that can be read ({error})") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply to be read") from error
+
+
+def inside(folder: Path | str, name: str, *others: Path | str) -> Path:
+    """Where a path that stands in a file leads, which must be in the folder of the data.
+
+    The folders may be links of the user's own; a link in them that leads out does not count as in them.
+
+    Args:
+        folder: That the path is relative to.
+        name: The path, as the file has it.
+        *others: Folders that it may lead to as well.
+
+    Raises:
+        ValueError: If it leads elsewhere, or is no path.
+    """
+    shown = repr(name if len(name) <= 200 else f"{name[:200]}...")
+    if not name or "\0" in name:
+        raise ValueError(f"{shown} is no path")
+    path = Path(folder) / name
+    real = os.path.realpath(path)
+    if not any(Path(real).is_relative_to(os.path.realpath(each)) for each in (folder, *others)):
+        raise ValueError(f"{shown} leads out of {folder}; paths in a file must stay in the folder of the data")
+    return path
+
+
+def walk(folder: Path | str) -> Iterator[Path]:
+    """All files in a folder and the folders in it, by name of the folder, then of the file.
+
+    Links are followed, but no folder is entered twice, and not by a link where there is a way without.
+    """
+    entered: set[tuple[int, int]] = set()
+    places: list[tuple[str, list[str]]] = []
+    starts = [str(folder)]
+    for start in starts:  # it grows
+        for place, folders, files in os.walk(start):
+            there = os.stat(place)  # noqa: PTH116  of what a link leads to
+            if (there.st_dev, there.st_ino) in entered:
+                folders.clear()
+                continue
+            entered.add((there.st_dev, there.st_ino))
+            places.append((place, files))
+            starts += sorted(path for path in (os.path.join(place, each) for each in folders) if os.path.islink(path))  # noqa: PTH114, PTH118
+    for place, files in sorted(places):
+        yield from (Path(place) / file for file in sorted(files))
+
+
+def before_wildcards(pattern: Path) -> Path:
+    """The folder above the first part of a pattern that has a wildcard."""
+    return Path(*itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts[:-1]))
+
+
+def matching(folder: Path, pattern: str) -> list[str]:
+    """Files in a folder that a pattern fits, relative to it, by name; ``**`` stands for any folders, as in `glob`.
+
+    `glob` follows links without end where they lead in a circle; here no folder is entered twice.
+    """
+    parts = Path(pattern).parts
+    if "**" in parts:
+        files = (path.relative_to(folder) for path in walk(folder))
+        return sorted(str(file) for file in files if _fits(file.parts, parts))
+    names = glob.glob(pattern, root_dir=folder)  # noqa: PTH207  pathlib gives no relative paths
+    return sorted(name for name in names if (folder / name).is_file())
+
+
+def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    if not pattern or not parts:
+        return not parts and all(each == "**" for each in pattern)
+    hidden = parts[0].startswith(".") and not pattern[0].startswith(".")
+    if pattern[0] == "**":
+        return _fits(parts, pattern[1:]) or (not hidden and _fits(parts[1:], pattern))
+    return not hidden and fnmatch.fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
