@@ -94,7 +94,8 @@ def cases(root: Path) -> list[Case]:
     objects = write_objects(root / "objects")
     np.save(root / "image.npy", np.random.default_rng(0).random((768, 1024, 3), dtype=np.float32))
     given = ("--model", str(model))
-    ablate = f"ablate placement --data digits --image-size 32 --batch-size 64 --epochs 1 --only per_stage --workers 0 {TINY} --fit.accelerator cpu"
+    ablate = "ablate placement --data digits --image-size 32 --batch-size 64 --epochs 1 --only per_stage --workers 0 "
+    ablate += f"{TINY} --fit.accelerator cpu"
     return [
         Case("classification", ("train", *SMALL, *OFTEN, "--workers", "1"), trained, trains=True),
         Case(

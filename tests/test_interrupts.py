@@ -1,17 +1,29 @@
 """Ctrl-C and SIGTERM end what is going on, wherever it is, and nothing stays installed."""
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
+import numpy as np
 import pytest
+from rich.console import Console
 
 from convneur.engine.callbacks import Interrupted
+from convneur.engine.config import FitConfig
+from convneur.inference import EmbedConfig, embed, stream
 from convneur.interrupts import AGAIN, Interrupts, Terminated, exit_code
+from convneur.recipes.classification import RECIPES, BackboneConfig
+from convneur.recipes.train import TrainConfig, train_classifier
 from tests.engine import small
+from tests.export.builders import saved
+from tests.export.builders import small as exportable
+from tests.inference.builders import photo_folder
 
 KINDS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
 BOTH = pytest.mark.parametrize("number", list(KINDS), ids=lambda number: number.name)
@@ -131,6 +143,38 @@ def test_training_that_ends_or_fails_leaves_no_handler(tmp_path):
     small.run(tmp_path)
     with pytest.raises(ZeroDivisionError):
         small.run(None, callbacks=[Failing()])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("what", ["train_classifier", "embed", "stream"])
+def test_calls_from_python_leave_no_handler(what, fails, tmp_path, monkeypatch):
+    """The fixture looks at them afterwards."""
+    calls = {"train_classifier": _train, "embed": _embed, "stream": _stream}
+    if fails:
+        within = {"train_classifier": "engine.callbacks.save_checkpoint", "embed": "inference.parts.Parts.write"}
+        monkeypatch.setattr(f"convneur.{within.get(what, 'inference.scratch.Scratch.finish')}", _fail)
+    with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext():
+        calls[what](tmp_path)
+
+
+def _fail(*_) -> None:
+    raise ZeroDivisionError
+
+
+def _train(folder) -> None:
+    backbone = BackboneConfig(dims=(8, 16), depths=(1, 1))
+    recipe = replace(RECIPES["quick"], epochs=1, image_size=32, backbone=backbone, fit=FitConfig(accelerator="cpu"))
+    config = TrainConfig(data="digits", recipe=recipe, workers=0, train_images=128)
+    assert train_classifier(config, folder / "run", False, Console(file=io.StringIO())) is not None
+
+
+def _embed(folder) -> None:
+    model = saved(folder / "model", list("abcde"))
+    embed(str(photo_folder(folder / "photos", 4)), str(model), folder / "out", EmbedConfig(workers=0, device="cpu"))
+
+
+def _stream(folder) -> None:
+    stream(exportable(), np.zeros((64, 64, 3), np.uint8), folder / "out", progress=False)
 
 
 class Failing(small.pl.Callback):
