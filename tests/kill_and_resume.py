@@ -38,6 +38,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 FULL_DISK = "full disk"
 OFTEN = ("--fit.checkpoint-minutes", "0.0001")  # after every step
 COMMAND = "import sys; from convneur_command import main; sys.exit(main())"
+OTHERS = ("command", "versions", "ms_per_image")  # numbers that may differ
 PATIENCE = 600.0  # seconds that a run may take
 KILLS_IN_A_RUN = 2
 
@@ -128,7 +129,7 @@ def trained(out: Path) -> dict[str, Any]:
     return {
         "weights": load_file(out / "model" / "model.safetensors"),
         "last checkpoint": {name: kept[name] for name in state},
-        "numbers": {name: value for name, value in numbers.items() if name not in ("command", "versions")},
+        "numbers": {name: value for name, value in numbers.items() if name not in OTHERS},
         "report": (out / "report.html").is_file(),
     }
 
