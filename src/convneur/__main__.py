@@ -1,6 +1,6 @@
 """``python -m convneur`` is ``convneur``."""
 
-from convneur.cli.main import main
+from convneur_command import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -107,7 +107,7 @@ def test_ctrl_c_keeps_whole_parts_and_two_do_not_fill_one_folder(model, tmp_path
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGCONT)
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 2
+    assert process.returncode == 130
     assert re.search(r"convneur: stopped, \d+ images done; the same command goes on", err.strip().splitlines()[-1])
     assert "Traceback" not in err
     assert not list(out.glob(".part-*"))

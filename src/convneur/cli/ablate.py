@@ -74,6 +74,7 @@ def ablate_verb(arguments: Sequence[str]) -> Callable[..., None]:
         check_folder(out)
         with console.status("Loading PyTorch and Lightning"):
             from convneur.engine.callbacks import Interrupted
+            from convneur.interrupts import stopped
             from convneur.recipes.ablation import BUDGETS, AblationConfig, train_cells
 
         wanted = {"seeds": seeds, "images": train_images, "dims": dims, "depths": depths}
@@ -88,7 +89,7 @@ def ablate_verb(arguments: Sequence[str]) -> Callable[..., None]:
         try:
             results = train_cells(config, path, console)
         except Interrupted as stop:
-            raise KeyboardInterrupt("stopped; the same command goes on from here") from stop
+            raise stopped(stop.number, "stopped; the same command goes on from here") from stop
         _tell(config, results, path, console)
 
     return ablate

@@ -37,6 +37,8 @@ def demo(
 
     console = Console()
     with console.status("Loading PyTorch and Lightning"):
+        from convneur.engine.callbacks import Interrupted
+        from convneur.interrupts import stopped
         from convneur.recipes.pair import DEMO, MOSAIC, train_pair
 
     recipe = replace({"digits": DEMO, "mosaic": MOSAIC}[task], seed=seed)
@@ -49,11 +51,13 @@ def demo(
     out.mkdir(parents=True, exist_ok=True)
 
     pair: dict[str, Trained] = {}
-    for name, trained in train_pair(recipe, console):
-        pair[name] = trained
-        _keep(out, recipe, pair)
-    if not all(trained.finished for trained in pair.values()):
-        raise KeyboardInterrupt(f"stopped; what was done is in {out}, and the same command starts afresh")
+    try:
+        for name, trained in train_pair(recipe, console):
+            pair[name] = trained
+            _keep(out, recipe, pair)
+    except Interrupted as stop:
+        line = f"stopped; what was done is in {out}, and the same command starts afresh"
+        raise stopped(stop.number, line) from stop
     rows = _compare(recipe, pair)
     _keep(out, recipe, pair, rows)
     _show(console, recipe, rows)

@@ -91,7 +91,8 @@ def embed(
         done = embed_images(source, model, out, config, watch)
     except KeyboardInterrupt as stop:
         told = f"{bar.tasks[0].completed:,.0f} images done" if bar.tasks else "nothing done"
-        raise KeyboardInterrupt(f"stopped, {told}; the same command goes on from the last whole part") from stop
+        stop.args = (f"stopped, {told}; the same command goes on from the last whole part",)
+        raise
     finally:
         loading.stop()
         if bar.tasks:

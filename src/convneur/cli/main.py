@@ -22,6 +22,7 @@ from convneur.cli.predict import predict
 from convneur.cli.push import push
 from convneur.cli.stream import stream
 from convneur.cli.train import train_verb
+from convneur.interrupts import Interrupts, exit_code
 from convneur.printing import Console, guard_process
 
 
@@ -48,26 +49,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb.
 
     What a user can mend comes as one line on standard error and exit code 2; set ``CONVNEUR_TRACEBACK=1`` to see where
-    it comes from.
+    it comes from. Ctrl-C and SIGTERM end every verb with one line, and exit code 130 or 143.
 
     Returns:
         The exit code.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     guard_process()
-    try:
-        code = tyro.extras.subcommand_cli_from_dict(
-            verbs(arguments),
-            prog="convneur",
-            description="Efficient vision backbones with a neural memory.",
-            args=arguments,
-        )
-    except (ValueError, OSError, ImportError, KeyboardInterrupt, RuntimeError) as error:
-        if os.environ.get("CONVNEUR_TRACEBACK") or not _can_be_mended(error):
-            raise
-        Console(stderr=True).print(f"convneur: {_line(error)}")
-        return 2
-    return int(code or 0)
+    with Interrupts():
+        try:
+            code = tyro.extras.subcommand_cli_from_dict(
+                verbs(arguments),
+                prog="convneur",
+                description="Efficient vision backbones with a neural memory.",
+                args=arguments,
+            )
+        except (ValueError, OSError, ImportError, KeyboardInterrupt, RuntimeError) as error:
+            if os.environ.get("CONVNEUR_TRACEBACK") or not _can_be_mended(error):
+                raise
+            Console(stderr=True).print(f"convneur: {_line(error)}")
+            return exit_code(error) if isinstance(error, KeyboardInterrupt) else 2
+        return int(code or 0)
 
 
 def _can_be_mended(error: BaseException) -> bool:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import glob
-import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

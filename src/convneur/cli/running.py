@@ -76,6 +76,7 @@ def go(train: Callable[[], T | None], epochs: int) -> T | None:
         KeyboardInterrupt: If it was stopped, with the line to tell.
     """
     from convneur.engine.callbacks import Interrupted
+    from convneur.interrupts import stopped
     from convneur.recipes.runs import is_first
 
     try:
@@ -84,4 +85,4 @@ def go(train: Callable[[], T | None], epochs: int) -> T | None:
         if not is_first():
             return None  # one line is enough, and a failing process would have Lightning kill the first
         done = f"{len(stop.curve)} of {epochs} epochs done"
-        raise KeyboardInterrupt(f"stopped, {done}; the same command with --resume goes on from here") from stop
+        raise stopped(stop.number, f"stopped, {done}; the same command with --resume goes on from here") from stop

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
 from convneur.engine.checkpoints import save_checkpoint
+from convneur.interrupts import Interrupts
 from convneur.printing import (
     BarColumn,
     Console,
@@ -27,11 +26,11 @@ SHOWN = ("accuracy", "iou", "ap50", "mask_ap50", "miou")  # beside the bar
 
 
 class Interrupted(Exception):  # noqa: N818  it is no error
-    """Training was stopped by Ctrl-C or SIGTERM; ``curve`` holds what was done."""
+    """Training was stopped by the signal of a number, or by another process; ``curve`` holds what was done."""
 
-    def __init__(self, curve: Curve) -> None:
+    def __init__(self, curve: Curve, number: int | None) -> None:
         super().__init__("training was stopped")
-        self.curve = curve
+        self.curve, self.number = curve, number
 
 
 class Live(Callback):
@@ -137,26 +136,21 @@ class Survival(Callback):
         folder: For checkpoints; None to write none.
         minutes: Between checkpoints within an epoch.
         live: Whose curve an interrupted run returns.
+        interrupts: The signals; they are made to wait while training goes on.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
     SYNC_EVERY = 10  # steps after which several processes ask each other whether to stop or save
 
-    def __init__(self, folder: Path | None, minutes: float, live: Live) -> None:
+    def __init__(self, folder: Path | None, minutes: float, live: Live, interrupts: Interrupts) -> None:
         self.folder, self.seconds, self.live = folder, 60 * minutes, live
-        self.stop = False
-        self.handlers: dict[signal.Signals, Any] = {}
+        self.interrupts = interrupts
+        self.begun = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over the signals, from Lightning too."""
         self.saved = time.monotonic()
-        if threading.current_thread() is threading.main_thread():
-            self.handlers = {number: signal.signal(number, self._heed) for number in self.SIGNALS}
-
-    def _heed(self, number: int, _frame: Any) -> None:
-        if self.stop and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.stop = True
+        self.interrupts.take_over()
+        self.interrupts.wait = self.begun = True
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tell the loader which epoch comes."""
@@ -176,17 +170,17 @@ class Survival(Callback):
             return  # the end of an epoch saves for itself; half a step cannot be saved
         if trainer.world_size > 1 and trainer.global_step % self.SYNC_EVERY:
             return
-        if self._any(trainer, self.stop):
+        if self._any(trainer, self.interrupts.number is not None):
             self._save(trainer)
-            raise Interrupted(self.live.curve)
+            raise Interrupted(self.live.curve, self.interrupts.number)
         if self._any(trainer, time.monotonic() - self.saved > self.seconds):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save, and stop if asked to."""
         self._save(trainer)
-        if self._any(trainer, self.stop):
-            raise Interrupted(self.live.curve)
+        if self._any(trainer, self.interrupts.number is not None):
+            raise Interrupted(self.live.curve, self.interrupts.number)
 
     @staticmethod
     def _any(trainer: pl.Trainer, wish: bool) -> bool:
@@ -198,9 +192,3 @@ class Survival(Callback):
         if self.folder is not None:
             save_checkpoint(trainer, self.folder)
         self.saved = time.monotonic()
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Give the signals back."""
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-        self.handlers = {}

@@ -15,8 +15,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from convneur.engine.callbacks import Curve, Interrupted, Live, Survival
-from convneur.engine.checkpoints import PlainWriter, newest_checkpoint
+from convneur.engine.checkpoints import PlainIO, newest_checkpoint
 from convneur.engine.config import FitConfig
+from convneur.interrupts import Interrupts, stopped
 from convneur.printing import Console
 
 __all__ = ["Curve", "Interrupted", "fit", "processes", "resume_from"]
@@ -59,13 +60,15 @@ def fit(
 
     Raises:
         Interrupted: On Ctrl-C or SIGTERM, after a last checkpoint.
+        KeyboardInterrupt: On one of them before the first step, and on a second Ctrl-C.
+        ValueError: If the checkpoint is damaged or not one of such a task, or the training has diverged.
     """
     config = config or FitConfig()
     live = Live(title, batch_size, console or Console(stderr=True))
-    survival = Survival(folder / "checkpoints" if folder else None, config.checkpoint_minutes, live)
     for name in ("pytorch", "pytorch.utilities.rank_zero", "pytorch.accelerators.cuda", "fabric.utilities.distributed"):
         logging.getLogger(f"lightning.{name}").setLevel(logging.ERROR)  # hardware, tips, goodbye: not for every run
-    with warnings.catch_warnings():
+    with Interrupts() as interrupts, warnings.catch_warnings():
+        survival = Survival(folder / "checkpoints" if folder else None, config.checkpoint_minutes, live, interrupts)
         warnings.filterwarnings("ignore", module="lightning")  # tips on workers and loaders, and its own deprecations
         warnings.filterwarnings("ignore", ".*LeafSpec.*")
         warnings.filterwarnings("ignore", ".*lr_scheduler.step.*")  # Lightning steps it first when fp16 skips a step
@@ -88,25 +91,34 @@ def fit(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
-            plugins=[] if config.strategy == "fsdp2" else [PlainWriter()],  # that strategy writes for itself
+            plugins=[] if config.strategy == "fsdp2" else [PlainIO()],  # that strategy reads and writes for itself
         )
         train: dict[str, Any] = {"datamodule": data}
         if not isinstance(data, pl.LightningDataModule):
             train = {"train_dataloaders": data[0], "val_dataloaders": data[1]}
         try:
             trainer.fit(task, **train, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
-        except SystemExit as stop:  # how Lightning leaves after a second Ctrl-C
-            raise KeyboardInterrupt("stopped at once") from stop
+        except SystemExit as stop:  # how Lightning leaves after a KeyboardInterrupt
+            cause = stop.__context__
+            raise cause if isinstance(cause, KeyboardInterrupt) else stopped(interrupts.number) from None
         except Interrupted:
             raise
-        except BaseException:
+        except BaseException as error:
             # A process that waits for one that has failed would wait for half an hour, out of sight.
             launcher: Any = trainer.strategy.launcher
             if hasattr(launcher, "kill"):
                 launcher.kill(getattr(signal, "SIGKILL", signal.SIGTERM))
+            if checkpoint is not None and not survival.begun and _is_misfit(error):
+                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                raise ValueError(
+                    f"{checkpoint} is no checkpoint of this run ({reason}); remove it, or train anew with another --out"
+                ) from error
             raise
         finally:
             live.progress.stop()
+        interrupts.wait = False
+        if interrupts.number is not None:  # after the last step
+            raise Interrupted(live.curve, interrupts.number)
     return live.curve
 
 
@@ -115,7 +127,7 @@ def resume_from(folder: Path, console: Console, first: bool = True) -> Path | No
 
     Args:
         folder: Of the run.
-        console: Where damaged ones are named, in one line each.
+        console: Where damaged ones, and one without a digest, are named in one line each.
         first: Whether this process tells, and puts damaged ones out of the way.
 
     Returns:
@@ -123,16 +135,34 @@ def resume_from(folder: Path, console: Console, first: bool = True) -> Path | No
 
     Raises:
         FileNotFoundError: If all are damaged.
+        OSError: If one cannot be opened.
     """
-    path, damaged = newest_checkpoint(folder / "checkpoints")
+    path, has_digest, damaged = newest_checkpoint(folder / "checkpoints")
     if path is None and damaged:
-        raise FileNotFoundError(f"{folder} has only damaged checkpoints to go on from; train anew with another --out")
-    for broken in damaged if first else ():
-        console.print(f"{broken} is damaged and was passed over", style="yellow")
-        broken.replace(broken.with_suffix(".damaged"))
-    if path is None and first:
-        console.print(f"{folder} has no checkpoint yet; beginning at the first step")
+        raise FileNotFoundError(
+            f"{folder} has only damaged checkpoints to go on from ({damaged[0].path.name}: {damaged[0].reason}); "
+            "train anew with another --out"
+        )
+
+    def tell(line: str, style: str | None = None) -> None:
+        if first:
+            console.print(line, style=style)
+
+    for broken in damaged:
+        tell(f"{broken.path} is damaged and was passed over: {broken.reason}", "yellow")
+        if first:
+            broken.path.replace(broken.path.with_suffix(".damaged"))
+    if path is None:
+        tell(f"{folder} has no checkpoint yet; beginning at the first step")
+    elif not has_digest:
+        tell(f"{path} has no digest: written by an earlier version; checked as an archive only")
     return path
+
+
+def _is_misfit(error: BaseException) -> bool:
+    """Whether it is what comes of the state of something else; other errors before the first step say what they are."""
+    kinds = (KeyError, TypeError, AttributeError, IndexError, RuntimeError)
+    return isinstance(error, kinds) and not isinstance(error, torch.OutOfMemoryError)
 
 
 def processes(config: FitConfig) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from convneur.files import check_folder
 from convneur.inference.embedder import Embedder
 from convneur.inference.features import FeatureModel, load_features
 from convneur.inference.parts import Done, Parts
-from convneur.inference.stopping import stopping
+from convneur.interrupts import Interrupts
 from convneur.tasks.evaluation import device_for
 
 EngineName = Literal["local", "ray"]
@@ -180,11 +180,12 @@ def _compute_here(
     count = sum(len(parts.images(number)) for number in wanted)
     workers = min(count // config.batch_size, default_workers()) if config.workers is None else config.workers
     embedder = Embedder(images, features, parts, config.batch_size, workers, device, config.max_pixels)
-    with stopping() as check:
+    # A loader's process that is left in the middle of handing over a batch would tell of it with a traceback.
+    with Interrupts(wait=True) as interrupts:
 
         def after_batch(count: int) -> None:
             advance(count)
-            check()
+            interrupts.check()
 
         for part in embedder.compute(wanted, after_batch):
             yield parts.write(part, images)

@@ -26,6 +26,7 @@ from convneur.data.bulk import BulkImages
 from convneur.inference.embedder import Embedder
 from convneur.inference.features import FeatureModel
 from convneur.inference.parts import Done, Parts
+from convneur.interrupts import Interrupts
 from convneur.tasks.evaluation import device_for
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ def compute_on_ray(
         ValueError: If a GPU is asked for and the cluster has none.
         OSError: If a part cannot be written, or its workers die again and again.
     """
-    with _connected(config):
+    with Interrupts() as interrupts, _connected(config):
+        interrupts.take_over()  # Ray's handler of SIGTERM would end the process in its own way
         gpus = ray.cluster_resources().get("GPU", 0)
         if config.device == "cuda" and not gpus:
             raise ValueError("--device cuda: Ray knows of no GPU; leave it out, or give cpu")

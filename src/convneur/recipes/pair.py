@@ -98,7 +98,10 @@ def train_pair(recipe: PairRecipe, console: Console | None = None) -> Iterator[t
     """Train the ConvNeur, then its local-only twin, on the same batches in the same order.
 
     Yields:
-        Name and outcome of each as soon as it is there. After Ctrl-C, the outcome so far is the last.
+        Name and outcome of each as soon as it is there.
+
+    Raises:
+        Interrupted: On Ctrl-C or SIGTERM, after the outcome so far.
     """
     train, held_out = digits_for(recipe)
     for name, only in TWINS.items():
@@ -106,7 +109,7 @@ def train_pair(recipe: PairRecipe, console: Console | None = None) -> Iterator[t
         arguments = recipe.model | only
         model = create_model("convneur_m1", **arguments, pretrained_cfg_overlay=PREPROCESSING)
         task = _task(recipe, model)
-        finished = True
+        interrupted = None
         try:
             curve = fit(
                 task,
@@ -120,12 +123,12 @@ def train_pair(recipe: PairRecipe, console: Console | None = None) -> Iterator[t
                 console,
             )
         except Interrupted as stop:
-            curve, finished = stop.curve, False
+            curve, interrupted = stop.curve, stop
         counted = task.confusion if isinstance(task, Classification) else None
         confusion = counted.compute().cpu() if counted is not None and curve else None
-        yield name, Trained(model.cpu().eval(), arguments, curve, confusion, finished)
-        if not finished:
-            return
+        yield name, Trained(model.cpu().eval(), arguments, curve, confusion, interrupted is None)
+        if interrupted is not None:
+            raise interrupted
 
 
 def digits_for(recipe: PairRecipe) -> tuple[Digits, Digits]:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from convneur.data.decode import MAX_PIXELS
 from convneur.data.unreadable import Unreadable
+from convneur.engine.checkpoints import last_checkpoint, load_checkpoint
 from convneur.engine.config import FitConfig
-from convneur.engine.fit import Curve, fit, processes, resume_from
+from convneur.engine.fit import Curve, fit, processes
 from convneur.files import check_folder, write_atomic
 from convneur.json_files import read_json
 from convneur.printing import Console
@@ -222,16 +223,16 @@ def fit_recipe(
     return curve, unreadable
 
 
-def final_weights(out: Path, averaged: bool, console: Console) -> dict[str, Tensor]:
+def final_weights(out: Path, averaged: bool) -> dict[str, Tensor]:
     """Weights of the last checkpoint: whole on one device, however training spread them.
 
     Args:
         out: Folder of the run.
         averaged: Whether the average of the weights is meant.
-        console: For what has to be told.
+
+    Raises:
+        DamagedError: If it is not as it was written.
     """
-    path = resume_from(out, console)
-    assert path is not None  # every epoch ends with one
-    kept = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    kept = load_checkpoint(last_checkpoint(out / "checkpoints"))["state_dict"]
     prefix = "ema.module." if averaged else "model."
     return {k.removeprefix(prefix): v for k, v in kept.items() if k.startswith(prefix)}

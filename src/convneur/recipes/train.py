@@ -136,7 +136,7 @@ def train_classifier(config: TrainConfig, out: Path, resume: bool, console: Cons
     curve, unreadable = fit_recipe(task, data, config, recipe, out, checkpoint, console, find_unused_parameters=causal)
     if not first:
         return None
-    return Trained(_final(config, out, model_args, console), model_args, curve, source, eval_input, unreadable.found)
+    return Trained(_final(config, out, model_args), model_args, curve, source, eval_input, unreadable.found)
 
 
 def _check_numbers(config: TrainConfig) -> None:
@@ -217,8 +217,8 @@ def _from_ours(
     return model
 
 
-def _final(config: TrainConfig, out: Path, model_args: dict[str, Any], console: Console) -> ConvNeur:
+def _final(config: TrainConfig, out: Path, model_args: dict[str, Any]) -> ConvNeur:
     """The model of the last checkpoint: whole on one device, however training spread it."""
     model, _ = _model(replace(config, weights=None), model_args["num_classes"])
-    model.load_state_dict(final_weights(out, bool(config.recipe.ema), console))
+    model.load_state_dict(final_weights(out, bool(config.recipe.ema)))
     return model.eval()

@@ -123,7 +123,7 @@ def train_detector(config: TrainDetectorConfig, out: Path, resume: bool, console
     if not first:
         return None
     final = create_detector(**arguments)
-    final.load_state_dict(final_weights(out, bool(recipe.ema), console))
+    final.load_state_dict(final_weights(out, bool(recipe.ema)))
     return TrainedDetector(final.eval(), arguments, curve, source, unreadable.found)
 
 

@@ -136,7 +136,7 @@ def train_segmenter(config: TrainSegmenterConfig, out: Path, resume: bool, conso
     if not first:
         return None
     final = create_segmenter(**arguments)
-    final.load_state_dict(final_weights(out, bool(recipe.ema), console))
+    final.load_state_dict(final_weights(out, bool(recipe.ema)))
     final.eval()
     return TrainedSegmenter(final, arguments, curve, source, inference, unreadable.found, unreadable.odd)
 
