@@ -18,7 +18,16 @@ MINUTE = 60.0
 
 
 class RefusedError(ValueError):
-    """What a client asks for and is not given; one line that says why."""
+    """What a client asks for and is not given.
+
+    Args:
+        line: Says why.
+        status: Of HTTP.
+    """
+
+    def __init__(self, line: str, status: int) -> None:
+        super().__init__(line)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,7 @@ class RateLimit:
                 seen.popleft()
             if len(seen) >= self.per_minute:
                 wait = math.ceil(MINUTE - (now - seen[0]))
-                raise RefusedError(f"more than {self.per_minute} requests a minute; ask again in {wait} s")
+                raise RefusedError(f"more than {self.per_minute} requests a minute; ask again in {wait} s", 429)
             seen.append(now)
 
     def _sweep(self, now: float) -> None:
