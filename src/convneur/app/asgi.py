@@ -8,8 +8,6 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any
 
-from convneur.app.limits import RefusedError
-
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
@@ -18,6 +16,19 @@ Server = Callable[[Message, Receive, Send], Awaitable[None]]
 GRACE = 15.0  # seconds in which a body need not come fast
 SLOWEST = 20_000  # bytes per second of a body after that, on average
 LINGER = 2.0  # seconds for which a refused body is read on: a client that still sends would not see the answer
+
+
+class RefusedError(ValueError):
+    """What a client asks for and is not given.
+
+    Args:
+        line: Says why.
+        status: Of HTTP.
+    """
+
+    def __init__(self, line: str, status: int) -> None:
+        super().__init__(line)
+        self.status = status
 
 
 class GoneError(Exception):

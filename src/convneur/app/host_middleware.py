@@ -10,8 +10,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 
-from convneur.app.asgi import Body, Message, Receive, Send, Server, refuse
-from convneur.app.limits import RefusedError
+from convneur.app.asgi import Body, Message, Receive, RefusedError, Send, Server, refuse
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9A-Za-z_-][0-9A-Za-z._-]*))(?::([0-9]{1,5}))?")

@@ -11,23 +11,11 @@ from threading import Lock
 
 from PIL import Image
 
+from convneur.app.asgi import RefusedError
 from convneur.data.decode import UnreadableImageError, decode_image
 
 LONGEST_SIDE = 16  # over the shorter one: models resize the shorter side, and the other would grow without bound
 MINUTE = 60.0
-
-
-class RefusedError(ValueError):
-    """What a client asks for and is not given.
-
-    Args:
-        line: Says why.
-        status: Of HTTP.
-    """
-
-    def __init__(self, line: str, status: int) -> None:
-        super().__init__(line)
-        self.status = status
 
 
 @dataclass(frozen=True)

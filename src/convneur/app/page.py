@@ -14,7 +14,9 @@ from typing import Any
 
 import gradio as gr
 from anyio.to_thread import run_sync
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from PIL import Image
 
 from convneur.app.asgi import Server
@@ -119,7 +121,7 @@ def build_server(
         FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None),
         page,
         path="",
-        app_kwargs={"openapi_url": None},
+        app_kwargs={"openapi_url": None, "exception_handlers": {RequestValidationError: _invalid}},
         auth=auth,
         root_path="",
         allowed_paths=[],
@@ -138,6 +140,14 @@ def build_server(
     waiting = page._queue.pending_messages_per_session
     inner = UploadMiddleware(served, uploads, service.limits, function, lambda session: session in waiting)
     return HostMiddleware(inner, hosts)
+
+
+async def _invalid(_request: Request, error: Exception) -> JSONResponse:
+    """What FastAPI refuses, in one line as everything else is."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    line = f"{first['loc'][-1]} is refused ({first['msg']})"
+    return JSONResponse({"detail": line, "error": line}, 422)
 
 
 async def _sweep(page: gr.Blocks, uploads: Uploads) -> None:

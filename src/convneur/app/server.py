@@ -110,12 +110,11 @@ class PageServer:
                 raise OSError("the page's server did not start; the lines above say why")
             time.sleep(0.01)
 
-    def close(self) -> bool:
-        """End it; whether it has ended, and does not compute an answer still."""
+    def close(self) -> None:
+        """End it; an answer that is being computed is not waited for."""
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what is cut off now is no error
         self._server.should_exit = True
         self._thread.join(CLOSE_SECONDS)
-        return not self._thread.is_alive()
 
 
 def listen(host: str, port: int) -> socket.socket:

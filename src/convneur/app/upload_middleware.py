@@ -19,8 +19,8 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from convneur.app.asgi import Body, GoneError, Message, Receive, Send, Server, refuse, respond
-from convneur.app.limits import Limits, RateLimit, RefusedError
+from convneur.app.asgi import Body, GoneError, Message, Receive, RefusedError, Send, Server, refuse, respond
+from convneur.app.limits import Limits, RateLimit
 from convneur.app.uploads import NOT_AN_UPLOAD, Uploads
 
 MOST_JSON = 100_000  # bytes of a request that is no upload

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import os
 import signal
 import socket
 import sys
 import tempfile
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Event
@@ -82,10 +82,19 @@ def app(
         console.print(f"{address_of(listener, host)}   (Ctrl-C ends it)", soft_wrap=True, highlight=False)
         _wait()
         server.close()
-    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
-        sys.stderr.flush()
-        os._exit(0)  # a model is at work still, which can be neither stopped nor waited for; no file is left
+    _leave()
     return 0
+
+
+def _leave() -> None:
+    """End the process at once, with exit code 0.
+
+    A model that is at work can be neither stopped nor waited for, and Python's own end takes seconds with PyTorch loaded.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def check_reach(listener: socket.socket, host: str, restricted: bool) -> None:
@@ -112,7 +121,7 @@ def address_of(listener: socket.socket, host: str) -> str:
 
 
 def _set_environment(folder: str) -> None:
-    """What gradio and torch read when they are imported: no settings but ours, files in the folder, nothing sent home."""
+    """What gradio and torch read when they are imported: our settings alone, files in the folder, nothing sent home."""
     for name in [name for name in os.environ if name.startswith("GRADIO_")]:
         del os.environ[name]
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "GRADIO_TEMP_DIR": folder}
