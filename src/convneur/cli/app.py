@@ -89,7 +89,7 @@ def app(
 def _leave() -> None:
     """End the process at once, with exit code 0.
 
-    A model that is at work can be neither stopped nor waited for, and Python's own end takes seconds with PyTorch loaded.
+    A model at work can be neither stopped nor waited for, and with PyTorch loaded Python's own end takes seconds.
     """
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -121,11 +121,10 @@ def address_of(listener: socket.socket, host: str) -> str:
 
 
 def _set_environment(folder: str) -> None:
-    """What gradio and torch read when they are imported: our settings alone, files in the folder, nothing sent home."""
+    """What gradio reads when it is imported: our settings alone, files in the folder, nothing sent home."""
     for name in [name for name in os.environ if name.startswith("GRADIO_")]:
         del os.environ[name]
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "GRADIO_TEMP_DIR": folder}
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", folder)  # which torch makes, and leaves
 
 
 def names_of(models: Sequence[str]) -> dict[str, str]:
