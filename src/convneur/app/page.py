@@ -46,7 +46,7 @@ def build_page(service: Service, uploads: Uploads) -> gr.Blocks:
     def explain(_file: None, model: str, request: gr.Request) -> tuple[Any, ...]:
         """Answer a question, whose file `UploadMiddleware` has kept back."""
         try:
-            upload = request.request and upload_of(request.request.scope)
+            upload = upload_of(request.request.scope) if request.request else None
             if upload is None:
                 raise ValueError("no image given; drop one, or upload it first")
             told = service.explain(uploads.take(upload), model)
