@@ -1,12 +1,9 @@
 """What is refused, and when it is taken again."""
 
-import asyncio
-import json
-
 import pytest
 
-from convneur.app.door import FORM, MOST_JSON, Door
-from convneur.app.limits import Limits, RateLimit, RefusedError
+from convneur.app.asgi import RefusedError
+from convneur.app.limits import Limits, RateLimit
 from convneur.data.decode import UnreadableImageError
 from tests.data import files
 
@@ -63,67 +60,3 @@ def test_images_are_decoded_within_limits():
 def test_limits_that_let_nothing_in_are_refused(name, value):
     with pytest.raises(ValueError, match="is out of range; give a number above 0"):
         Limits(**{name: value})
-
-
-def ask(door, path, body=b"", headers=()):
-    """Status and what the door, or the server behind it, says to a POST."""
-    sent = []
-    parts = [{"type": "http.request", "body": body[:5], "more_body": True}, {"type": "http.request", "body": body[5:]}]
-
-    async def receive():
-        return parts.pop(0) if parts else {"type": "http.disconnect"}
-
-    async def send(message):
-        sent.append(message)
-
-    scope = {"type": "http", "method": "POST", "path": path, "headers": list(headers), "client": ("1.2.3.4", 5)}
-    asyncio.run(door(scope, receive, send))
-    return sent[0]["status"], sent[1]["body"]
-
-
-@pytest.fixture
-def door(tmp_path):
-    """In front of a server that says what it was sent."""
-
-    async def echo(scope, receive, send):
-        body = b""
-        while (message := await receive())["type"] == "http.request":
-            body += message["body"]
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": body})
-
-    (tmp_path / "uploads").mkdir()
-    (tmp_path / "uploads" / "link").symlink_to("/etc")
-    return Door(echo, tmp_path / "uploads", Limits(megabytes=1, per_minute=2))
-
-
-def test_only_uploads_may_be_named(door):
-    inside = str(door.uploads / "abc" / "photo.png")
-    for body in (json.dumps({"data": [{"path": inside}, "m"]}), json.dumps({"path": None}), "no json", "[1, 2]"):
-        assert ask(door, "/gradio_api/queue/join", body.encode()) == (200, body.encode())
-    for path in (
-        "/etc/passwd",
-        f"{door.uploads}/../secret",
-        f"{door.uploads}/link/passwd",
-        f"{door.uploads}-else/a.png",
-        "http://example.org/a.png",
-        f"{door.uploads}/http://example.org",
-        "a\0b",
-        "",
-        7,
-        {"path": inside},
-    ):
-        status, said = ask(door, "/gradio_api/call/explain", json.dumps({"data": [{"path": path}, "m"]}).encode())
-        assert status == 400, path
-        assert "not that of an uploaded file" in json.loads(said)["detail"]
-
-
-def test_large_requests_and_many_uploads_are_refused(door):
-    assert ask(door, "/gradio_api/call/explain", b"0" * (MOST_JSON + 1))[0] == 413
-    assert ask(door, "/gradio_api/upload")[0] == 411
-    too_much = str(1_000_000 + FORM + 1).encode()
-    assert ask(door, "/gradio_api/upload", headers=[(b"content-length", too_much)])[0] == 413
-    answers = [ask(door, "/gradio_api/upload", b"photo", [(b"content-length", b"5")]) for _ in range(3)]
-    assert [status for status, _ in answers] == [200, 200, 429]
-    assert answers[0][1] == b"photo"
-    assert "more than 2 requests a minute" in json.loads(answers[2][1])["detail"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from convneur.cli.app import check_port
+from convneur.app.server import listen
 from convneur.cli.main import main
 from tests.cli.test_explain import LABELS, classifier
 from tests.data import files
@@ -195,9 +195,72 @@ def test_too_many_of_one_client_are_told_so_and_the_port_is_taken(tmp_path, caps
 
 
 def test_port_0_is_any_that_is_free():
-    port = check_port("127.0.0.1", 0)
-    assert 0 < port < 65536
-    assert check_port("127.0.0.1", port) == port
+    with listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        assert 0 < port < 65536
+        with pytest.raises(OSError, match=f"port {port} .Address already in use"):
+            listen("127.0.0.1", port)
+
+
+def test_an_upload_is_deleted_with_its_answer(page):
+    (path,) = page.upload(GOOD).json()
+    assert Path(path).exists()
+    assert page.ask(uploaded(path))[0] == "complete"
+    assert not Path(path).exists()
+    assert page.ask(uploaded(path))[0] == 400
+    (path,) = page.upload(b"no image").json()
+    assert page.ask(uploaded(path))[0] == "error"
+    assert not Path(path).exists()
+
+
+def test_mistakes_and_strangers_get_one_line_and_leave_no_traceback(page):
+    api = f"{page.address}/gradio_api"
+    for content in (
+        b"[" * 50_000,
+        b"no json",
+        b'{"data": ["photo.png", "small"]}',
+        b'{"data": [{"path": null}, "small"]}',
+    ):
+        said = httpx.post(f"{api}/call/explain", content=content)
+        assert said.status_code == 400
+        assert said.json()["error"]
+    assert httpx.post(f"{page.address}/login").json()["error"] == "username is refused (Field required)"
+    assert httpx.get(f"{api}/call/explain/unknown").status_code == 404
+    chunks = (b"0" * 100_000 for _ in range(40))
+    kind = {"content-type": "multipart/form-data; boundary=b"}
+    assert httpx.post(f"{api}/upload", content=chunks, headers=kind).status_code in (400, 413)
+    assert httpx.get(f"{page.address}/config", headers={"host": "evil.example"}).status_code == 421
+    refused = httpx.get(f"{page.address}/config", headers={"origin": "http://evil.example"})
+    assert refused.status_code == 403
+    assert not [name for name in refused.headers if name.startswith("access-control")]
+    told = {"x-forwarded-host": "evil.example", "x-gradio-server": "http://evil.example"}
+    assert "evil.example" not in httpx.get(f"{page.address}/config", headers=told).text
+    assert is_alive(page)
+    assert "Traceback" not in page.log.read_text()
+
+
+def test_only_who_is_in_the_file_may_log_in(tmp_path):
+    (tmp_path / "users").write_text("ann:secret\n")
+    page = Page(tmp_path, "--auth", str(tmp_path / "users"))
+    assert "chmod 600" in page.log.read_text()
+    assert page.upload(GOOD).status_code == 401
+    assert page.ask(None, "convneur_m1")[0] == 401
+    with httpx.Client(base_url=page.address) as client:
+        assert client.post("/login", data={"username": "ann", "password": "wrong"}).status_code == 400
+        assert client.get("/config").status_code == 401
+        assert client.post("/login", data={"username": "ann", "password": "secret"}).status_code == 200
+        assert client.get("/config").status_code == 200
+        assert client.post("/gradio_api/upload", files={"files": ("a.png", GOOD)}).status_code == 200
+    assert page.end(signal.SIGTERM) == 0
+    assert not list(page.temporary.glob("convneur-app-*"))
+
+
+@pytest.mark.slow
+def test_under_load_answers_stay_right_and_ctrl_c_ends_it():
+    script = ROOT / "benchmarks" / "app_under_load.py"
+    flags = "--clients 5 --questions 1 --slow 200 --no-browser".split()
+    done = subprocess.run([sys.executable, script, *flags], capture_output=True, text=True, check=False, timeout=550)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_bad_arguments_are_one_line_and_exit_code_2(capsys, monkeypatch, tmp_path):
@@ -206,6 +269,10 @@ def test_bad_arguments_are_one_line_and_exit_code_2(capsys, monkeypatch, tmp_pat
         (["--model", "convneur_m9"], "did you mean 'convneur_m"),
         (["--max-mb", "0"], "--max-mb 0.0 is out of range"),
         (["--host", "256.0.0.1"], "give another --port or --host"),
+        (["--host", "0.0.0.0", "--port", "0"], "give --auth FILE with who may use it, or --allowed-hosts NAME"),
+        (["--allowed-hosts", "http://x"], "is not the name of a host"),
+        (["--auth", str(tmp_path / "absent")], "give a file with lines user:password"),
+        (["--auth", str(tmp_path)], "give one with lines user:password"),
         (["--port", "99999", "--model", str(tmp_path / "absent")], "--port 99999 is out of range; give 0 to 65535"),
         (["--port=-1"], "--port -1 is out of range; give 0 to 65535"),
     ]:

@@ -11,14 +11,11 @@ from threading import Lock
 
 from PIL import Image
 
+from convneur.app.asgi import RefusedError
 from convneur.data.decode import UnreadableImageError, decode_image
 
 LONGEST_SIDE = 16  # over the shorter one: models resize the shorter side, and the other would grow without bound
 MINUTE = 60.0
-
-
-class RefusedError(ValueError):
-    """What a client asks for and is not given; one line that says why."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ class RateLimit:
                 seen.popleft()
             if len(seen) >= self.per_minute:
                 wait = math.ceil(MINUTE - (now - seen[0]))
-                raise RefusedError(f"more than {self.per_minute} requests a minute; ask again in {wait} s")
+                raise RefusedError(f"more than {self.per_minute} requests a minute; ask again in {wait} s", 429)
             seen.append(now)
 
     def _sweep(self, now: float) -> None:

@@ -5,21 +5,29 @@ It reads the environment when it is imported: see `convneur.cli.app`.
 
 from __future__ import annotations
 
+import asyncio
 import io
-from pathlib import Path
+import traceback
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import gradio as gr
-from fastapi.middleware import Middleware
+from anyio.to_thread import run_sync
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from PIL import Image
 
-from convneur.app.door import Door, client_of
-from convneur.app.limits import Limits, RateLimit
+from convneur.app.asgi import Server
+from convneur.app.host_middleware import HostMiddleware
 from convneur.app.service import Service
+from convneur.app.upload_middleware import UploadMiddleware, upload_of
+from convneur.app.uploads import SWEEP_SECONDS, Uploads
 from convneur.printing import html_text, markdown_code, printable
 
+Auth = Callable[[str, str], bool]
 STAGES = 4  # that every variant has
-KEPT_SECONDS = 600  # for which files of clients and pictures made of them are kept
 FONTS = ["system-ui", "sans-serif"]
 STYLE = ".gradio-container {max-width: 84rem !important; margin: 0 auto !important;} footer {opacity: .7;}"
 LEAD = """# ConvNeur: what did the memory do?
@@ -33,24 +41,27 @@ say what is important.
 """
 
 
-def build_page(service: Service) -> gr.Blocks:
+def build_page(service: Service, uploads: Uploads) -> gr.Blocks:
     """The page of a service; its endpoint is ``/explain``."""
-    rate = RateLimit(service.limits.per_minute)
 
-    def explain(file: bytes | None, model: str, request: gr.Request) -> tuple[Any, ...]:
+    def explain(_file: None, model: str, request: gr.Request) -> tuple[Any, ...]:
+        """Answer a question, whose file `UploadMiddleware` has kept back."""
         try:
-            if file is None:
+            upload = upload_of(request.request.scope) if request.request else None
+            if upload is None:
                 raise ValueError("no image given; drop one, or upload it first")
-            rate.admit(client_of(request.client))
-            told = service.explain(file, model)
+            told = service.explain(uploads.take(upload), model)
+            pictures = [uploads.picture(png) for png in (_png(told.picture), *told.strips[:STAGES])]
         except (ValueError, OSError) as error:
             line = html_text(" ".join(str(error).split()), quote=False)  # the page takes it for HTML
             raise gr.Error(line, print_exception=False) from error
-        strips: list[Any] = [Image.open(io.BytesIO(strip)) for strip in told.strips[:STAGES]]
-        strips += [None] * (STAGES - len(strips))
-        return told.numbers, told.picture, *strips, _label(told.numbers), _words(told.numbers)
+        except Exception as error:  # a fault of ours: the client gets a line, too
+            traceback.print_exc()
+            raise gr.Error("the model failed; the log of the page says how", print_exception=False) from error
+        strips = pictures[1:] + [None] * (STAGES + 1 - len(pictures))
+        return told.numbers, pictures[0], *strips, _label(told.numbers), _words(told.numbers)
 
-    with gr.Blocks(title="ConvNeur", delete_cache=(KEPT_SECONDS, KEPT_SECONDS), analytics_enabled=False) as page:
+    with gr.Blocks(title="ConvNeur", analytics_enabled=False) as page:
         gr.Markdown(LEAD)
         with gr.Row(equal_height=True):
             with gr.Column():
@@ -76,7 +87,7 @@ def build_page(service: Service) -> gr.Blocks:
         gr.Markdown(MAPS)
         with gr.Accordion("Numbers", open=False):
             numbers = gr.JSON(label="As programs get them")
-        gr.on(
+        answered = gr.on(
             [button.click, file.upload],
             explain,
             [file, model],
@@ -84,39 +95,75 @@ def build_page(service: Service) -> gr.Blocks:
             api_name="explain",
             concurrency_limit=1,
         )
+        answered.success(None, None, [file], js="() => null")  # in the browser: an upload is there for one answer
     page.queue(max_size=service.limits.queue, api_open=False, default_concurrency_limit=1)
     return page
 
 
-def start(page: gr.Blocks, host: str, port: int, limits: Limits, uploads: Path) -> str:
-    """Serve a page from other threads of this process until it is closed; its address.
+def build_server(
+    page: gr.Blocks, service: Service, uploads: Uploads, hosts: Iterable[str], auth: Auth | None
+) -> Server:
+    """What answers the requests to a page.
 
     Args:
         page: See `build_page`.
-        host: Address to listen on.
-        port: To listen on.
-        limits: Of files and of how many may be sent.
-        uploads: Folder that gradio keeps files in.
+        service: What it shows.
+        uploads: Its files.
+        hosts: Names that it answers to beside those of the loopback; see `HostMiddleware`.
+        auth: Says whether a user and a password are right; None lets everybody in.
     """
-    _, address, _ = page.launch(
-        server_name=host,
-        server_port=port,
-        share=False,
-        quiet=True,
-        prevent_thread_lock=True,
-        max_file_size=limits.max_bytes,
-        app_kwargs={"middleware": [Middleware(Door, uploads=uploads, limits=limits)]},
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        sweeping = asyncio.create_task(_sweep(page, uploads))
+        yield
+        sweeping.cancel()
+
+    served = gr.mount_gradio_app(
+        FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None),
+        page,
+        path="",
+        app_kwargs={"openapi_url": None, "exception_handlers": {RequestValidationError: _invalid}},
+        auth=auth,
+        root_path="",
+        allowed_paths=[],
+        blocked_paths=[],
+        show_error=False,
+        max_file_size=service.limits.max_bytes,
         footer_links=["api"],
-        run_history=False,
         enable_monitoring=False,
         ssr_mode=False,
         mcp_server=False,
         pwa=False,
-        num_workers=0,
         theme=gr.themes.Default(font=FONTS, font_mono=["ui-monospace", "monospace"]),  # none is loaded from the web
         css=STYLE,
     )
-    return address
+    (function,) = (number for number, each in page.fns.items() if each.api_name == "explain")
+    waiting = page._queue.pending_messages_per_session
+    inner = UploadMiddleware(served, uploads, service.limits, function, lambda session: session in waiting)
+    return HostMiddleware(inner, hosts)
+
+
+async def _invalid(_request: Request, error: Exception) -> JSONResponse:
+    """What FastAPI refuses, in one line as everything else is."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    line = f"{first['loc'][-1]} is refused ({first['msg']})"
+    return JSONResponse({"detail": line, "error": line}, 422)
+
+
+async def _sweep(page: gr.Blocks, uploads: Uploads) -> None:
+    while True:
+        await asyncio.sleep(SWEEP_SECONDS)
+        await run_sync(uploads.sweep)
+        for created in page.temp_file_sets:  # gradio's own list of them grows without end
+            created.clear()
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _label(numbers: dict[str, Any]) -> dict[str, float] | str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import os
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +20,8 @@ def app(
     model: tuple[str, ...] = ("convneur_m1",),
     host: str = "127.0.0.1",
     port: int = 7860,
+    allowed_hosts: tuple[str, ...] = (),
+    auth: Path | None = None,
     max_megapixels: float = 25.0,
     max_mb: float = 20.0,
     per_minute: int = 60,
@@ -31,8 +35,11 @@ def app(
     Args:
         model: Folders of runs or models, hf-hub:USER/NAME, or names such as convneur_m1, with random weights. No others
             can be asked for.
-        host: Address to listen on.
+        host: Address to listen on. One that other machines reach needs --auth or --allowed-hosts.
         port: To listen on; 0 for any that is free.
+        allowed_hosts: Names by which browsers may ask for the page, beside localhost; the address it listens on if none
+            is given.
+        auth: File with a line user:password for each who may use the page.
         max_megapixels: Larger images are refused.
         max_mb: Larger files are refused.
         per_minute: Images that one address may send in a minute.
@@ -42,54 +49,82 @@ def app(
 
     if importlib.util.find_spec("gradio") is None:
         raise ImportError(NEEDS)
-    port = check_port(host, port)
+    from convneur.app.accounts import Accounts
+    from convneur.app.host_middleware import host_name
+    from convneur.app.server import PageServer, listen
+
+    hosts = [host_name(name) for name in allowed_hosts]
+    accounts = None if auth is None else Accounts.read(auth)
     console = Console(stderr=True)
-    with console.status("Loading PyTorch"):
-        from convneur.app.limits import Limits
-        from convneur.app.service import Service
-        from convneur.cli.explaining import open_any
-        from convneur.models import VARIANTS
-        from convneur.tasks.evaluation import device_for
+    if auth is not None and auth.stat().st_mode & 0o004:
+        console.print(f"everybody on this machine can read {auth}; chmod 600 keeps it to you")
+    with listen(host, port) as listener, tempfile.TemporaryDirectory(prefix="convneur-app-") as folder:
+        check_reach(listener, host, restricted=bool(hosts or accounts))
+        _set_environment(folder)
+        with console.status("Loading PyTorch"):
+            from convneur.app.limits import Limits
+            from convneur.app.service import Service
+            from convneur.app.uploads import Uploads
+            from convneur.cli.explaining import open_any
+            from convneur.models import VARIANTS
+            from convneur.tasks.evaluation import device_for
 
-        limits, sources = Limits(max_megapixels, max_mb, per_minute, max_queue), names_of(model)
-    with tempfile.TemporaryDirectory(prefix="convneur-app-") as folder:
-        # Read when gradio is imported: nothing is sent home, and what clients upload goes when this process does.
-        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
-        from convneur.app.page import build_page, start
+            limits, sources = Limits(max_megapixels, max_mb, per_minute, max_queue), names_of(model)
+            from convneur.app.page import build_page, build_server
 
-        page = build_page(Service(sources, open_any, limits, device_for()))
-        address = start(page, host, port, limits, Path(folder))
+            service, uploads = Service(sources, open_any, limits, device_for()), Uploads(Path(folder), 4 * max_queue)
+            asgi = build_server(build_page(service, uploads), service, uploads, hosts, accounts)
+        server = PageServer(asgi, listener)
+        server.start()
         for name in sources.values():
             if name in VARIANTS and not Path(name).exists():
                 console.print(f"{name} has no trained weights: its maps show what can be seen, and mean nothing")
-        console.print(f"{address}   (Ctrl-C ends it)")
+        console.print(f"{address_of(listener, host)}   (Ctrl-C ends it)")
         _wait()
-        page.close(verbose=False)
+        server.close()
+    _leave()
     return 0
 
 
-def check_port(host: str, port: int) -> int:
-    """Try to listen, because gradio tells neither why it cannot nor on which address, and does not know port 0.
+def _leave() -> None:
+    """End the process at once, with exit code 0.
 
-    Returns:
-        The port; one that is free for 0.
+    A model at work can be neither stopped nor waited for, and with PyTorch loaded Python's own end takes seconds.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def check_reach(listener: socket.socket, host: str, restricted: bool) -> None:
+    """Refuse an address that other machines reach, unless something says who may use the page.
 
     Raises:
-        ValueError: If there is no such port.
-        OSError: If it cannot be listened on, in one line that says what to do.
+        ValueError: One line that says what to give.
     """
-    if not 0 <= port <= 65535:  # the C library would take it for another one
-        raise ValueError(f"--port {port} is out of range; give 0 to 65535")
-    try:
-        family, kind, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            trial.bind(where)
-            free: int = trial.getsockname()[1]
-            return free
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OSError(f"cannot listen on {host}, port {port} ({reason}); give another --port or --host") from error
+    from convneur.app.host_middleware import address
+
+    bound = address(listener.getsockname()[0])
+    if not (restricted or (bound is not None and bound.is_loopback)):
+        raise ValueError(
+            f"--host {host} opens the page to other machines; give --auth FILE with who may use it, "
+            "or --allowed-hosts NAME with the names that it is reached by"
+        )
+
+
+def address_of(listener: socket.socket, host: str) -> str:
+    """Where a browser on this machine finds the page."""
+    if host in ("0.0.0.0", "::"):
+        host = "localhost"
+    return f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/"
+
+
+def _set_environment(folder: str) -> None:
+    """What gradio reads when it is imported: our settings alone, files in the folder, nothing sent home."""
+    for name in [name for name in os.environ if name.startswith("GRADIO_")]:
+        del os.environ[name]
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "GRADIO_TEMP_DIR": folder}
 
 
 def names_of(models: Sequence[str]) -> dict[str, str]:
