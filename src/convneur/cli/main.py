@@ -22,6 +22,7 @@ from convneur.cli.predict import predict
 from convneur.cli.push import push
 from convneur.cli.stream import stream
 from convneur.cli.train import train_verb
+from convneur.notes import AlreadyDone
 
 
 def verbs(arguments: Sequence[str]) -> dict[str, Callable[..., Any]]:
@@ -60,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             description="Efficient vision backbones with a neural memory.",
             args=arguments,
         )
+    except AlreadyDone as done:
+        print(f"convneur: {done}", file=sys.stderr)  # noqa: T201  the one line
+        return 0
     except (ValueError, OSError, ImportError, KeyboardInterrupt, RuntimeError) as error:
         if os.environ.get("CONVNEUR_TRACEBACK") or not _can_be_mended(error):
             raise
