@@ -45,7 +45,7 @@ WRITES: dict[str, tuple[str, ...]] = {
         ".convneur-scratch-*/",
     ),
     "ablate": (
-        *("{0}.json", "{0}.md", "{0}.png", "runs/{0}-*.lock", "runs/results.lock"),
+        *("{0}.json", "{0}.md", "{0}.png", "runs/{0}-*.lock"),
         *(f"runs/{{0}}-*/{name}" for name in RUN),
     ),
     "bench": ("{0}.json", "{0}.csv", "{0}.png"),
@@ -126,10 +126,22 @@ class OutputFolder:
 
     # What is written
 
-    def start(self) -> None:
-        """Remove what was made before, and note what is made now, as `check` was told; to be called as late as may be."""
+    def start(self, go_on: bool = False) -> None:
+        """Remove what was made before, and note what `check` was told; to be called as late as may be.
+
+        Args:
+            go_on: Leave what a call with the same settings wrote that has not finished.
+        """
+        kept = read_note(self.note)[0].get(self.part, {})
+        if go_on and not kept.get("finished") and kept.get("made_from") == self._made_from:
+            return
         self.clear()
         self._keep({"made_from": self._made_from, "finished": False})
+
+    def begin(self) -> None:
+        """Note that the folder is this verb's, which keeps in files of its own what they are made from."""
+        if self.part not in read_note(self.note)[0]:
+            self._keep({"finished": False})
 
     def finish(self, told: Any = None) -> None:
         """Note that all is written.
@@ -169,9 +181,10 @@ class OutputFolder:
             write_note(note, results | {part: {**results[part], "finished": False}}, names)
         for path in gone:
             remove_entry(path)
-        for parent in sorted({path.parent for path in gone} - {self.path}, reverse=True):
+        for place in sorted({place for path in gone for place in _between(self.path, path)}, reverse=True):
             with suppress(OSError):  # not empty: somebody else's files are kept
-                parent.rmdir()
+                place.rmdir()
+        sweep(self.path, WRITES[verb])
         left = {} if part == "*" else {name: kept for name, kept in results.items() if name != part}
         if left:
             write_note(note, left)
@@ -191,8 +204,8 @@ class OutputFolder:
             strange = [name for name in _names(self.path) if not name.startswith(OURS)]
             if strange and self.verb not in BESIDE:
                 raise FileExistsError(
-                    f"{self.named} is not empty and convneur did not fill it (it holds {strange[0]}); give a new or an "
-                    "empty folder"
+                    f"{self.named} is not empty, and nothing in it says that convneur filled it (it holds "
+                    f"{strange[0]}); give a new or an empty folder"
                 )
         elif owner == "train" != self.verb:
             raise FileExistsError(f"{self.named} holds a training run, which would be written over; give another --out")
@@ -217,8 +230,8 @@ class OutputFolder:
         ):
             if keys <= _keys(self.path / marker):
                 return verb
-        begun = [path.suffix for path in (self.path / "runs").glob("*") if not path.is_dir()]
-        return "ablate" if ".lock" in begun else None
+        begun = {path.suffix for path in (self.path / "runs").glob("*")}
+        return "ablate" if begun == {".lock"} and _names(self.path) == ["runs"] else None
 
 
 class OutputFile:
@@ -302,6 +315,11 @@ def _keys(path: Path) -> set[str]:
     except (OSError, ValueError, RecursionError):
         return set()
     return set(found) if isinstance(found, dict) else set()
+
+
+def _between(folder: Path, path: Path) -> list[Path]:
+    """Folders below ``folder`` that ``path`` is in."""
+    return [place for place in path.parents if folder in place.parents]
 
 
 def _written(folder: Path, verb: str, part: str) -> list[Path]:

@@ -100,7 +100,6 @@ def eval_(
                 model,
                 data,
                 folder,
-                made_from,
                 console,
                 command,
                 changes,

@@ -100,11 +100,11 @@ def predict(
 
         _refuse("a detector", {"--window": window, "--flip": flip or None})
         score = 0.5 if score is None else score
-        workers = min(len(files) // 4, 8) if workers is None else workers
+        loaders = min(len(files) // 4, 8) if workers is None else workers
         rows, unreadable = _once(
             OutputFolder(pictures, "predict", overwrite),
             made_from,
-            lambda folder: find_objects(files, model, folder, score, console, image_size, workers, max_pixels),
+            lambda folder: find_objects(files, model, folder, score, console, image_size, loaders, max_pixels),
             console,
         )
         _print_objects(rows, format)
