@@ -120,9 +120,10 @@ class OutputFolder:
             FileExistsError: If something else has, and is not to be removed.
         """
         self._made_from = as_json(made_from)
-        kept = read_note(self.note)[0].get(self.part)
-        if kept is not None and not self.overwrite:
-            compare(kept, self._made_from, self.named)
+        results, names = read_note(self.note)
+        there = [*_written(self.path, self.verb, self.part), *(self.path / name for name in names)]
+        if self.part in results and not self.overwrite and any(map(os.path.lexists, there)):
+            compare(results[self.part], self._made_from, self.named)
 
     # What is written
 

@@ -101,9 +101,9 @@ def bench(
     if what == "profile" and (training or compile):
         raise ValueError("a profile is of inference, not compiled; leave --training and --compile out")
     made_from = {
-        "models": models,
-        "sizes": sizes,
-        "batches": batches,
+        "model_list": models,
+        "size_list": sizes,
+        "batch_list": batches,
         "mode": [dtype, compile, training, channels_last, fused, by_stage, heap, rounds],
         "device": device,
     }

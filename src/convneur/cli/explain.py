@@ -53,7 +53,7 @@ def explain(
     files = find_images(paths)
     made_from = {
         "model": model_identity(model),
-        "images": [len(files), files_hash(*files)],
+        "image_list": [len(files), files_hash(*files)],
         "image_size": image_size,
         "max_megapixels": max_megapixels,
     }

@@ -74,7 +74,7 @@ def export(
     made_from = {
         "model": model_identity(model),
         "image_size": image_size,
-        "images": [*images, files_hash(*images)],
+        "check_images": [*images, files_hash(*images)],
         "mode": [fuse, dynamic],
     }
     with OutputFile(chosen.files(path), "export", overwrite) as target:

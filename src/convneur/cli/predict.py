@@ -89,7 +89,7 @@ def predict(
     pictures = out or Path("runs/predict")
     made_from = {
         "model": model_identity(model),
-        "images": [len(files), files_hash(*files)],
+        "image_list": [len(files), files_hash(*files)],
         "image_size": image_size,
         "max_megapixels": max_megapixels,
         "score": score,
