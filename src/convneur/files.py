@@ -9,8 +9,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from convneur.printing import printable
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+NEW = ".convneur-new-"  # begins the names of files and folders that are being written
 
 
 def check_folder(folder: Path, named: str | None = None) -> None:
@@ -27,9 +33,11 @@ def check_folder(folder: Path, named: str | None = None) -> None:
     named = named or f"--out {folder}"
     try:
         for nearest in (folder, *folder.parents):
-            if nearest.exists() or nearest.is_symlink():  # to nothing: no folder can be made in its place
+            if nearest.is_symlink() and not nearest.exists():  # what it names would be made, wherever that is
+                raise OSError(errno.ENOENT, f"{nearest} is a link to nothing")
+            if nearest.exists():
                 break
-        tempfile.TemporaryDirectory(prefix=".convneur-", dir=nearest).cleanup()
+        tempfile.TemporaryDirectory(prefix=NEW, dir=nearest).cleanup()
     except OSError as error:
         if error.errno == errno.ENOSPC:  # which the command line knows what to do about
             raise
@@ -91,13 +99,20 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         fresh.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
+def write_image(path: Path, picture: Image.Image, **options: Any) -> None:
+    """Write a picture, whole or not at all, in the format that the end of the name says; ``options`` are Pillow's."""
+    with replace_file(path) as fresh:
+        picture.save(fresh, **options)
+
+
 @contextmanager
 def replace_file(path: Path) -> Iterator[Path]:
     """A new file to write into, which takes the place of ``path`` when all is well, and vanishes otherwise.
 
-    It is in the same folder, with a dot before its name; a process that is killed leaves it there.
+    It is in the same folder, with `NEW` before its name and the same ending; a process that is killed leaves it there.
+    A link in the place of ``path`` is replaced, and not what it leads to.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=NEW, suffix=path.suffix, dir=path.parent)
     os.close(handle)
     fresh = Path(name)
     try:
@@ -110,17 +125,40 @@ def replace_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replace_folder(folder: Path) -> Iterator[Path]:
-    """A new folder to write into, which takes the place of ``folder`` when all is well, and vanishes otherwise."""
+def replace_folder(folder: Path, last: str) -> Iterator[Path]:
+    """A new folder to write files into, which take the places of those in ``folder`` when all is well.
+
+    Other files in ``folder`` stay. A crash between leaves ``folder`` without its file ``last``.
+
+    Args:
+        folder: Made if it is not there.
+        last: Name of the file without which the others are worth nothing.
+
+    Raises:
+        OSError: If the folder is a link or a file, or cannot be written to.
+    """
+    if folder.is_symlink():
+        raise OSError(f"{folder} is a link; give the folder that it leads to")
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; give a folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    fresh = Path(tempfile.mkdtemp(prefix=NEW, dir=folder.parent))
     try:
-        fresh.chmod(0o755)
         yield fresh
-        for file in fresh.iterdir():
+        files = sorted(fresh.iterdir(), key=lambda file: file.name == last)
+        for file in files:
             file.chmod(0o644)  # safetensors makes files that nobody else may read
-        if folder.exists():
-            shutil.rmtree(folder)
-        fresh.rename(folder)
+        folder.mkdir(exist_ok=True)
+        (folder / last).unlink(missing_ok=True)  # what is half replaced would load, and be wrong
+        for file in files:
+            file.replace(folder / file.name)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def remove_entry(path: Path) -> None:
+    """Remove a file, a link (and not what it leads to), or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -84,6 +84,9 @@ def test_a_model_that_does_not_run_is_named_and_the_others_are_timed(tmp_path, c
     assert [row["model"] for row in numbers["measurements"]] == ["test_convnext"]
     assert [row["model"] for row in numbers["not_run"]] == ["vit_tiny_patch16_224"]
     assert main(["bench", "latency", "vit_tiny_patch16_224", *shared]) == 2
+    assert "was made with another model list" in capsys.readouterr().err
+    assert main(["bench", "latency", "vit_tiny_patch16_224", *shared, "--overwrite"]) == 2
+    assert (tmp_path / "latency.json").is_file(), "nothing came out to replace it"
     err = capsys.readouterr().err.strip().splitlines()
     assert len(err) == 1
     assert "no model could be run; vit_tiny_patch16_224" in err[0]

@@ -286,7 +286,11 @@ def test_bad_input_is_one_line_and_exit_code_2(trained, photos, tmp_path, capsys
         (["train", *again, "--max-unreadable", "0.01", "--out", str(tmp_path / "n3")], "raise --max-unreadable"),
         (["train", *again, "--batch-size", "7", "--augment.mixup", "0.1", "--out", str(tmp_path / "n6")], "is odd"),
         (["train", *again, "--model", "convneur_m9", "--out", str(tmp_path / "n4")], "did you mean 'convneur_m"),
-        (["train", *again, "--out", str(out)], "holds a run already; add --resume"),
+        (
+            ["train", *again, "--seed", "9", "--out", str(out)],
+            "holds a run already, begun with --seed 0 (now 9); add --overwrite",
+        ),
+        (["train", *again, "--resume", "--overwrite", "--out", str(out)], "give one of them"),
         (["train", *again, "--out", str(out), "--resume", "--model", "convneur_m2"], "begun with --model convneur_m1"),
         (["train", *again, "--out", str(tmp_path / "nothing"), "--resume"], "no run to go on with"),
         (["train", *again, "--out", str(tmp_path / "file")], "is a file; give a folder"),

@@ -81,7 +81,13 @@ def test_demo_prints_one_table(demo):
 
 def test_demo_writes_numbers_weights_and_report(demo):
     folder, _, _ = demo
-    assert sorted(p.name for p in folder.iterdir()) == ["convneur", "local-only", "metrics.json", "report.html"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        ".convneur-demo",
+        "convneur",
+        "local-only",
+        "metrics.json",
+        "report.html",
+    ]
     models = json.loads((folder / "metrics.json").read_text())["models"]
     assert models["convneur"]["params"] > models["local-only"]["params"]
     assert 0 < models["convneur"]["accuracy"] <= 1
@@ -92,10 +98,19 @@ def test_demo_writes_numbers_weights_and_report(demo):
     assert model.pretrained_cfg["mean"] == [0.0]
 
 
-def test_demo_again_replaces_what_was_there(demo):
+def test_demo_again_replaces_what_was_there_if_told_to(demo):
     folder, _, _ = demo
-    code, _, err = call("demo", "--epochs", "1", "--out", str(folder), "--seed", "1")
+    (folder / "convneur" / "mine.txt").write_text("mine")
+    command = ["demo", "--epochs", "1", "--out", str(folder)]
+    code, _, err = call(*command)
+    assert (code, len(err.splitlines())) == (0, 1)
+    assert "holds what this command makes, finished; add --overwrite" in err
+    code, _, err = call(*command, "--seed", "1")
+    assert code == 2
+    assert "was made with another seed (0, now 1); add --overwrite to replace it" in err
+    code, _, err = call(*command, "--seed", "1", "--overwrite")
     assert code == 0, err
+    assert (folder / "convneur" / "mine.txt").read_text() == "mine"
     assert json.loads((folder / "metrics.json").read_text())["recipe"]["seed"] == 1
 
 

@@ -72,8 +72,14 @@ def test_bad_input_is_one_line_and_exit_code_2(model, tmp_path, capsys):
         ([source, *new, "--max-unreadable", "2"], "--max-unreadable 2.0 is out of range"),
         ([source, *new, "--device", "cuda"], "is not to be had on this machine"),
         ([source, "--model", model, "--out", tmp_path / "file"], "is a file; give a folder"),
-        ([source, "--model", model, "--out", tmp_path / "parts"], "has parts but no embed.json"),
-        ([source, "--model", model, "--out", tmp_path / "damaged"], "embed.json is damaged"),
+        (
+            [source, "--model", model, "--out", tmp_path / "parts"],
+            "nothing in it says that convneur filled it (it holds part-00000.parquet)",
+        ),
+        (
+            [source, "--model", model, "--out", tmp_path / "damaged"],
+            "nothing in it says that convneur filled it (it holds embed.json)",
+        ),
         ([source, "--model", model, "--out", tmp_path / "done"], "was begun with another preprocessing"),
     ]:
         if message.startswith("is not to be had") and _has_cuda():
@@ -103,7 +109,7 @@ def test_ctrl_c_keeps_whole_parts_and_two_do_not_fill_one_folder(model, tmp_path
     process.send_signal(signal.SIGSTOP)
     code, _, err = call(capsys, source, *rest)
     assert code == 2
-    assert "is being filled by another process" in err
+    assert "is being written by another process" in err
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGCONT)
     _, err = process.communicate(timeout=120)

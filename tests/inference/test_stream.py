@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from itertools import product
 
@@ -95,6 +96,7 @@ def test_neither_tiles_nor_workers_are_seen(tile, workers, tmp_path):
     found = stream(model, pixels, tmp_path, out_indices=(1,), tile=tile, workers=workers, progress=False)
     assert_same(found, whole(model, pixels))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".convneur-stream",
         "features.npy",
         "logits.npy",
         "stage_1.npy",
@@ -245,7 +247,9 @@ def test_another_array_of_the_same_shape_is_not_gone_on_with(tmp_path):
     pixels, other, model = picture(300, 200), picture(300, 200, seed=1), small()
     with pytest.raises(UnreadableImageError):
         stream(model, Failing(pixels, 12), tmp_path, tile=(8, 1000), progress=False)
-    found = stream(model, Failing(other, 100), tmp_path, tile=(8, 1000), progress=False)
+    with pytest.raises(FileExistsError, match="made with another image"):
+        stream(model, Failing(other, 100), tmp_path, tile=(8, 1000), progress=False)
+    found = stream(model, Failing(other, 100), tmp_path, tile=(8, 1000), progress=False, overwrite=True)
     torch.testing.assert_close(found.logits, whole(model, other)[0], rtol=0, atol=1e-9)
 
 
@@ -264,9 +268,13 @@ def test_two_at_a_time_are_kept_apart(tmp_path):
     pixels, other, model, calls = picture(96, 64), picture(96, 64, seed=1), small(), []
 
     def second():
-        if not (tmp_path / "out").exists():
-            return  # what image it is, is found out before
-        with pytest.raises(BlockingIOError, match="being filled by another process"):
+        if (tmp_path / "out").exists():  # what image it is, is found out before
+            thread = threading.Thread(target=meanwhile)
+            thread.start()
+            thread.join()
+
+    def meanwhile():
+        with pytest.raises(BlockingIOError, match="being written by another process"):
             stream(model, other, tmp_path / "out", progress=False)
         apart = stream(model, other, tmp_path / "other", scratch=tmp_path / "scratch", progress=False)
         assert_same(apart, whole(model, other))
@@ -287,19 +295,20 @@ def test_a_full_disk_is_told_of_before_pages_are_written(tmp_path, monkeypatch):
         stream(small(), picture(64, 64), tmp_path, progress=False)
 
 
-def test_another_job_begins_anew_and_leaves_strange_files(tmp_path):
-    left = tmp_path / "out" / ".convneur-scratch-ofanother"
-    left.mkdir(parents=True)
-    (tmp_path / "out" / "notes.txt").write_text("mine")
-    model, pixels = small(), picture(96, 64)
-    found = stream(model, pixels, tmp_path / "out", scratch=tmp_path / "elsewhere", progress=False)
-    assert left.is_dir()  # a scratch folder that is shared is nobody's to clear
-    assert_same(found, whole(model, pixels))
-    other = picture(96, 64, seed=1)
-    assert_same(stream(model, other, tmp_path / "out", progress=False), whole(model, other))
-    assert not left.exists()
-    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+def test_results_of_another_job_are_kept_until_told_otherwise_and_strange_files_for_ever(tmp_path):
+    model, pixels, other = small(), picture(96, 64), picture(96, 64, seed=1)
+    out = tmp_path / "out"
+    assert_same(stream(model, pixels, out, scratch=tmp_path / "elsewhere", progress=False), whole(model, pixels))
     assert not list((tmp_path / "elsewhere").iterdir())
+    (out / "notes.txt").write_text("mine")
+    before = (out / "features.npy").stat().st_mtime_ns
+    with pytest.raises(FileExistsError, match=r"made with another image .*; add --overwrite"):
+        stream(model, other, out, progress=False)
+    again = stream(model, pixels, out, progress=False)
+    assert_same(again, whole(model, pixels))
+    assert (again.computed, (out / "features.npy").stat().st_mtime_ns) == (False, before)
+    assert_same(stream(model, other, out, progress=False, overwrite=True), whole(model, other))
+    assert (out / "notes.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("size", [(203, 118), (96, 160)])
@@ -319,7 +328,7 @@ def test_segmentation_says_what_it_says_of_the_whole(size, tmp_path):
     assert sure.double().mean() > 0.99
     assert len(said.unique()) > 2
     assert torch.equal(said[sure].long(), best.indices[0][sure])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["classes.npy", "stream.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".convneur-stream", "classes.npy", "stream.json"]
 
 
 def test_other_decoders_and_backbones_are_refused_by_name(tmp_path):

@@ -11,7 +11,7 @@ import tyro
 
 from convneur.cli.running import recipe_named
 from convneur.data.mosaic_config import MosaicConfig
-from convneur.files import check_folder
+from convneur.outputs import OutputFolder
 from convneur.recipes.classification import MOSAIC, RECIPES, ClassificationRecipe
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def ablate_verb(arguments: Sequence[str]) -> Callable[..., None]:
         test: tyro.conf.FlagCreatePairsOff[bool] = False,
         workers: int | None = None,
         scales: tuple[float, ...] = (),
+        overwrite: tyro.conf.FlagCreatePairsOff[bool] = False,
         mosaic: MosaicConfig = mosaics,
         settings: Annotated[ClassificationRecipe, tyro.conf.arg(name="")] = chosen,
     ) -> None:
@@ -66,12 +67,14 @@ def ablate_verb(arguments: Sequence[str]) -> Callable[..., None]:
             workers: Processes that load images; as many as suit the machine if not given.
             scales: Also judge at these multiples of the image size, for example 1.5 2.
             mosaic: What the mosaics are.
+            overwrite: Remove what was written for this table, and begin anew.
             settings: The recipe's own; epochs that are given go before the budget's.
         """
         from convneur.printing import Console
 
         console = Console(stderr=True)
-        check_folder(out)
+        with OutputFolder(out, "ablate", overwrite, table, wait=10):
+            pass  # what cannot be written to is better known now
         with console.status("Loading PyTorch and Lightning"):
             from convneur.engine.callbacks import Interrupted
             from convneur.interrupts import stopped
@@ -87,7 +90,7 @@ def ablate_verb(arguments: Sequence[str]) -> Callable[..., None]:
         config = AblationConfig(table, data, settings, budgeted, test, only, workers, asked, scales)
         path = out / f"{table}.json"
         try:
-            results = train_cells(config, path, console)
+            results = train_cells(config, path, console, overwrite)
         except Interrupted as stop:
             raise stopped(stop.number, "stopped; the same command goes on from here") from stop
         _tell(config, results, path, console)
@@ -102,7 +105,7 @@ def _tell(config: AblationConfig, results: dict[str, Any], path: Path, console: 
 
     from convneur.explain.ablation import HEAD, cells_of, markdown, mean_by, picture, rows_of
     from convneur.explain.report import versions
-    from convneur.files import write_atomic
+    from convneur.files import replace_file, write_atomic
     from convneur.printing import Table, box, markdown_code
     from convneur.recipes.ablation import REFERENCE, keep
 
@@ -127,7 +130,8 @@ def _tell(config: AblationConfig, results: dict[str, Any], path: Path, console: 
         f"{len(run['curve'])} epochs. {', '.join(f'{key} {value}' for key, value in results['versions'].items())}."
     )
     write_atomic(path.with_suffix(".md"), markdown(rows, lead, mean_by("by_size", results["runs"])))
-    picture(rows, mean_by("by_distance", results["runs"])).savefig(path.with_suffix(".png"), dpi=130)
+    with replace_file(path.with_suffix(".png")) as fresh:
+        picture(rows, mean_by("by_distance", results["runs"])).savefig(fresh, dpi=130)
     shown = Table(*HEAD, title=f"Ablation: {config.table}", box=box.SIMPLE)
     for row in rows:
         shown.add_row(*cells_of(row))

@@ -10,6 +10,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from convneur.notes import AlreadyDone
+from convneur.outputs import OutputFolder
+
 PAIRS = tuple(
     name
     for pair in zip(
@@ -41,6 +44,7 @@ def bench(
     rounds: int = 15,
     out: Path = Path("runs/bench"),
     json_: Annotated[bool, tyro.conf.arg(name="json")] = False,
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Time models in turn (A B A B) and write a table, a picture, CSV and JSON.
 
@@ -67,6 +71,7 @@ def bench(
         rounds: Turns of each model.
         out: Folder for what is written.
         json_: Print the JSON, too.
+        overwrite: Replace what an earlier call wrote to --out; without it, results of other settings are refused.
     """
     from convneur.printing import Console, Progress
 
@@ -78,7 +83,8 @@ def bench(
         from convneur.bench.floor import measured_rates
         from convneur.cli import bench_tables
         from convneur.explain.report import versions
-        from convneur.files import check_folder, write_atomic
+        from convneur.files import replace_file, write_atomic
+        from convneur.json_files import read_json
         from convneur.memory import library
         from convneur.printing import print_json
         from convneur.tasks.evaluation import device_for
@@ -95,75 +101,90 @@ def bench(
         raise ValueError("a fused model cannot be trained; leave --fused or --training out")
     if what == "profile" and (training or compile):
         raise ValueError("a profile is of inference, not compiled; leave --training and --compile out")
-    check_folder(out)
-    place = device_for(device)
-    with freed_memory_kept() if heap == "kept" else nullcontext(False) as heap_kept:
-        facts: dict[str, Any] = {
-            "what": what,
-            "dtype": dtype,
-            "compile": compile,
-            "training": training,
-            "channels_last": channels_last,
-            "fused": fused,
-            "device": str(place),
-            "threads": torch.get_num_threads(),
-            "rounds": rounds,
-            "heap_kept": heap_kept,
-            "kernels": library.LIBRARY is not None,
-            "versions": versions(),
-        }
-        rates = None
-        if what != "profile":
-            with console.status("Measuring what the machine can do"):
-                rates = measured_rates(place, latency.DTYPES[dtype])
-            facts["rates"] = asdict(rates)
-        settings = [
-            latency.Setting(size, batch, dtype, compile, training, channels_last, fused)
-            for size in sizes or SIZES[what]
-            for batch in batches or BATCHES[what]
-        ]
-        found: list[latency.Latency] = []
-        profiles: list[parts.Profile] = []
-        not_run: list[dict[str, Any]] = []
-        with Progress(console=console, transient=True) as progress:
-            task = progress.add_task("Timing", total=len(settings))
-            for setting in settings:
-                progress.update(task, description=f"{setting.size} px, batch {setting.batch}")
-                if what == "profile":
-                    profiles += parts.measure_parts(models, setting, place, rounds)
-                else:
-                    reasons: dict[str, str] = {}
-                    found += latency.measure(models, setting, place, rates, rounds, reasons)
-                    not_run += [
-                        {"model": name, "size": setting.size, "batch": setting.batch, "reason": reason}
-                        for name, reason in reasons.items()
-                    ]
-                progress.advance(task)
-    if not found and not profiles:
-        raise ValueError(f"no model could be run; {not_run[0]['model']}: {not_run[0]['reason']}")
-    if what == "profile":
-        facts["profiles"] = [asdict(profile) for profile in profiles]
-        text, drawn = parts.as_csv(profiles), figures.profiles(profiles)
-        tables = list(bench_tables.profiles(profiles, by_stage))
-    else:
-        facts["exponents"], facts["peak_exponents"] = (
-            latency.exponents(found, of) if what == "scaling" else {} for of in ("seconds", "peak_bytes")
-        )
-        facts |= {"measurements": [asdict(row) for row in found], "not_run": not_run}
-        both = facts["exponents"], facts["peak_exponents"]
-        text = latency.as_csv(found)
-        drawn = figures.scaling(found, *both) if what == "scaling" else figures.latencies(found)
-        tables = [bench_tables.latencies(found, *both)]
-    written = json.dumps(facts, indent=1)
-    path = out / f"{what}.json"
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, written + "\n")
-    write_atomic(path.with_suffix(".csv"), text)
-    drawn.savefig(path.with_suffix(".png"), dpi=130)
-    if json_:
-        print_json(facts, indent=1)
-    for table in tables:
-        console.print(table)
-    for each in not_run:
-        console.print(f"Not run: {each['model']}, {each['size']} px, batch {each['batch']}: {each['reason']}")
-    console.print(f"Picture: {path.with_suffix('.png')}   CSV: {path.with_suffix('.csv')}   numbers: {path}")
+    made_from = {
+        "model_list": models,
+        "size_list": sizes,
+        "batch_list": batches,
+        "mode": [dtype, compile, training, channels_last, fused, by_stage, heap, rounds],
+        "device": device,
+    }
+    with OutputFolder(out, "bench", overwrite, what) as folder:
+        try:
+            folder.check(made_from)
+        except AlreadyDone:
+            if json_:
+                print_json(read_json(out / f"{what}.json", "add --overwrite to make it again"), indent=1)
+            raise
+        place = device_for(device)
+        with freed_memory_kept() if heap == "kept" else nullcontext(False) as heap_kept:
+            facts: dict[str, Any] = {
+                "what": what,
+                "dtype": dtype,
+                "compile": compile,
+                "training": training,
+                "channels_last": channels_last,
+                "fused": fused,
+                "device": str(place),
+                "threads": torch.get_num_threads(),
+                "rounds": rounds,
+                "heap_kept": heap_kept,
+                "kernels": library.LIBRARY is not None,
+                "versions": versions(),
+            }
+            rates = None
+            if what != "profile":
+                with console.status("Measuring what the machine can do"):
+                    rates = measured_rates(place, latency.DTYPES[dtype])
+                facts["rates"] = asdict(rates)
+            settings = [
+                latency.Setting(size, batch, dtype, compile, training, channels_last, fused)
+                for size in sizes or SIZES[what]
+                for batch in batches or BATCHES[what]
+            ]
+            found: list[latency.Latency] = []
+            profiles: list[parts.Profile] = []
+            not_run: list[dict[str, Any]] = []
+            with Progress(console=console, transient=True) as progress:
+                task = progress.add_task("Timing", total=len(settings))
+                for setting in settings:
+                    progress.update(task, description=f"{setting.size} px, batch {setting.batch}")
+                    if what == "profile":
+                        profiles += parts.measure_parts(models, setting, place, rounds)
+                    else:
+                        reasons: dict[str, str] = {}
+                        found += latency.measure(models, setting, place, rates, rounds, reasons)
+                        not_run += [
+                            {"model": name, "size": setting.size, "batch": setting.batch, "reason": reason}
+                            for name, reason in reasons.items()
+                        ]
+                    progress.advance(task)
+        if not found and not profiles:
+            raise ValueError(f"no model could be run; {not_run[0]['model']}: {not_run[0]['reason']}")
+        if what == "profile":
+            facts["profiles"] = [asdict(profile) for profile in profiles]
+            text, drawn = parts.as_csv(profiles), figures.profiles(profiles)
+            tables = list(bench_tables.profiles(profiles, by_stage))
+        else:
+            facts["exponents"], facts["peak_exponents"] = (
+                latency.exponents(found, of) if what == "scaling" else {} for of in ("seconds", "peak_bytes")
+            )
+            facts |= {"measurements": [asdict(row) for row in found], "not_run": not_run}
+            both = facts["exponents"], facts["peak_exponents"]
+            text = latency.as_csv(found)
+            drawn = figures.scaling(found, *both) if what == "scaling" else figures.latencies(found)
+            tables = [bench_tables.latencies(found, *both)]
+        written = json.dumps(facts, indent=1)
+        path = out / f"{what}.json"
+        folder.start()
+        write_atomic(path, written + "\n")
+        write_atomic(path.with_suffix(".csv"), text)
+        with replace_file(path.with_suffix(".png")) as fresh:
+            drawn.savefig(fresh, dpi=130)
+        folder.finish()
+        if json_:
+            print_json(facts, indent=1)
+        for table in tables:
+            console.print(table)
+        for each in not_run:
+            console.print(f"Not run: {each['model']}, {each['size']} px, batch {each['batch']}: {each['reason']}")
+        console.print(f"Picture: {path.with_suffix('.png')}   CSV: {path.with_suffix('.csv')}   numbers: {path}")

@@ -6,38 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from convneur.files import file_stem
+from convneur.notes import files_hash
 from convneur.printing import Console, Table, markdown_code
-
-MADE = ".convneur-{}"  # names the files of a folder that an earlier call of a verb made, and the next may replace
-
-
-class Outputs:
-    """Names for what is made from files: none is used twice, and nothing of somebody else is written over.
-
-    Args:
-        out: Folder for what is made; it is created.
-        verb: What makes it.
-    """
-
-    def __init__(self, out: Path, verb: str = "predict") -> None:
-        out.mkdir(parents=True, exist_ok=True)
-        self.out, self.note = out, out / MADE.format(verb)
-        made = set(self.note.read_text(encoding="utf-8").splitlines()) if self.note.is_file() else set()
-        self.taken = {path.name for path in out.iterdir()} - made
-        self.made = made
-
-    def free(self, stem: str, ends: Sequence[str]) -> list[Path]:
-        """Paths that begin with ``stem`` or, if one is taken, with a number behind it, and end as given."""
-        stem = file_stem(stem)
-        names, number = [stem + end for end in ends], 1
-        while self.taken & set(names):
-            number += 1
-            names = [f"{stem}-{number}{end}" for end in ends]
-        self.taken |= set(names)
-        with self.note.open("a", encoding="utf-8") as note:  # before the files, and without writing all names again
-            note.writelines(f"{name}\n" for name in names if name not in self.made)
-        return [self.out / name for name in names]
 
 
 def tell_notes(notes: Sequence[str], console: Any) -> None:
@@ -46,14 +16,10 @@ def tell_notes(notes: Sequence[str], console: Any) -> None:
         console.print(note, style="yellow")
 
 
-def require_no_run(out: Path) -> None:
-    """Refuse a folder whose numbers and report are those of a training run.
-
-    Raises:
-        FileExistsError: If it is one.
-    """
-    if (out / "run.json").is_file():
-        raise FileExistsError(f"--out {out} holds a training run, which would be written over; give another --out")
+def model_identity(model: str) -> list[str]:
+    """What a model is told by: its name and, of files on this disk, their state."""
+    folder = Path(model).expanduser() / "model"
+    return [model, files_hash(folder if (folder / "config.json").is_file() else model, deep=False)]
 
 
 def tell_whole(source: Any, console: Any) -> None:

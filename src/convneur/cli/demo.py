@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from convneur.cli.common import require_no_run
-from convneur.files import check_folder
+import tyro
+
+from convneur.outputs import OutputFolder
 
 if TYPE_CHECKING:
     from convneur.explain.report import Section
@@ -21,34 +22,43 @@ def demo(
     out: Path = Path("runs/demo"),
     epochs: int | None = None,
     seed: int = 0,
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Train a small ConvNeur and its local-only twin, compare them, and write a report with pictures.
 
     Args:
         task: digits: name handwritten digits (2 minutes on 2 cores). mosaic: mark every tile like the framed one, far
             away in the picture; there the memory is plain to see (some minutes more).
-        out: Folder for metrics.json, weights and report.html; files of an earlier demo there are replaced.
+        out: Folder for metrics.json, weights and report.html.
         epochs: Passes over the data, if not the task's own number.
         seed: Of weights, data order and jitter.
+        overwrite: Replace what an earlier call wrote to --out; without it, results of other settings are refused.
     """
-    from dataclasses import replace
+    from dataclasses import asdict, replace
 
     from convneur.printing import Console
 
     console = Console()
     with console.status("Loading PyTorch and Lightning"):
-        from convneur.engine.callbacks import Interrupted
-        from convneur.interrupts import stopped
-        from convneur.recipes.pair import DEMO, MOSAIC, train_pair
+        from convneur.recipes.pair import DEMO, MOSAIC
 
     recipe = replace({"digits": DEMO, "mosaic": MOSAIC}[task], seed=seed)
     if epochs is not None:
         if epochs < 1:
             raise ValueError(f"--epochs {epochs} is out of range; give at least 1")
         recipe = replace(recipe, epochs=epochs)
-    check_folder(out)
-    require_no_run(out)
-    out.mkdir(parents=True, exist_ok=True)
+    with OutputFolder(out, "demo", overwrite) as folder:
+        folder.check(asdict(recipe))
+        folder.start()
+        _train(out, recipe, console)
+        folder.finish()
+
+
+def _train(out: Path, recipe: PairRecipe, console: Any) -> None:
+    """Train, compare, and write everything."""
+    from convneur.engine.callbacks import Interrupted
+    from convneur.interrupts import stopped
+    from convneur.recipes.pair import train_pair
 
     pair: dict[str, Trained] = {}
     try:

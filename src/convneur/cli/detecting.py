@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from convneur.cli.common import Outputs, last_words, listed_classes, other_classes, tell_notes
+from convneur.cli.common import last_words, listed_classes, other_classes, tell_notes
 from convneur.data.decode import MAX_PIXELS, decode_image
 from convneur.data.loading import Pictures, default_workers
 from convneur.data.module import in_order
@@ -21,8 +21,9 @@ from convneur.data.objects.loading import EvalObjects, collate_objects
 from convneur.data.sources import FileImages
 from convneur.explain.detector import JudgedDetector, draw_found, number_rows, report_detector
 from convneur.explain.report import versions
-from convneur.files import write_atomic
+from convneur.files import write_atomic, write_image
 from convneur.models.ready import ready_on
+from convneur.outputs import OutputFolder
 from convneur.printing import Console, Progress, Table, markdown_code
 from convneur.tasks.detection.evaluation import evaluate_detector
 from convneur.tasks.detection.metrics import AveragePrecision, coco_results
@@ -175,7 +176,7 @@ def open_detector(model: str, image_size: int | None) -> SavedDetector:
 def evaluate_saved(
     model: str,
     data: str,
-    out: Path,
+    folder: OutputFolder,
     console: Console,
     command: str,
     image_size: int | None = None,
@@ -190,18 +191,19 @@ def evaluate_saved(
     tell_notes(source.notes, console)
     if saved.classes != source.classes:
         raise ValueError(other_classes(saved.classes, source.classes))
-    out.mkdir(parents=True, exist_ok=True)
     name = full_name(saved.kind, saved.arguments["backbone"])
     ready_on(device_for(), saved.model)
     judged = judge_detector(saved.model, saved.kind, name, source, console, workers, max_pixels)
-    write_judged_detector(out, judged, command)
-    tell_detector(judged, f"Report: {out / 'report.html'}   numbers: {out / 'metrics.json'}")
+    folder.start()
+    write_judged_detector(folder.path, judged, command)
+    folder.finish()
+    tell_detector(judged, f"Report: {folder.path / 'report.html'}   numbers: {folder.path / 'metrics.json'}")
 
 
 def find_objects(
     files: Sequence[str],
     model: str,
-    out: Path,
+    folder: OutputFolder,
     score: float,
     console: Console,
     image_size: int | None = None,
@@ -213,7 +215,7 @@ def find_objects(
     Args:
         files: Images.
         model: Folder of a detector.
-        out: Folder for pictures and for ``detections.json``, which holds all, in COCO's form with the names of files.
+        folder: For pictures and for ``detections.json``, which holds all, in COCO's form with the names of files.
         score: From which a detection is drawn and returned.
         console: For the progress bar.
         image_size: Pixels that the shorter side is resized to; what the detector was made for if None.
@@ -233,8 +235,8 @@ def find_objects(
     rows: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
     unreadable: list[tuple[str, str]] = []
-    outputs = Outputs(out)
-    (written,) = outputs.free("detections", [".json"])
+    folder.start()
+    (written,) = folder.free("detections", [".json"])
     with Progress(console=console, transient=True) as progress, torch.inference_mode():
         for batch in progress.track(loader, len(loader), description="predicting"):
             unreadable += batch.unreadable
@@ -247,9 +249,9 @@ def find_objects(
             own = coco_results(index + 1, found, saved.category_ids, (image.shape[1], image.shape[2]))
             results += [each | {"file_name": name} for each in own]
             sure = [each for each in own if each["score"] >= score]
-            (picture,) = outputs.free(Path(name).stem, [".png"])
+            (picture,) = folder.free(Path(name).stem, [".png"])
             shown = decode_image(images.read(index), max_pixels)
-            draw_found(shown, sure, saved.classes, saved.category_ids).save(picture)
+            write_image(picture, draw_found(shown, sure, saved.classes, saved.category_ids))
             rows.append({"file": name, "picture": str(picture), "objects": _objects(sure, saved)})
     write_atomic(written, json.dumps(results) + "\n")
     return rows, unreadable

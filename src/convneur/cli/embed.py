@@ -23,6 +23,7 @@ def embed(
     engine: Literal["local", "ray"] = "local",
     ray_address: str | None = None,
     ray_workers: int = 2,
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Compute pooled features of images and write them as parquet; the same command goes on where it was stopped.
 
@@ -45,6 +46,7 @@ def embed(
         engine: local computes in this process, ray on a cluster or in several processes of this machine.
         ray_address: Of a cluster of Ray, or auto for the one this machine is in; one is started here if not given.
         ray_workers: Models that compute at the same time, with ray.
+        overwrite: Replace what an earlier call wrote to --out; without it, results of other settings are refused.
     """
     from convneur.printing import Console
 
@@ -88,7 +90,7 @@ def embed(
         bar.update(bar.task_ids[0], completed=progress.done)
 
     try:
-        done = embed_images(source, model, out, config, watch)
+        done = embed_images(source, model, out, config, watch, overwrite)
     except KeyboardInterrupt as stop:
         told = f"{bar.tasks[0].completed:,.0f} images done" if bar.tasks else "nothing done"
         stop.args = (f"stopped, {told}; the same command goes on from the last whole part",)

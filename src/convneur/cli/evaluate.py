@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import tyro
 
-from convneur.cli.common import check_size, other_classes, require_no_run, tell_whole
-from convneur.files import check_folder
+from convneur.cli.common import check_size, model_identity, other_classes, tell_whole
 from convneur.json_files import read_json
+from convneur.notes import files_hash
+from convneur.outputs import OutputFolder
 
 
 def eval_(
@@ -29,6 +30,7 @@ def eval_(
     part: Literal["val", "test"] = "val",
     trust: tyro.conf.FlagCreatePairsOff[bool] = False,
     allow_remote: tyro.conf.FlagCreatePairsOff[bool] = False,
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
     """Judge a model on labelled images.
 
@@ -57,68 +59,87 @@ def eval_(
             models need none.
         allow_remote: Read shards from the addresses, and run the commands of the pipe: sources, that a classifier's
             data names; only for data of people you trust with your account.
+        overwrite: Replace what an earlier call wrote to --out; without it, results of other settings are refused.
     """
     from convneur.printing import Console
 
     console = Console(stderr=True)
-    check_folder(out)
-    with console.status("Loading PyTorch"):
-        from convneur.cli.judging import judge, tell, write_judged
-        from convneur.data.sources import open_source
-        from convneur.data.transforms import Preprocessing
-        from convneur.export import open_model
-        from convneur.models.ready import ready_on
-        from convneur.tasks.detection.saved import detector_folder
-        from convneur.tasks.evaluation import device_for
-        from convneur.tasks.segmentation.saved import segmenter_folder
+    made_from = {
+        "model": model_identity(model),
+        "data": [data, files_hash(data.rpartition(":")[2])],
+        "image_size": image_size,
+        "share": [val_share, seed, part],
+        "max_megapixels": max_megapixels,
+        "inference": [window, scales, flip],
+    }
+    with OutputFolder(out, "eval", overwrite) as folder:
+        folder.check(made_from)
+        with console.status("Loading PyTorch"):
+            from convneur.cli.judging import judge, tell, write_judged
+            from convneur.data.sources import open_source
+            from convneur.data.transforms import Preprocessing
+            from convneur.export import open_model
+            from convneur.models.ready import ready_on
+            from convneur.tasks.detection.saved import detector_folder
+            from convneur.tasks.evaluation import device_for
+            from convneur.tasks.segmentation.saved import segmenter_folder
 
-    require_no_run(out)
-    command = " ".join(["convneur", *sys.argv[1:]])
-    max_pixels = round(max_megapixels * 1e6)
-    if detector_folder(model) is not None:
-        from convneur.cli.detecting import evaluate_saved
+        command = " ".join(["convneur", *sys.argv[1:]])
+        max_pixels = round(max_megapixels * 1e6)
+        if detector_folder(model) is not None:
+            from convneur.cli.detecting import evaluate_saved
 
+            check_size(image_size)
+            return evaluate_saved(model, data, folder, console, command, image_size, workers, max_pixels, part)
+        run = run_settings(Path(model), data)
+        share, chosen = val_share, run.get("seed", 0)
+        if share is None and (run or seed is not None):
+            share = run.get("val_share", 0.2)
+        if segmenter_folder(model) is not None:
+            from convneur.cli import segmenting
+
+            check_size(image_size, least=0)
+            if part != "val":
+                raise ValueError(f"--part {part} is for detectors; give a folder whose val/ has the images to judge by")
+            changes = segmenting.changes_of(image_size, window, scales, flip)
+            return segmenting.evaluate_saved(
+                model,
+                data,
+                folder,
+                console,
+                command,
+                changes,
+                workers,
+                max_pixels,
+                share,
+                chosen if seed is None else seed,
+            )
         check_size(image_size)
-        return evaluate_saved(model, data, out, console, command, image_size, workers, max_pixels, part)
-    run = run_settings(Path(model), data)
-    share, chosen = val_share, run.get("seed", 0)
-    if share is None and (run or seed is not None):
-        share = run.get("val_share", 0.2)
-    if segmenter_folder(model) is not None:
-        from convneur.cli import segmenting
-
-        check_size(image_size, least=0)
-        if part != "val":
-            raise ValueError(f"--part {part} is for detectors; give a folder whose val/ has the images to judge by")
-        changes = segmenting.changes_of(image_size, window, scales, flip)
-        return segmenting.evaluate_saved(
-            model, data, out, console, command, changes, workers, max_pixels, share, chosen if seed is None else seed
+        with console.status(f"Loading {model}"):
+            loaded, config, labels = open_model(model, trust)
+        source = open_source(data, share, chosen if seed is None else seed, allow_remote)
+        if labels is not None and labels != source.classes:
+            raise ValueError(other_classes(labels, source.classes))
+        if config["num_classes"] != len(source.classes):
+            raise ValueError(
+                f"the model has {config['num_classes']} classes and the data {len(source.classes)}; give data that fits"
+            )
+        tell_whole(source, console)
+        preprocessing = Preprocessing.of(config, image_size)
+        judged = judge(
+            ready_on(device_for(), loaded),
+            Path(model).name,
+            source,
+            preprocessing,
+            console,
+            batch_size=batch_size,
+            workers=workers,
+            max_pixels=max_pixels,
         )
-    check_size(image_size)
-    with console.status(f"Loading {model}"):
-        loaded, config, labels = open_model(model, trust)
-    source = open_source(data, share, chosen if seed is None else seed, allow_remote)
-    if labels is not None and labels != source.classes:
-        raise ValueError(other_classes(labels, source.classes))
-    if config["num_classes"] != len(source.classes):
-        raise ValueError(
-            f"the model has {config['num_classes']} classes and the data {len(source.classes)}; give data that fits"
-        )
-    tell_whole(source, console)
-    out.mkdir(parents=True, exist_ok=True)
-    preprocessing = Preprocessing.of(config, image_size)
-    judged = judge(
-        ready_on(device_for(), loaded),
-        Path(model).name,
-        source,
-        preprocessing,
-        console,
-        batch_size=batch_size,
-        workers=workers,
-        max_pixels=max_pixels,
-    )
-    write_judged(out, judged, command)
-    return tell(judged, f"Report: {out / 'report.html'}   numbers: {out / 'metrics.json'}")
+        folder.start()
+        write_judged(out, judged, command)
+        folder.finish()
+        return tell(judged, f"Report: {out / 'report.html'}   numbers: {out / 'metrics.json'}")
 
 
 def run_settings(model: Path, data: str) -> dict[str, Any]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from convneur.cli.common import Outputs, check_size, last_words, print_table, tell_unreadable
-from convneur.files import check_folder
+from convneur.cli.common import check_size, last_words, model_identity, print_table, tell_unreadable
+from convneur.notes import AlreadyDone, files_hash
+from convneur.outputs import OutputFolder
 
 if TYPE_CHECKING:
     from convneur.explain.explanation import Explanation
@@ -25,6 +27,7 @@ def explain(
     out: Path = Path("runs/explain"),
     image_size: int | None = None,
     max_megapixels: float = 100.0,
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> int:
     """Show what the memory of each stage did with images: gates, surprise, receptive fields; of a classifier, why.
 
@@ -39,14 +42,37 @@ def explain(
         image_size: Pixels a side, of a detector's or segmentation model's images the shorter one; what the model was
             made for if not given.
         max_megapixels: Larger images are not read.
+        overwrite: Replace what an earlier call wrote to --out; without it, results of other settings are refused.
     """
     from convneur.cli.predict import find_images
     from convneur.printing import Console
 
     console = Console(stderr=True)
     check_size(image_size)
-    check_folder(out)
     files = find_images(paths)
+    made_from = {
+        "model": model_identity(model),
+        "image_list": [len(files), files_hash(*files)],
+        "image_size": image_size,
+        "max_megapixels": max_megapixels,
+    }
+    with OutputFolder(out, "explain", overwrite) as folder:
+        try:
+            folder.check(made_from)
+            rows, unreadable = _explain(folder, files, model, image_size, round(max_megapixels * 1e6), console)
+            folder.finish([rows, unreadable])
+        except AlreadyDone as done:
+            console.print(f"convneur: {done}")
+            rows, unreadable = done.told
+    head, *rows = rows
+    print_table(head, rows)
+    return tell_unreadable(rows, unreadable, console)
+
+
+def _explain(
+    folder: OutputFolder, files: Sequence[str], model: str, image_size: int | None, max_pixels: int, console: Any
+) -> tuple[list[list[str]], list[tuple[str, str]]]:
+    """Rows of a table, the first with headings, and the files that could not be read, and why."""
     with console.status("Loading PyTorch"):
         from convneur.cli.explaining import open_subject
         from convneur.data.decode import UnreadableImageError, decode_image
@@ -61,27 +87,27 @@ def explain(
     cam = bool(subject.classes) and importlib.util.find_spec("pytorch_grad_cam") is not None
     if subject.classes and not cam:
         console.print(f"{NEEDS}; all else is told")
-    device, outputs = device_for(), Outputs(out, "explain")
+    folder.start()
+    device = device_for()
     subject.backbone.to(device)
     command = " ".join(["convneur", *sys.argv[1:]])
-    rows: list[list[str]] = []
+    rows: list[list[str]] = [["file", *(["answer"] if subject.classes else []), "page"]]
     unreadable: list[tuple[str, str]] = []
     with Progress(console=console, transient=True) as progress:
         for file in progress.track(files, len(files), description="explaining"):
             try:
-                image = subject.prepare(decode_image(file, round(max_megapixels * 1e6)))
+                image = subject.prepare(decode_image(file, max_pixels))
                 subject.refuse_large(image)
             except (UnreadableImageError, OSError) as error:
                 unreadable.append((file, str(error)))
                 continue
             picture = subject.picture(image)
             told = explain_image(subject.backbone, image.to(device), picture, bool(subject.classes), cam)
-            rows.append(_write(file, told, subject, outputs, command))
-    print_table(["file", *(["answer"] if subject.classes else []), "page"], rows)
-    return tell_unreadable(rows, unreadable, console)
+            rows.append(_write(file, told, subject, folder, command))
+    return rows, unreadable
 
 
-def _write(file: str, told: Explanation, subject: Subject[ConvNeur], outputs: Outputs, command: str) -> list[str]:
+def _write(file: str, told: Explanation, subject: Subject[ConvNeur], folder: OutputFolder, command: str) -> list[str]:
     """Page, pictures and numbers of one image; its row of the table."""
     from convneur.explain.figures import overlays
     from convneur.explain.page import write_page
@@ -95,7 +121,7 @@ def _write(file: str, told: Explanation, subject: Subject[ConvNeur], outputs: Ou
     ]
     strips += [(layers[0].key, layers, [layer.title for layer in layers]) for layers in told.whole_layers()]
     name = Path(file).name
-    page, numbers, *pictures = outputs.free(Path(file).stem, [".html", ".json", *(f"-{key}.png" for key, *_ in strips)])
+    page, numbers, *pictures = folder.free(Path(file).stem, [".html", ".json", *(f"-{key}.png" for key, *_ in strips)])
     for path, (_, layers, titles) in zip(pictures, strips, strict=True):
         write_atomic(path, png(overlays(told.picture, layers, titles)))
     facts = {"file": file, "model": subject.name, "command": command, "versions": versions()}

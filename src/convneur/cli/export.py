@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from convneur.files import check_folder
+from convneur.cli.common import model_identity
+from convneur.notes import AlreadyDone, files_hash
+from convneur.outputs import OutputFile
 from convneur.printing import print_json
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ def export(
     dynamic: bool = True,
     rounds: int = 15,
     json_: Annotated[bool, tyro.conf.arg(name="json")] = False,
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> int:
     """Write a model for another runtime, with its labels and preprocessing; check it on photographs, and time it.
 
@@ -44,6 +47,7 @@ def export(
         dynamic: For images of any size; turn it off for models that cannot be traced so. The batch is always free.
         rounds: Turns of each when timing; 0 for none.
         json_: Print the figures as JSON, too.
+        overwrite: Replace what an earlier call wrote; without it, a file of other settings is refused.
     """
     from convneur.printing import Console, Progress
 
@@ -63,47 +67,69 @@ def export(
         from convneur.models import load_model
 
     chosen = FORMATS[format]
-    path = out or Path("runs/export") / f"{_name(model)}{chosen.suffix}"
+    path = (out or Path("runs/export") / f"{_name(model)}{chosen.suffix}").expanduser()
     if not path.name.endswith(chosen.suffix) or format_of(path) != format:
         raise ValueError(f"--out {path} and --format {format} do not fit; its name should end in {chosen.suffix}")
-    check_folder(path.expanduser().parent, f"the folder of --out {path}")
-    photos = _photos(images)
-    ours = model.startswith("convneur_m") and not Path(model).exists()
-    with console.status(f"Loading {model}"):
-        chosen.require()
-        loaded, config, labels = untrained(model) if ours else load_model(model)
-    if image_size is not None:
-        config |= {"input_size": (config["input_size"][0], image_size, image_size)}
-    preprocessing = Preprocessing.of(config)
-    rows: list[dict[str, Any]] = []
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task(f"Exporting to {path}", total=None)
+    made_from = {
+        "model": model_identity(model),
+        "image_size": image_size,
+        "check_images": [*images, files_hash(*images)],
+        "mode": [fuse, dynamic],
+    }
+    with OutputFile(chosen.files(path), "export", overwrite) as target:
+        try:
+            target.check(made_from)
+        except AlreadyDone as done:
+            if json_:
+                print_json(done.told, indent=1)
+            raise
+        photos = _photos(images)
+        ours = model.startswith("convneur_m") and not Path(model).exists()
+        with console.status(f"Loading {model}"):
+            chosen.require()
+            loaded, config, labels = untrained(model) if ours else load_model(model)
+        if image_size is not None:
+            config |= {"input_size": (config["input_size"][0], image_size, image_size)}
+        preprocessing = Preprocessing.of(config)
+        rows: list[dict[str, Any]] = []
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task(f"Exporting to {path}", total=None)
 
-        def check(exported: Runtime) -> None:
-            sizes = sizes_to_check(exported.pretrained_cfg)
-            progress.update(task, description="Checking", total=len(sizes) * len(BATCHES))
-            for batch in photo_batches(photos, preprocessing, sizes):
-                found = agreement(loaded, exported, batch)
-                require_agreement(found)
-                rows.append(asdict(found))
-                if rounds:
-                    steps = {"eager": inference_step(loaded, batch), format: inference_step(exported, batch)}
-                    times = times_in_turn(steps, torch.device("cpu"), rounds)
-                    rows[-1]["milliseconds"] = {name: [1e3 * x for x in spread(each)] for name, each in times.items()}
-                progress.advance(task)
+            def check(exported: Runtime) -> None:
+                sizes = sizes_to_check(exported.pretrained_cfg)
+                progress.update(task, description="Checking", total=len(sizes) * len(BATCHES))
+                for batch in photo_batches(photos, preprocessing, sizes):
+                    found = agreement(loaded, exported, batch)
+                    require_agreement(found)
+                    rows.append(asdict(found))
+                    if rounds:
+                        steps = {"eager": inference_step(loaded, batch), format: inference_step(exported, batch)}
+                        times = times_in_turn(steps, torch.device("cpu"), rounds)
+                        rows[-1]["milliseconds"] = {
+                            name: [1e3 * x for x in spread(each)] for name, each in times.items()
+                        }
+                    progress.advance(task)
 
-        any_size = dynamic and not config.get("fixed_input_size")
-        files = export_model(loaded, path, Facts(config, labels), fuse, any_size, check)
-    size = sum(file.stat().st_size for file in files)
-    if json_:
-        facts = {"command": " ".join(["convneur", *sys.argv[1:]]), "threads": torch.get_num_threads()}
-        told = {"model": model, "format": format, "file": str(path), "bytes": size}
-        print_json(told | facts | {"versions": versions(), "rows": rows}, indent=1)
-    console.print(_table(rows, format))
-    console.print(f"{path}   {size / 1e6:.1f} MB   {_told(labels, preprocessing)}")
-    if ours:
-        console.print(f"{model} has no trained weights: the file can be measured, but knows nothing")
-    return 0
+            any_size = dynamic and not config.get("fixed_input_size")
+            files = export_model(loaded, path, Facts(config, labels), fuse, any_size, check)
+        size = sum(file.stat().st_size for file in files)
+        facts: dict[str, Any] = {"command": " ".join(["convneur", *sys.argv[1:]]), "threads": torch.get_num_threads()}
+        facts |= {
+            "model": model,
+            "format": format,
+            "file": str(path),
+            "bytes": size,
+            "versions": versions(),
+            "rows": rows,
+        }
+        target.finish(facts)
+        if json_:
+            print_json(facts, indent=1)
+        console.print(_table(rows, format))
+        console.print(f"{path}   {size / 1e6:.1f} MB   {_told(labels, preprocessing)}")
+        if ours:
+            console.print(f"{model} has no trained weights: the file can be measured, but knows nothing")
+        return 0
 
 
 def _name(model: str) -> str:

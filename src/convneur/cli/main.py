@@ -23,6 +23,7 @@ from convneur.cli.push import push
 from convneur.cli.stream import stream
 from convneur.cli.train import train_verb
 from convneur.interrupts import Interrupts, exit_code
+from convneur.notes import AlreadyDone
 from convneur.printing import Console, guard_process
 
 
@@ -64,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 description="Efficient vision backbones with a neural memory.",
                 args=arguments,
             )
+        except AlreadyDone as done:
+            Console(stderr=True).print(f"convneur: {done}")
+            return 0
         except (ValueError, OSError, ImportError, KeyboardInterrupt, RuntimeError) as error:
             if os.environ.get("CONVNEUR_TRACEBACK") or not _can_be_mended(error):
                 raise

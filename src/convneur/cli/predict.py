@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from convneur.cli.common import check_size, print_table, tell_unreadable
-from convneur.files import check_folder
+from convneur.cli.common import check_size, model_identity, print_table, tell_unreadable
+from convneur.notes import AlreadyDone, files_hash
+from convneur.outputs import OutputFolder
 from convneur.printing import print_csv, print_json
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def predict(
     window: int | None = None,
     flip: tyro.conf.FlagCreatePairsOff[bool] = False,
     trust: tyro.conf.FlagCreatePairsOff[bool] = False,
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> int:
     """Name images, draw what a detector finds, or mark the class of every pixel, as the model can.
 
@@ -57,6 +59,7 @@ def predict(
         flip: Of a segmentation model: average over the mirrored image, too.
         trust: Load a .pt2 of convneur export, which runs the code in it: only for files from people you trust. Other
             models need none.
+        overwrite: Replace what an earlier call wrote to --out; without it, results of other settings are refused.
     """
     from convneur.printing import Console
 
@@ -85,15 +88,26 @@ def predict(
     if not marks:
         check_size(image_size)
     pictures = out or Path("runs/predict")
-    if finds or marks:
-        check_folder(pictures)
+    made_from = {
+        "model": model_identity(model),
+        "image_list": [len(files), files_hash(*files)],
+        "image_size": image_size,
+        "max_megapixels": max_megapixels,
+        "score": score,
+        "inference": [window, flip],
+    }
     if finds:
         from convneur.cli.detecting import find_objects
 
         _refuse("a detector", {"--window": window, "--flip": flip or None})
         score = 0.5 if score is None else score
-        workers = min(len(files) // 4, 8) if workers is None else workers
-        rows, unreadable = find_objects(files, model, pictures, score, console, image_size, workers, max_pixels)
+        loaders = min(len(files) // 4, 8) if workers is None else workers
+        rows, unreadable = _once(
+            OutputFolder(pictures, "predict", overwrite),
+            made_from,
+            lambda folder: find_objects(files, model, folder, score, console, image_size, loaders, max_pixels),
+            console,
+        )
         _print_objects(rows, format)
         return tell_unreadable(rows, unreadable, console)
     if marks:
@@ -102,7 +116,12 @@ def predict(
         _refuse("a segmentation model", {"--score": score})
         check_size(image_size, least=0)
         changes = segmenting.changes_of(image_size, window, None, flip)
-        rows, unreadable = segmenting.mark_images(files, model, pictures, console, changes, max_pixels)
+        rows, unreadable = _once(
+            OutputFolder(pictures, "predict", overwrite),
+            made_from,
+            lambda folder: segmenting.mark_images(files, model, folder, console, changes, max_pixels),
+            console,
+        )
         _print_pixels(rows, format)
         return tell_unreadable(rows, unreadable, console)
     with console.status(f"Loading {model}"):
@@ -129,6 +148,25 @@ def predict(
             rows += _rows(images, batch.indices[known], scores, names, min(top_k, len(names)))
     _print(rows, format)
     return tell_unreadable(rows, unreadable, console)
+
+
+Found = tuple[list[dict[str, Any]], list[tuple[str, str]]]
+
+
+def _once(
+    folder: OutputFolder, made_from: Mapping[str, Any], make: Callable[[OutputFolder], Found], console: Any
+) -> Found:
+    """What ``make`` gives, or what it gave when the same was asked before."""
+    with folder:
+        try:
+            folder.check(made_from)
+        except AlreadyDone as done:
+            console.print(f"convneur: {done}")
+            rows, unreadable = done.told
+            return rows, unreadable
+        found = make(folder)
+        folder.finish(found)
+        return found
 
 
 def _refuse(kind: str, flags: Mapping[str, object]) -> None:

@@ -22,6 +22,7 @@ class RunOptions:
     Attributes:
         out: Folder of the run.
         resume: Go on where the newest whole checkpoint in --out was written.
+        overwrite: Remove what an earlier run wrote to --out, and begin anew.
         seed: Of everything that is drawn.
         workers: Processes that load images; as many as suit the machine if not given.
         max_unreadable: Largest share of images that may be unreadable.
@@ -31,6 +32,7 @@ class RunOptions:
 
     out: Path = Path("runs/train")
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
     seed: int = 0
     workers: int | None = None
     max_unreadable: float = 0.01
@@ -66,23 +68,34 @@ def recipe_named(arguments: Sequence[str], default: str, recipes: Mapping[str, R
     return name, recipes[name]
 
 
-def go(train: Callable[[], T | None], epochs: int) -> T | None:
-    """Train; a run that is stopped says how to go on, once.
+def go(train: Callable[[], T | None], finish: Callable[[T], None], options: RunOptions, epochs: int) -> None:
+    """Train and finish, alone in the folder of the run; a run that is stopped says how to go on, once.
 
-    Returns:
-        What came out; None in all processes but the first.
+    Args:
+        train: Gives what came out; None in all processes but the first.
+        finish: Evaluates that, and writes the report last of all.
+        options: Of the run.
+        epochs: Of the run.
 
     Raises:
+        AlreadyDone: If the run is there, finished.
         KeyboardInterrupt: If it was stopped, with the line to tell.
     """
     from convneur.engine.callbacks import Interrupted
     from convneur.interrupts import stopped
-    from convneur.recipes.runs import is_first
+    from convneur.notes import AlreadyDone
+    from convneur.recipes.runs import is_first, run_folder
 
     try:
-        return train()
+        with run_folder(options.out, options.resume, options.overwrite):
+            trained = train()
+            if trained is not None:
+                finish(trained)
+    except AlreadyDone:
+        if is_first():
+            raise
     except Interrupted as stop:
         if not is_first():
-            return None  # one line is enough, and a failing process would have Lightning kill the first
+            return  # one line is enough, and a failing process would have Lightning kill the first
         done = f"{len(stop.curve)} of {epochs} epochs done"
         raise stopped(stop.number, f"stopped, {done}; the same command with --resume goes on from here") from stop

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from convneur.cli.common import Outputs, last_words, listed_classes, other_classes, tell_notes, tell_whole
+from convneur.cli.common import last_words, listed_classes, other_classes, tell_notes, tell_whole
 from convneur.data.decode import MAX_PIXELS, UnreadableImageError, decode_image
 from convneur.data.loading import Pictures, default_workers
 from convneur.data.module import in_order
@@ -21,8 +21,9 @@ from convneur.data.semantic.loading import EvalPixels, listed
 from convneur.data.semantic.masks import Labels
 from convneur.explain.report import versions
 from convneur.explain.segmenter import JudgedSegmenter, number_rows, overlay, report_segmenter
-from convneur.files import write_atomic
+from convneur.files import write_atomic, write_image
 from convneur.models.ready import ready_on
+from convneur.outputs import OutputFolder
 from convneur.printing import Console, Progress, Table, markdown_code, printable
 from convneur.tasks.evaluation import device_for
 from convneur.tasks.segmentation.evaluation import evaluate_segmenter
@@ -161,7 +162,7 @@ def segmenter_card(judged: JudgedSegmenter, command: str) -> str:
 def evaluate_saved(
     model: str,
     data: str,
-    out: Path,
+    folder: OutputFolder,
     console: Console,
     command: str,
     changes: Mapping[str, Any],
@@ -181,13 +182,14 @@ def evaluate_saved(
     if list(saved.code.classes) != list(source.code.classes):
         raise ValueError(other_classes(saved.code.classes, source.code.classes))
     tell_whole(source, console)
-    out.mkdir(parents=True, exist_ok=True)
     name = full_name(saved.arguments["decoder"], saved.arguments["backbone"])
     how = changed(saved.inference, changes)
     ready_on(device_for(), saved.model)
     judged = judge_segmenter(saved.model, name, source, how, console, workers, max_pixels)
-    write_judged_segmenter(out, judged, command)
-    tell_segmenter(judged, f"Report: {out / 'report.html'}   numbers: {out / 'metrics.json'}")
+    folder.start()
+    write_judged_segmenter(folder.path, judged, command)
+    folder.finish()
+    tell_segmenter(judged, f"Report: {folder.path / 'report.html'}   numbers: {folder.path / 'metrics.json'}")
 
 
 def changes_of(
@@ -209,7 +211,7 @@ def changed(how: Inference, changes: Mapping[str, Any]) -> Inference:
 def mark_images(
     files: Sequence[str],
     model: str,
-    out: Path,
+    folder: OutputFolder,
     console: Console,
     changes: Mapping[str, Any],
     max_pixels: int = MAX_PIXELS,
@@ -219,7 +221,7 @@ def mark_images(
     Args:
         files: Images.
         model: Folder of a segmentation model.
-        out: Folder: ``NAME.png`` has classes as numbers, with a palette of their colours, ``NAME-overlay.jpg`` shows
+        folder: ``NAME.png`` has classes as numbers, with a palette of their colours, ``NAME-overlay.jpg`` shows
             them over the picture; ``classes.txt`` has their names.
         console: For the progress bar.
         changes: Of the model's `Inference`.
@@ -235,8 +237,8 @@ def mark_images(
     ready_on(device, saved.model)
     rows: list[dict[str, Any]] = []
     unreadable: list[tuple[str, str]] = []
-    outputs = Outputs(out)
-    (names,) = outputs.free("classes", [".txt"])
+    folder.start()
+    (names,) = folder.free("classes", [".txt"])
     write_atomic(names, "".join(f"{printable(name)}\n" for name in saved.code.classes))
     with Progress(console=console, transient=True) as progress:
         for file in progress.track(files, len(files), description="predicting"):
@@ -247,9 +249,9 @@ def mark_images(
                 continue
             pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
             labels = segment(saved.model, pixels, how, device).numpy()
-            mask, shown = outputs.free(Path(file).stem, [".png", "-overlay.jpg"])
-            saved.code.picture(labels).save(mask)
-            overlay(picture, labels, saved.code).save(shown, quality=90)
+            mask, shown = folder.free(Path(file).stem, [".png", "-overlay.jpg"])
+            write_image(mask, saved.code.picture(labels))
+            write_image(shown, overlay(picture, labels, saved.code), quality=90)
             counts = np.bincount(labels.ravel(), minlength=IGNORED + 1)[: len(saved.code.classes)]
             shares = {
                 saved.code.classes[n]: round(float(counts[n] / labels.size), 6) for n in np.flatnonzero(counts).tolist()

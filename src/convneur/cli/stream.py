@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from convneur.files import check_folder
+from convneur.files import check_folder, write_image
+from convneur.outputs import OutputFolder
 from convneur.printing import print_row
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def stream(
     scratch: Path | None = None,
     float64: bool = False,
     top_k: int = 3,
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> int:
     """Run a classifier or a Semantic FPN on an image larger than memory, as on the whole of it.
 
@@ -42,52 +44,56 @@ def stream(
         scratch: Folder for maps between, some 20 to 100 bytes per pixel; inside --out if not given.
         float64: Compute in double precision, which takes twice as long; not on a Mac's GPU, which has none.
         top_k: Answers of a classifier.
+        overwrite: Replace what an earlier call wrote to --out; without it, results of other settings are refused.
     """
     from convneur.printing import Console
 
     console = Console(stderr=True)
     if top_k < 1:
         raise ValueError(f"--top-k {top_k} is out of range; give at least 1")
-    check_folder(out.expanduser(), f"--out {out}")
+    out = out.expanduser()
     if scratch is not None:
         check_folder(scratch.expanduser(), f"--scratch {scratch}")
-    with console.status("Loading PyTorch"):
-        import torch
+    with OutputFolder(out, "stream", overwrite):
+        with console.status("Loading PyTorch"):
+            import torch
 
-        from convneur.inference import stream as run
-        from convneur.models import load_model
-        from convneur.tasks.evaluation import device_for
-        from convneur.tasks.segmentation.saved import load_segmenter, segmenter_folder
-    code = names = None
-    loaded: Any
-    with console.status(f"Loading {model}"):
-        if segmenter_folder(model) is not None:
-            saved = load_segmenter(model)
-            loaded, code = saved.model, saved.code
-        else:
-            loaded, _, names = load_model(model)
-    loaded = loaded.to(device_for("cpu" if float64 and not torch.cuda.is_available() else "auto"))
-    if float64:
-        loaded = loaded.double()
-    found = run(
-        loaded,
-        image,
-        out,
-        out_indices=out_indices,
-        memory_limit=memory_gb * 1e9,
-        workers=workers,
-        scratch=scratch,
-    )
-    if found.logits is not None:
-        scores = found.logits.softmax(1)[0]
-        best = scores.topk(min(top_k, len(scores)))
-        for score, label in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-            print_row(names[label] if names else str(label), f"{score:.1%}")
-    if found.classes is not None and code is not None:
-        _tell_classes(image, found.classes, code, out, console)
-    kinds = sorted(path.name for path in out.iterdir() if path.suffix in (".npy", ".jpg"))
-    console.print(f"{out}: {', '.join(kinds)}")
-    return 0
+            from convneur.inference import stream as run
+            from convneur.models import load_model
+            from convneur.tasks.evaluation import device_for
+            from convneur.tasks.segmentation.saved import load_segmenter, segmenter_folder
+        code = names = None
+        loaded: Any
+        with console.status(f"Loading {model}"):
+            if segmenter_folder(model) is not None:
+                saved = load_segmenter(model)
+                loaded, code = saved.model, saved.code
+            else:
+                loaded, _, names = load_model(model)
+        loaded = loaded.to(device_for("cpu" if float64 and not torch.cuda.is_available() else "auto"))
+        if float64:
+            loaded = loaded.double()
+        found = run(
+            loaded,
+            image,
+            out,
+            out_indices=out_indices,
+            memory_limit=memory_gb * 1e9,
+            workers=workers,
+            scratch=scratch,
+            overwrite=overwrite,
+        )
+        if found.logits is not None:
+            scores = found.logits.softmax(1)[0]
+            best = scores.topk(min(top_k, len(scores)))
+            for score, label in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+                print_row(names[label] if names else str(label), f"{score:.1%}")
+        if found.classes is not None and code is not None:
+            _tell_classes(image, found.classes, code, out, console)
+        kinds = sorted(path.name for path in out.iterdir() if path.suffix in (".npy", ".jpg"))
+        done = "" if found.computed else "   (nothing was left to do)"
+        console.print(f"{out}: {', '.join(kinds)}{done}")
+        return 0
 
 
 def _tell_classes(image: str, classes: Path, code: MaskCode, out: Path, console: Console) -> None:
@@ -110,4 +116,4 @@ def _tell_classes(image: str, classes: Path, code: MaskCode, out: Path, console:
     source = open_large(image)
     rows = [source.read(Span(row, row + 1), 3)[0, ::step] for row in range(0, source.height, step)]
     picture = Image.fromarray((np.stack(rows) * 255).round().astype(np.uint8))
-    overlay(picture, np.ascontiguousarray(said[::step, ::step]), code).save(out / "preview.jpg", quality=85)
+    write_image(out / "preview.jpg", overlay(picture, np.ascontiguousarray(said[::step, ::step]), code), quality=85)

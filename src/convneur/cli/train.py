@@ -84,9 +84,12 @@ def _train(options: RunOptions, **settings: Any) -> None:
         from convneur.recipes.train import TrainConfig, train_classifier
 
     config = TrainConfig(**settings, **options.config())
-    trained = go(lambda: train_classifier(config, options.out, options.resume, console), config.recipe.epochs)
-    if trained is not None:
-        _finish(trained, config, options, console)
+    go(
+        lambda: train_classifier(config, options.out, options.resume, console, options.overwrite),
+        lambda trained: _finish(trained, config, options, console),
+        options,
+        config.recipe.epochs,
+    )
 
 
 def _finish(trained: Trained, config: TrainConfig, options: RunOptions, console: Any) -> None:

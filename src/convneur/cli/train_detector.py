@@ -69,9 +69,12 @@ def _train(options: RunOptions, **settings: Any) -> None:
         from convneur.recipes.train_detector import TrainDetectorConfig, train_detector
 
     config = TrainDetectorConfig(**settings, **options.config())
-    trained = go(lambda: train_detector(config, options.out, options.resume, console), config.recipe.epochs)
-    if trained is not None:
-        _finish(trained, config, options, console)
+    go(
+        lambda: train_detector(config, options.out, options.resume, console, options.overwrite),
+        lambda trained: _finish(trained, config, options, console),
+        options,
+        config.recipe.epochs,
+    )
 
 
 def _finish(trained: TrainedDetector, config: TrainDetectorConfig, options: RunOptions, console: Any) -> None:

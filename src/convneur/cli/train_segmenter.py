@@ -73,9 +73,12 @@ def _train(options: RunOptions, **settings: Any) -> None:
         from convneur.recipes.train_segmenter import TrainSegmenterConfig, train_segmenter
 
     config = TrainSegmenterConfig(**settings, **options.config())
-    trained = go(lambda: train_segmenter(config, options.out, options.resume, console), config.recipe.epochs)
-    if trained is not None:
-        _finish(trained, config, options, console)
+    go(
+        lambda: train_segmenter(config, options.out, options.resume, console, options.overwrite),
+        lambda trained: _finish(trained, config, options, console),
+        options,
+        config.recipe.epochs,
+    )
 
 
 def _finish(trained: TrainedSegmenter, config: TrainSegmenterConfig, options: RunOptions, console: Any) -> None:

@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from filelock import FileLock, Timeout
 
 from convneur.data.bulk import BulkImages, open_bulk
 from convneur.data.decode import MAX_PIXELS
 from convneur.data.loading import default_workers
 from convneur.data.unreadable import Unreadable
-from convneur.files import check_folder
 from convneur.inference.embedder import Embedder
 from convneur.inference.features import FeatureModel, load_features
 from convneur.inference.parts import Done, Parts
 from convneur.interrupts import Interrupts
+from convneur.outputs import OutputFolder
 from convneur.tasks.evaluation import device_for
 
 EngineName = Literal["local", "ray"]
@@ -112,6 +111,7 @@ def embed(
     out: str | Path,
     config: EmbedConfig = EmbedConfig(),
     watch: Callable[[Progress], object] = lambda progress: None,
+    overwrite: bool = False,
 ) -> Embedded:
     """Compute features and write them to ``part-*.parquet``; parts that are there are left alone.
 
@@ -125,30 +125,30 @@ def embed(
         out: Folder; created if it is not there.
         config: How.
         watch: Told how far it is, at the beginning and whenever that changes.
+        overwrite: Remove the parts of an earlier job that are there, and begin anew.
 
     Raises:
         FileNotFoundError: If there is nothing at ``source`` or ``model``.
         ValueError: If one of them cannot be used, the folder was begun with other ones, or too many images are
             unreadable; what is done stays.
+        FileExistsError: If the folder holds something else.
         BlockingIOError: If another process fills the folder.
         ImportError: If Ray is needed and missing.
         OSError: If ``out`` is a file, or nothing can be written there.
     """
     config.check()
-    out = Path(out).expanduser().resolve()
-    check_folder(out)
-    compute = _engine(config)
-    images = open_bulk(source)
-    features = load_features(model, config.image_size)
-    parts = Parts(out, len(images), config.part_size, features.width, config.half)
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(out / ".lock", timeout=0):  # given back whatever ends the process
-            parts.claim(_made_from(images, features, config))
-            parts.tell({"model": model, "source": source, "images": len(images), "parts": len(parts)})
-            return _fill(parts, images, features, config, compute, watch)
-    except Timeout as error:
-        raise BlockingIOError(f"--out {out} is being filled by another process; wait for it, or stop it") from error
+    out = Path(out).expanduser().absolute()
+    with OutputFolder(out, "embed", overwrite) as folder:
+        compute = _engine(config)
+        images = open_bulk(source)
+        features = load_features(model, config.image_size)
+        parts = Parts(out, len(images), config.part_size, features.width, config.half)
+        made_from = _made_from(images, features, config)
+        if overwrite and not parts.begun(made_from):
+            folder.clear()
+        parts.claim(made_from)
+        parts.tell({"model": model, "source": source, "images": len(images), "parts": len(parts)})
+        return _fill(parts, images, features, config, compute, watch)
 
 
 Compute = Callable[

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from convneur.data.bulk import BulkImages
-from convneur.files import replace_file, write_atomic
+from convneur.files import NEW, remove_entry, replace_file, write_atomic
 from convneur.json_files import read_json
 from convneur.models.metadata import as_object, within
+from convneur.notes import first_difference
 from convneur.printing import json_text
 
 ABOUT = "embed.json"
@@ -122,31 +123,34 @@ class Parts:
 
     def sweep(self) -> None:
         """Remove what killed processes left half written, and counts of tries; for when nobody writes."""
-        for path in self.out.glob(".part-*"):
-            path.unlink(missing_ok=True)
+        for path in (*self.out.glob(f"{NEW}*"), *self.out.glob(".part-*")):
+            remove_entry(path)
 
     def claim(self, made_from: Mapping[str, Any]) -> None:
         """Keep what decides what is in the parts; a folder begun with something else is refused.
 
         Raises:
             ValueError: If it was, with the first difference.
-            FileExistsError: If there are parts and nothing says of what.
         """
         now = json.loads(json.dumps(made_from))
         kept = read_about(self.out)
         if kept is None:
-            if any(self.out.glob("part-*.parquet")):
-                raise FileExistsError(f"--out {self.out} has parts but no {ABOUT}; give another --out")
             self.tell({"made_from": now, "finished": False})
             return
         with within(f"{self.out / ABOUT} is damaged"):
             was = as_object(kept.get("made_from", {}), "made_from")
-        for name in (*now, *was):
-            if was.get(name) != now.get(name):
-                raise ValueError(
-                    f"--out {self.out} was begun with another {name.replace('_', ' ')} ({_short(was.get(name))}, now "
-                    f"{_short(now.get(name))}); give another --out, or the same again"
-                )
+        other = first_difference(was, now)
+        if other:
+            raise ValueError(
+                f"--out {self.out} was begun with {other}; give the same again, add --overwrite to replace it, or give "
+                "another --out"
+            )
+
+    def begun(self, made_from: Mapping[str, Any]) -> bool:
+        """Whether the same job is there and not finished."""
+        kept = read_about(self.out) or {"finished": True}
+        other = first_difference(kept.get("made_from", {}), json.loads(json.dumps(made_from)))
+        return not kept.get("finished") and other is None
 
     def tell(self, facts: Mapping[str, Any]) -> None:
         """Add facts to embed.json."""
@@ -176,8 +180,3 @@ def read_about(out: Path) -> dict[str, Any] | None:
 def _printable(text: str) -> str:
     """Names of files may hold bytes that are no text, and parquet takes text only."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
@@ -14,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from convneur.files import write_atomic
 from convneur.inference.spans import Span
+from convneur.locks import acquire, release
 
-NAME, JOURNAL, LOCK = ".convneur-scratch-", "journal.txt", ".convneur-lock"
+NAME, JOURNAL = ".convneur-scratch-", "journal.txt"
 
 
 class Scratch:
@@ -29,7 +28,7 @@ class Scratch:
     Args:
         parent: Where the folder is, under a name that follows from the plan.
         plan: What the job is.
-        alone: Remove what other jobs left there.
+        alone: Nobody else can be at work there.
 
     Raises:
         BlockingIOError: If another process is at work there.
@@ -40,15 +39,9 @@ class Scratch:
         name = hashlib.sha256(words.encode()).hexdigest()[:12]
         self.folder = folder = parent / f"{NAME}{name}"
         parent.mkdir(parents=True, exist_ok=True)
-        self._claim = FileLock(parent / (LOCK if alone else f"{LOCK}-{name}"), timeout=0)
-        try:
-            self._claim.acquire()  # given back whatever ends the process
-        except Timeout:
-            raise BlockingIOError(f"{parent} is being filled by another process; wait for it, or stop it") from None
-        if alone:
-            for other in parent.glob(f"{NAME}*"):
-                if other != folder:
-                    shutil.rmtree(other, ignore_errors=True)
+        if folder.is_symlink():
+            raise OSError(f"{folder} is a link; remove it, or give another --scratch")
+        self._claim = None if alone else acquire(parent / f".convneur-lock-{name}", f"--scratch {parent}")
         folder.mkdir(exist_ok=True)
         self.journal = folder / JOURNAL
         text = self.journal.read_text(encoding="utf-8") if self.journal.is_file() else ""
@@ -84,14 +77,13 @@ class Scratch:
     def remove(self) -> None:
         """Remove everything."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        with contextlib.suppress(PermissionError):  # Windows removes it when it is given back
-            Path(self._claim.lock_file).unlink(missing_ok=True)
 
     def __enter__(self) -> Scratch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._claim.release()
+        if self._claim is not None:
+            release(self._claim)
 
 
 class Map:

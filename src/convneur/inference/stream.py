@@ -23,7 +23,7 @@ import torch
 from timm.data import resolve_model_data_config
 from torch import Tensor
 
-from convneur.files import write_atomic
+from convneur.files import NEW, replace_file, write_atomic
 from convneur.inference.backbone import BackboneOnDisk
 from convneur.inference.budget import free_bytes
 from convneur.inference.features import weights_hash
@@ -32,6 +32,8 @@ from convneur.inference.scratch import Scratch
 from convneur.inference.semantic_fpn import SemanticFpnOnDisk
 from convneur.inference.sources import open_large
 from convneur.models import ConvNeur
+from convneur.notes import AlreadyDone
+from convneur.outputs import OutputFolder
 from convneur.printing import (
     BarColumn,
     Console,
@@ -57,6 +59,7 @@ class Streamed:
         classes: Of a segmentation model, .npy file (H, W) of bytes.
         maps: By number of the stage from 0, .npy files (H, W, C) to be opened with ``numpy.load(path, mmap_mode="r")``.
         seconds: Of this call.
+        computed: By this call, rather than by one before with the same settings.
     """
 
     folder: Path
@@ -65,6 +68,7 @@ class Streamed:
     classes: Path | None
     maps: dict[int, Path]
     seconds: float
+    computed: bool = True
 
 
 def stream(
@@ -80,11 +84,12 @@ def stream(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     progress: bool = True,
+    overwrite: bool = False,
 ) -> Streamed:
     """Run a model on an image of any size, exactly, in bounded memory.
 
     A call that was killed goes on where it stopped when it is made again, and gives the same bytes; what was written
-    between is removed when it ends.
+    between is removed when it ends. The same call again finds what is there.
 
     Args:
         model: A backbone without global branch or with neural memories, or a Semantic FPN on one. Memories with
@@ -102,11 +107,13 @@ def stream(
         mean: Per channel, of images in [0, 1]; the model's own if not given.
         std: Likewise.
         progress: Show a bar on the terminal.
+        overwrite: Remove what an earlier call with other settings wrote.
 
     Raises:
         ValueError: If the model or the image does not fit, or the limit is too low.
         FileNotFoundError: If there is no image.
         UnreadableImageError: If it cannot be read.
+        FileExistsError: If ``sink`` holds what another call wrote, or something else.
         BlockingIOError: If another process is at work in ``sink`` or on the same job in ``scratch``.
         OSError: If the disk is full.
     """
@@ -132,8 +139,6 @@ def stream(
     look = (tuple(mean or known["mean"]), tuple(std or known["std"]))
     if {len(each) for each in look} != {backbone.in_chans}:
         raise ValueError(f"give mean and std of {backbone.in_chans} channels")
-    folder = Path(sink).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
     plan = {
         "image": image.identity,
         "weights": weights_hash(model),
@@ -142,46 +147,75 @@ def stream(
         "out_indices": sorted(set(out_indices)),
         "tile": tile,
     }
-    with Scratch(folder if scratch is None else Path(scratch).expanduser(), plan, alone=scratch is None) as kept:
-        free = free_bytes(memory_limit) // workers
-        passes = Passes(kept, like, workers, free, tile)
-        wanted = set(range(4)) if decoder is not None else set(out_indices)
-        features = logits = classes = None
-        training = model.training
+    folder = Path(sink).expanduser()
+    with OutputFolder(folder, "stream", overwrite) as output:
         try:
-            model.eval()
-            body = BackboneOnDisk(backbone, image, look, passes, wanted, 1 if decoder is None else STRIDES[-1])
-            head = None if decoder is None else SemanticFpnOnDisk(decoder, passes, (image.height, image.width))
-            with _bar(progress) as bar:
-                work = body.work + (head.work if head is not None else 0)
-                task = bar.add_task(f"{image.height} x {image.width} px", total=work)
+            output.check(plan)
+        except AlreadyDone:
+            return _found(folder, out_indices, time.perf_counter() - begun)
+        output.start(go_on=True)
+        with Scratch(folder if scratch is None else Path(scratch).expanduser(), plan, alone=scratch is None) as kept:
+            free = free_bytes(memory_limit) // workers
+            passes = Passes(kept, like, workers, free, tile)
+            wanted = set(range(4)) if decoder is not None else set(out_indices)
+            features = logits = classes = None
+            training = model.training
+            try:
+                model.eval()
+                body = BackboneOnDisk(backbone, image, look, passes, wanted, 1 if decoder is None else STRIDES[-1])
+                head = None if decoder is None else SemanticFpnOnDisk(decoder, passes, (image.height, image.width))
+                with _bar(progress) as bar:
+                    work = body.work + (head.work if head is not None else 0)
+                    task = bar.add_task(f"{image.height} x {image.width} px", total=work)
 
-                def advance(done: float) -> None:
-                    bar.update(task, advance=done)
+                    def advance(done: float) -> None:
+                        bar.update(task, advance=done)
 
-                body.run(advance)
-                if head is not None:
-                    classes = head.run(body.maps(), advance)
-            if head is None:
-                with torch.inference_mode():
-                    pooled = body.pooled()
-                    features = backbone.forward_head(pooled, pre_logits=True).cpu()
-                    logits = backbone.forward_head(pooled).cpu() if backbone.num_classes else None
-        finally:
-            model.train(training)
-        for name, value in (("features", features), ("logits", logits)):
-            if value is not None:
-                np.save(folder / f"{name}.npy", value.numpy())
-        maps = {
-            index: _placed(held.path, folder / f"stage_{index}.npy")
-            for index, held in body.maps().items()
-            if index in out_indices
-        }
-        said = None if classes is None else _placed(classes.path, folder / "classes.npy")
-        seconds = time.perf_counter() - begun
-        write_atomic(folder / "stream.json", json.dumps({"image": image.identity, "seconds": seconds}) + "\n")
-        kept.remove()
-        return Streamed(folder, features, logits, said, maps, seconds)
+                    body.run(advance)
+                    if head is not None:
+                        classes = head.run(body.maps(), advance)
+                if head is None:
+                    with torch.inference_mode():
+                        pooled = body.pooled()
+                        features = backbone.forward_head(pooled, pre_logits=True).cpu()
+                        logits = backbone.forward_head(pooled).cpu() if backbone.num_classes else None
+            finally:
+                model.train(training)
+            for name, value in (("features", features), ("logits", logits)):
+                if value is not None:
+                    with replace_file(folder / f"{name}.npy") as fresh:
+                        np.save(fresh, value.numpy())
+            maps = {
+                index: _placed(held.path, folder / f"stage_{index}.npy")
+                for index, held in body.maps().items()
+                if index in out_indices
+            }
+            said = None if classes is None else _placed(classes.path, folder / "classes.npy")
+            seconds = time.perf_counter() - begun
+            write_atomic(folder / "stream.json", json.dumps({"image": image.identity, "seconds": seconds}) + "\n")
+            output.finish()
+            kept.remove()
+            return Streamed(folder, features, logits, said, maps, seconds)
+
+
+def _found(folder: Path, out_indices: Sequence[int], seconds: float) -> Streamed:
+    """What an earlier call wrote."""
+
+    def vector(name: str) -> Tensor | None:
+        path = folder / f"{name}.npy"
+        return torch.from_numpy(np.load(path)) if path.is_file() else None
+
+    classes = folder / "classes.npy"
+    maps = {index: folder / f"stage_{index}.npy" for index in sorted(set(out_indices))}
+    return Streamed(
+        folder,
+        vector("features"),
+        vector("logits"),
+        classes if classes.is_file() else None,
+        maps,
+        seconds,
+        computed=False,
+    )
 
 
 def _parts(model: ConvNeur | Segmenter) -> tuple[ConvNeur, SemanticFPN | None]:
@@ -220,7 +254,7 @@ def _check_memory(backbone: ConvNeur, dtype: torch.dtype) -> None:
 
 def _placed(path: Path, target: Path) -> Path:
     """A second name for a file, so that a call that is killed now still finds the first; a copy on another disk."""
-    fresh = target.with_name(f".{target.name}")
+    fresh = target.with_name(f"{NEW}{target.name}")
     for old in (fresh, target):
         old.unlink(missing_ok=True)
     try:

@@ -35,7 +35,7 @@ def save_model(
 
     Args:
         model: To save; it must come from `create_model`.
-        folder: Replaced if it exists.
+        folder: Where; a model that is there is replaced, other files stay.
         model_args: The arguments it was created with, as JSON can hold them.
         label_names: Names of the classes.
         card: Text of the model card, README.md.
@@ -44,7 +44,7 @@ def save_model(
         OSError: If it cannot be written; what was in ``folder`` is still there.
     """
     config: dict[str, Any] = {"label_names": list(label_names)} if label_names is not None else {}
-    with replace_folder(folder) as fresh:
+    with replace_folder(folder, last="config.json") as fresh:
         try:
             save_for_hf(model, str(fresh), config, model_args=dict(model_args), safe_serialization=True)
         except SafetensorError as error:  # how safetensors reports a full or failing disk

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from convneur.files import write_atomic
 from convneur.layers.prototypes import PROTOTYPES
 from convneur.models import create_model
 from convneur.models.names import choose
+from convneur.outputs import OutputFolder
 from convneur.printing import Console
 from convneur.recipes.classification import BackboneConfig, ClassificationRecipe
 from convneur.recipes.mosaic import cut, train_on_mosaics
@@ -29,6 +30,7 @@ from convneur.tasks.evaluation import device_for, evaluate
 
 REFERENCE = "local-only"
 HOLD_OUT = 0.2  # share of the training images to judge by
+WAIT = 10.0  # seconds for another ablation that begins in the same folder
 LOCAL: dict[str, Any] = {"global_placement": "none"}
 
 # What a cell changes of the default model. Causal chunks are short: a small image has few tokens.
@@ -160,7 +162,7 @@ class AblationConfig:
         return found
 
 
-def train_cells(config: AblationConfig, path: Path, console: Console) -> dict[str, Any]:
+def train_cells(config: AblationConfig, path: Path, console: Console, overwrite: bool = False) -> dict[str, Any]:
     """Train every cell and seed that is not in the results yet, and add each as soon as it is done.
 
     Several processes may do this at once with the same arguments: each takes what no other has taken.
@@ -169,37 +171,53 @@ def train_cells(config: AblationConfig, path: Path, console: Console) -> dict[st
         config: Of the table.
         path: JSON file of the results. Runs that are not finished are in ``runs/`` beside it, and go on from there.
         console: For progress.
+        overwrite: Remove the results that are there, and begin anew.
 
     Returns:
         ``settings`` and ``runs``: per run its cell, seed, last accuracy, and accuracy and loss of each epoch.
 
     Raises:
+        FileExistsError: If the folder holds something else.
+        BlockingIOError: If another process works on what is to be removed.
         ValueError: If ``path`` was begun with other settings, or for an unknown table or cell.
         FileNotFoundError: If the data is not there; before anything is trained.
         ImportError: If a cell needs a package that is missing; before anything is trained.
     """
     cells = config.cells()
     todo = [(seed, name) for seed in config.budget.seeds for name in cells]  # a table that is cut off can be read
-    done = _results(path, config)
+    done = {"runs": []} if overwrite else _results(path, config)
     if not all(_has(done, name, seed) for seed, name in todo):
         _source(config, config.budget.seeds[0])  # data that is not there is better known before anything is told
     for backbone in cells.values():
         create_model("convneur_m1", **backbone.arguments())  # what cannot be made is better known now than in hours
+    with OutputFolder(path.parent, "ablate", overwrite, path.stem, WAIT) as folder:
+        if overwrite:
+            folder.clear()
+        folder.begin()
     folders = path.parent / "runs"
     folders.mkdir(parents=True, exist_ok=True)
     for number, (seed, name) in enumerate(todo, start=1):
-        folder = folders / f"{config.table}-{''.join(c if c.isalnum() else '-' for c in name)}-{seed}"
+        cell = folders / f"{config.table}-{''.join(c if c.isalnum() else '-' for c in name)}-{seed}"
         told = f"{number} of {len(todo)}: {name}, seed {seed}"
         try:
-            with FileLock(f"{folder}.lock", timeout=0):  # given back whatever ends the process
+            with FileLock(f"{cell}.lock", timeout=0):  # given back whatever ends the process
                 if not _has(_results(path, config), name, seed):
                     console.print(told)
-                    run = _train(config, name, cells[name], seed, folder, console)
+                    run = _train(config, name, cells[name], seed, cell, console)
                     keep(config, path, run)
-            shutil.rmtree(folder, ignore_errors=True)  # its numbers are kept
+                _remove(cell)  # its numbers are kept
         except Timeout:
             console.print(f"{told} is being trained by another process")
     return _results(path, config)
+
+
+def _remove(cell: Path) -> None:
+    """Remove what the training of a cell wrote."""
+    if cell.is_dir():
+        with OutputFolder(cell, "train", overwrite=True) as folder:
+            folder.clear()
+        with suppress(OSError):  # somebody else's files are kept
+            cell.rmdir()
 
 
 def keep(config: AblationConfig, path: Path, run: dict[str, Any] | None = None, **facts: Any) -> dict[str, Any]:
@@ -224,8 +242,10 @@ def _results(path: Path, config: AblationConfig) -> dict[str, Any]:
     if not path.exists():
         return {"settings": settings, "runs": []}
     results: dict[str, Any] = json.loads(path.read_text())
-    if results["settings"] != settings:
-        raise ValueError(f"{path} was begun with other settings; give the same, or another --out")
+    if results.get("settings") != settings:
+        raise ValueError(
+            f"{path} was begun with other settings; give the same, add --overwrite to replace it, or give another --out"
+        )
     return results
 
 

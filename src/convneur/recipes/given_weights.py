@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rich.console import Console
 from torch import Tensor, nn
 
 from convneur.files import why_unreadable
 from convneur.models import VARIANTS, from_convnext, load_model
+from convneur.printing import Console
 from convneur.recipes.runs import RunConfig
 from convneur.tasks.detection.saved import detector_folder, load_detector
 from convneur.tasks.segmentation.saved import load_segmenter, segmenter_folder
@@ -85,7 +85,7 @@ def tell_new(weights: str, names: Iterable[str], console: Console | None) -> Non
     )
     if parts and console is not None:
         told = ", ".join(f"{part} ({count} tensors)" for part, count in sorted(parts.items()))
-        console.print(f"--weights {weights}: all of it is used, and new are {told}", soft_wrap=True, markup=False)
+        console.print(f"--weights {weights}: all of it is used, and new are {told}")
 
 
 def _prefix(model: nn.Module, part: nn.Module) -> str:

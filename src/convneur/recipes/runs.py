@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from convneur.engine.config import FitConfig
 from convneur.engine.fit import Curve, fit, processes
 from convneur.files import check_folder, write_atomic
 from convneur.json_files import read_json
+from convneur.notes import AlreadyDone, done_line
+from convneur.outputs import OutputFolder
 from convneur.printing import Console
 
 # Settings that a resumed run may have otherwise: they do not decide what comes out.
@@ -118,19 +121,35 @@ def is_first() -> bool:
     return getattr(rank_zero_only, "rank", 0) in (0, None) and os.environ.get("NODE_RANK", "0") == "0"
 
 
-def check_free(out: Path, resume: bool) -> None:
-    """Refuse a folder that holds a run, or, to resume, one that holds none; before anything takes time.
+@contextmanager
+def run_folder(out: Path, resume: bool = False, overwrite: bool = False) -> Iterator[OutputFolder | None]:
+    """The folder of a run, this process's alone; nothing in all processes but the first.
 
     Raises:
-        OSError: If ``out`` is a file, or nothing can be written there.
         FileNotFoundError: If there is nothing to resume.
-        FileExistsError: If there is a run that is not to be resumed.
+        FileExistsError: If there is a run that is neither to be resumed nor overwritten, or anything else.
+        BlockingIOError: If another process is at work there.
+        OSError: If nothing can be written there.
     """
-    check_folder(out)
+    if resume and overwrite:
+        raise ValueError("--resume goes on with a run and --overwrite begins it anew; give one of them")
+    if not is_first():
+        yield None
+        return
     if resume and not (out / "run.json").is_file():
+        check_folder(out)
         raise FileNotFoundError(f"--out {out} holds no run to go on with; leave --resume out to begin one")
-    if not resume and any((out / "checkpoints").glob("*.ckpt")):
-        raise FileExistsError(f"--out {out} holds a run already; add --resume to go on with it, or give another --out")
+    with OutputFolder(out, "train", overwrite) as folder:
+        if not (resume or overwrite or is_finished(out)) and any((out / "checkpoints").glob("*.ckpt")):
+            raise FileExistsError(
+                f"--out {out} holds a run already; add --resume to go on with it, or --overwrite to begin it anew"
+            )
+        yield folder
+
+
+def is_finished(out: Path) -> bool:
+    """Whether a run has come to its end: the report is what is written last."""
+    return (out / "report.html").is_file()
 
 
 def names_hash(images: Any) -> str:
@@ -139,28 +158,44 @@ def names_hash(images: Any) -> str:
     return hashlib.sha1(names.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
 
 
-def claim(config: Any, facts: Mapping[str, Any], out: Path, resume: bool) -> None:
-    """Keep the settings of a run, and facts about its data, in ``run.json``; a resumed run must have the same.
+def claim(config: Any, facts: Mapping[str, Any], out: Path, resume: bool, overwrite: bool = False) -> None:
+    """Keep the settings of a run, and facts about its data, in ``run.json``; what is there must have the same.
+
+    To be called by all processes; the first writes.
 
     Args:
         config: Dataclass of the settings.
         facts: What else decides what comes out.
         out: Folder of the run.
         resume: Whether the run goes on.
+        overwrite: Whether a run that is there is removed.
 
     Raises:
+        AlreadyDone: If the run is there, finished.
         ValueError: If a resumed run was begun with others.
+        FileExistsError: If a finished run has others.
     """
     now = json.loads(json.dumps(asdict(config) | dict(facts)))
     kept = out / "run.json"
-    if resume:
+    if kept.is_file() and not overwrite:
         changed = _differences(read_json(kept, "give another --out"), now)
-        if changed:
+        if changed and resume and is_first():
             raise ValueError(
                 f"the run in {out} was begun with {changed[0]}; go on with the same, or give another --out"
             )
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomic(kept, json.dumps(now, indent=2) + "\n")
+        if changed and is_finished(out) and is_first():
+            raise FileExistsError(
+                f"--out {out} holds a run already, begun with {changed[0]}; add --overwrite to replace it, or give "
+                "another --out"
+            )
+        if not changed and is_finished(out):
+            raise AlreadyDone(done_line(f"--out {out}"))
+    if not is_first():
+        return
+    with OutputFolder(out, "train", overwrite) as folder:
+        if not resume:
+            folder.clear()  # what is to be overwritten, or a run without a checkpoint
+        write_atomic(kept, json.dumps(now, indent=2) + "\n")
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

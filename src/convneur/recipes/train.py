@@ -22,7 +22,16 @@ from convneur.models.names import choose
 from convneur.printing import Console
 from convneur.recipes.classification import ClassificationRecipe
 from convneur.recipes.given_weights import tell_new
-from convneur.recipes.runs import Length, RunConfig, check_free, claim, final_weights, fit_recipe, is_first, names_hash
+from convneur.recipes.runs import (
+    Length,
+    RunConfig,
+    claim,
+    final_weights,
+    fit_recipe,
+    is_first,
+    names_hash,
+    run_folder,
+)
 from convneur.tasks.classification import Classification
 
 # ImageNet's, which every checkpoint of timm's ConvNeXts expects
@@ -72,7 +81,9 @@ class Trained:
     unreadable: dict[str, str]
 
 
-def train_classifier(config: TrainConfig, out: Path, resume: bool, console: Console) -> Trained | None:
+def train_classifier(
+    config: TrainConfig, out: Path, resume: bool, console: Console, overwrite: bool = False
+) -> Trained | None:
     """Train, or go on where the newest whole checkpoint in ``out`` was written.
 
     Args:
@@ -80,19 +91,25 @@ def train_classifier(config: TrainConfig, out: Path, resume: bool, console: Cons
         out: Folder of the run: settings, split, checkpoints and logs go there.
         resume: Go on with the run in ``out``.
         console: For progress.
+        overwrite: Remove a run that is there, and begin anew.
 
     Returns:
         The model and its curve; None in all processes but the first.
 
     Raises:
         Interrupted: On Ctrl-C or SIGTERM, after a last checkpoint.
-        FileExistsError: If ``out`` holds a run and ``resume`` is not set.
+        AlreadyDone: If the run is there, finished.
+        FileExistsError: If ``out`` holds another run and ``overwrite`` is not set, or anything else.
+        BlockingIOError: If another process is at work there.
         ValueError: For settings that do not fit the data, each other, or the run to be resumed.
     """
+    with run_folder(out, resume, overwrite):
+        return _trained(config, out, resume, console, overwrite)
+
+
+def _trained(config: TrainConfig, out: Path, resume: bool, console: Console, overwrite: bool) -> Trained | None:
     first, recipe = is_first(), config.recipe
     _check_numbers(config)
-    if first:
-        check_free(out, resume)
     source = open_source(config.data, config.val_share, config.seed, config.allow_remote)
     if config.hold_out:
         source = hold_out(source, config.val_share, config.seed)
@@ -114,8 +131,7 @@ def train_classifier(config: TrainConfig, out: Path, resume: bool, console: Cons
         **config.loading(recipe.fit),
     )
     length = Length.of(recipe, data)
-    if first:
-        _claim(config, data, length.world, out, resume)
+    _claim(config, data, length.world, out, resume, overwrite)
     checkpoint = resume_from(out, console, first) if resume else None
     task = Classification(
         model,
@@ -153,7 +169,7 @@ def _check_numbers(config: TrainConfig) -> None:
         raise ValueError("--fit.strategy fsdp2 does not scale losses; give --fit.precision bf16")
 
 
-def _claim(config: TrainConfig, data: ImageData, world: int, out: Path, resume: bool) -> None:
+def _claim(config: TrainConfig, data: ImageData, world: int, out: Path, resume: bool, overwrite: bool) -> None:
     """Keep the settings and the split in ``out``; to resume, they must be those it was begun with."""
     source = data.source
     facts: dict[str, Any] = {"train": len(source.train), "val": len(source.val), "classes": source.classes}
@@ -161,8 +177,8 @@ def _claim(config: TrainConfig, data: ImageData, world: int, out: Path, resume: 
         facts["workers"] = data.train_workers(world)  # they decide the order of what is read in a row
     else:
         facts["val_names"] = names_hash(source.val)
-    claim(config, {"images": facts, "processes": world}, out, resume)
-    if source.split is not None:
+    claim(config, {"images": facts, "processes": world}, out, resume, overwrite)
+    if source.split is not None and is_first():
         write_atomic(out / "split.json", json.dumps(asdict(source.split)) + "\n")
 
 

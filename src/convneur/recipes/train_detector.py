@@ -17,7 +17,7 @@ from convneur.models import VARIANTS
 from convneur.printing import Console
 from convneur.recipes.detection import DetectionRecipe
 from convneur.recipes.given_weights import PRETRAINED, body_of, start_from
-from convneur.recipes.runs import Length, RunConfig, check_free, claim, final_weights, fit_recipe, is_first, names_hash
+from convneur.recipes.runs import Length, RunConfig, claim, final_weights, fit_recipe, is_first, names_hash, run_folder
 from convneur.tasks.detection import DetectorKind, create_detector
 from convneur.tasks.detection.models import WITH_MASKS, check_arguments
 from convneur.tasks.detection.task import Detection
@@ -59,7 +59,9 @@ class TrainedDetector:
     unreadable: dict[str, str]
 
 
-def train_detector(config: TrainDetectorConfig, out: Path, resume: bool, console: Console) -> TrainedDetector | None:
+def train_detector(
+    config: TrainDetectorConfig, out: Path, resume: bool, console: Console, overwrite: bool = False
+) -> TrainedDetector | None:
     """Train, or go on where the newest whole checkpoint in ``out`` was written.
 
     Args:
@@ -67,20 +69,28 @@ def train_detector(config: TrainDetectorConfig, out: Path, resume: bool, console
         out: Folder of the run: settings, checkpoints and logs go there.
         resume: Go on with the run in ``out``.
         console: For progress.
+        overwrite: Remove a run that is there, and begin anew.
 
     Returns:
         The model and its curve; None in all processes but the first.
 
     Raises:
         Interrupted: On Ctrl-C or SIGTERM, after a last checkpoint.
-        FileExistsError: If ``out`` holds a run and ``resume`` is not set.
+        AlreadyDone: If the run is there, finished.
+        FileExistsError: If ``out`` holds another run and ``overwrite`` is not set, or anything else.
+        BlockingIOError: If another process is at work there.
         ValueError: For settings that do not fit the data, each other, or the run to be resumed.
     """
+    with run_folder(out, resume, overwrite):
+        return _trained(config, out, resume, console, overwrite)
+
+
+def _trained(
+    config: TrainDetectorConfig, out: Path, resume: bool, console: Console, overwrite: bool
+) -> TrainedDetector | None:
     first, recipe = is_first(), config.recipe
     with_masks = config.detector in WITH_MASKS
     _check_numbers(config)
-    if first:
-        check_free(out, resume)
     source = open_objects(config.data)
     for note in source.notes if first else ():
         console.print(note, style="yellow")
@@ -96,15 +106,14 @@ def train_detector(config: TrainDetectorConfig, out: Path, resume: bool, console
     torch.manual_seed(config.seed)
     model, arguments = _detector(config, len(source.classes), console if first else None)
     length = Length.of(recipe, data)
-    if first:
-        facts = {
-            "train": len(source.train),
-            "val": len(source.val),
-            "val_names": names_hash(source.val),
-            "classes": source.classes,
-            "category_ids": source.category_ids,
-        }
-        claim(config, {"images": facts, "processes": length.world}, out, resume)
+    facts = {
+        "train": len(source.train),
+        "val": len(source.val),
+        "val_names": names_hash(source.val),
+        "classes": source.classes,
+        "category_ids": source.category_ids,
+    }
+    claim(config, {"images": facts, "processes": length.world}, out, resume, overwrite)
     checkpoint = resume_from(out, console, first) if resume else None
     task = Detection(
         model,

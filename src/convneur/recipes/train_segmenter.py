@@ -17,7 +17,7 @@ from convneur.engine.fit import Curve, resume_from
 from convneur.models import VARIANTS
 from convneur.printing import Console, Progress
 from convneur.recipes.given_weights import start_from
-from convneur.recipes.runs import Length, RunConfig, check_free, claim, final_weights, fit_recipe, is_first, names_hash
+from convneur.recipes.runs import Length, RunConfig, claim, final_weights, fit_recipe, is_first, names_hash, run_folder
 from convneur.recipes.segmentation import SegmentationRecipe
 from convneur.tasks.segmentation import DecoderName, Segmenter, create_segmenter
 from convneur.tasks.segmentation.inference import Inference
@@ -78,7 +78,9 @@ class TrainedSegmenter:
     odd: dict[str, int]
 
 
-def train_segmenter(config: TrainSegmenterConfig, out: Path, resume: bool, console: Console) -> TrainedSegmenter | None:
+def train_segmenter(
+    config: TrainSegmenterConfig, out: Path, resume: bool, console: Console, overwrite: bool = False
+) -> TrainedSegmenter | None:
     """Train, or go on where the newest whole checkpoint in ``out`` was written.
 
     Args:
@@ -86,20 +88,28 @@ def train_segmenter(config: TrainSegmenterConfig, out: Path, resume: bool, conso
         out: Folder of the run: settings, checkpoints and logs go there.
         resume: Go on with the run in ``out``.
         console: For progress.
+        overwrite: Remove a run that is there, and begin anew.
 
     Returns:
         The model and its curve; None in all processes but the first.
 
     Raises:
         Interrupted: On Ctrl-C or SIGTERM, after a last checkpoint.
-        FileExistsError: If ``out`` holds a run and ``resume`` is not set.
+        AlreadyDone: If the run is there, finished.
+        FileExistsError: If ``out`` holds another run and ``overwrite`` is not set, or anything else.
+        BlockingIOError: If another process is at work there.
         ValueError: For settings that do not fit the data, each other, or the run to be resumed.
     """
+    with run_folder(out, resume, overwrite):
+        return _trained(config, out, resume, console, overwrite)
+
+
+def _trained(
+    config: TrainSegmenterConfig, out: Path, resume: bool, console: Console, overwrite: bool
+) -> TrainedSegmenter | None:
     first, recipe = is_first(), config.recipe
     _check_numbers(config)
     inference = inference_of(dict(vars(recipe.inference)), "--inference")  # or nobody could load what is trained
-    if first:
-        check_free(out, resume)
     source = open_pixels(config.data, config.val_share, config.seed, config.strict)
     for note in source.notes if first else ():
         console.print(note, style="yellow")
@@ -111,13 +121,12 @@ def train_segmenter(config: TrainSegmenterConfig, out: Path, resume: bool, conso
     torch.manual_seed(config.seed)
     model, arguments = _segmenter(config, len(source.code.classes), console if first else None)
     length = Length.of(recipe, data)
-    if first:
-        facts = {
-            "train": len(source.train),
-            "val_names": names_hash(source.val),
-            "classes": list(source.code.classes),
-        }
-        claim(config, {"images": facts, "processes": length.world}, out, resume)
+    facts = {
+        "train": len(source.train),
+        "val_names": names_hash(source.val),
+        "classes": list(source.code.classes),
+    }
+    claim(config, {"images": facts, "processes": length.world}, out, resume, overwrite)
     checkpoint = resume_from(out, console, first) if resume else None
     weights = balanced_weights(_counts(source, config.max_pixels, console)) if recipe.loss.balance == "root" else None
     task = Segmentation(

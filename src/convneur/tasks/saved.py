@@ -45,14 +45,14 @@ def write_model(model: nn.Module, folder: Path, config: Mapping[str, Any], card:
 
     Args:
         model: To save.
-        folder: Replaced if it exists.
+        folder: Where; a model that is there is replaced, other files stay.
         config: For config.json.
         card: Text of the model card, README.md.
 
     Raises:
         OSError: If it cannot be written.
     """
-    with replace_folder(folder) as fresh:
+    with replace_folder(folder, last="config.json") as fresh:
         (fresh / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
         (fresh / "README.md").write_text(card, encoding="utf-8")
         try:

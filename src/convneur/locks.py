@@ -1,0 +1,42 @@
+"""Locks that die with their process, so that two processes do not write in one place."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+
+def acquire(path: Path, named: str, wait: float = 0.0) -> Any:
+    """Take a lock; a process may take one several times.
+
+    Args:
+        path: Of the file that is locked; made if it is not there.
+        named: How the user gave the place.
+        wait: Seconds to wait for another process.
+
+    Raises:
+        BlockingIOError: If another process has it.
+        OSError: If there can be none.
+    """
+    from filelock import FileLock, Timeout  # here, as its import takes a while
+
+    if path.is_symlink():
+        raise OSError(f"{path} is a link; remove it, or give another --out")
+    try:
+        lock = FileLock(path, is_singleton=True)
+        lock.acquire(timeout=wait)
+    except Timeout:
+        raise BlockingIOError(f"{named} is being written by another process; wait for it, or stop it") from None
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or "its file system has no locks"
+        raise OSError(f"{named} cannot be locked ({reason}); give a folder elsewhere") from error
+    return lock
+
+
+def release(lock: Any) -> None:
+    """Give a lock back, and remove its file."""
+    if lock.lock_counter == 1:  # the outermost context
+        with suppress(OSError):  # Windows removes no file that is open
+            Path(lock.lock_file).unlink()
+    lock.release()
