@@ -180,7 +180,7 @@ def checkpoints(out: Path) -> list[Path]:
 def start(case: Case, out: Path) -> subprocess.Popen[bytes]:
     """Begin, or go on, in a session of its own, so that a kill reaches its workers too."""
     resume = ["--resume"] if case.trains and (out / "run.json").is_file() else []
-    with out.with_suffix(".txt").open("wb") as log:
+    with log_path(out).open("wb") as log:
         return subprocess.Popen(
             [sys.executable, "-c", COMMAND, *case.words, "--out", str(out), *resume],
             stdout=log,
@@ -215,8 +215,13 @@ def undisturbed(case: Case, out: Path) -> Course:
     return course
 
 
+def log_path(out: Path) -> Path:
+    """Beside the disk that may be full."""
+    return out.parent.with_suffix(".txt")
+
+
 def log_of(out: Path) -> str:
-    return out.with_suffix(".txt").read_text(errors="replace")
+    return log_path(out).read_text(errors="replace")
 
 
 def kill_once(case: Case, out: Path, course: Course, phase: str, how: int | str, draw: random.Random) -> Kill | None:
@@ -228,8 +233,9 @@ def kill_once(case: Case, out: Path, course: Course, phase: str, how: int | str,
         _resize(out.parent, 2**30)
         if code == 0:
             return None
-        last = (log_of(out).strip().splitlines() or [""])[-1]
-        return Kill(FULL_DISK, phase, code, "" if code == 2 and "No space left" in last else last)
+        told = log_of(out).strip()
+        right = code == 2 and "No space left" in told.splitlines()[-1] and "Traceback" not in told
+        return Kill(FULL_DISK, phase, code, "" if right else told[-500:] or "nothing was told")
     process = start(case, out)
     assert isinstance(how, int)
     if not _reached(phase, process, out, course, draw):
