@@ -12,12 +12,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from convneur.engine.callbacks import Interrupted
 from convneur.engine.config import FitConfig
 from convneur.inference import EmbedConfig, embed, stream
 from convneur.interrupts import AGAIN, Interrupts, Terminated, exit_code
+from convneur.printing import Console
 from convneur.recipes.classification import RECIPES, BackboneConfig
 from convneur.recipes.train import TrainConfig, train_classifier
 from tests.engine import small

@@ -203,7 +203,7 @@ class OutputFolder:
     def _refuse_others(self) -> None:
         owner = self._owner()
         if owner is None:
-            strange = [name for name in _names(self.path) if not name.startswith(OURS)]
+            strange = _names(self.path)
             if strange and self.verb not in BESIDE:
                 raise FileExistsError(
                     f"{self.named} is not empty, and nothing in it says that convneur filled it (it holds "
@@ -307,7 +307,9 @@ def sweep(folder: Path, patterns: Sequence[str]) -> None:
 
 
 def _names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    """What is in a folder besides notes, locks and the like."""
+    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return [name for name in there if not name.startswith(OURS)]
 
 
 def _keys(path: Path) -> set[str]:

@@ -35,6 +35,7 @@ __all__ = [
     "TimeRemainingColumn",
     "box",
     "csv_text",
+    "flush",
     "guard_process",
     "html_text",
     "json_text",
@@ -171,6 +172,12 @@ def print_csv(rows: Iterable[Sequence[object]]) -> None:
 def print_row(*cells: str) -> None:
     """A line on standard output, with tabs between its cells."""
     sys.stdout.write("\t".join(map(printable, cells)) + "\n")
+
+
+def flush() -> None:
+    """Hand on what was printed; for who ends the process at once."""
+    sys.stdout.flush()
+    sys.stderr.flush()
 
 
 class _Formatter(logging.Formatter):

@@ -4,11 +4,11 @@ import io
 import json
 
 import pytest
-from rich.console import Console
 
 from convneur.bench.latency import Latency
 from convneur.cli import bench_tables
 from convneur.cli.main import main
+from convneur.printing import Console
 
 QUICK = "--models convneur_m1 convnext_atto --rounds 2 --device cpu".split()
 

@@ -17,6 +17,7 @@ import convneur.export
 from convneur.data.photos import SAMPLES, sample_image
 from convneur.export import check as checks
 from convneur.export import load_exported
+from convneur.outputs import OutputFile
 from tests.cli.test_cli import call
 from tests.export.builders import saved
 
@@ -85,7 +86,7 @@ def test_it_was_checked_and_timed_at_three_sizes_and_two_batches(exported):
     assert (told["file"], told["bytes"]) == (str(file), file.stat().st_size)
     assert "5 labels" in err
     assert "…" not in err, "the table fits a terminal of 80 columns"
-    assert list(file.parent.iterdir()) == [file]
+    assert sorted(file.parent.iterdir()) == [file.parent / ".convneur-export-mine.pt2", file]
 
 
 def test_predict_answers_as_with_the_model(exported, folder, photos):
@@ -215,9 +216,14 @@ def test_ctrl_c_leaves_what_was_there(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(checks, "photo_batches", stopped)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     file = tmp_path / "model.pt2"
-    file.write_text("old")
-    assert "stopped" in refused("export", str(folder), *QUICK, "--out", str(file), exit_code=130)
-    assert [(path, path.read_text()) for path in tmp_path.iterdir()] == [(file, "old")]
+    with OutputFile([file], "export") as target:  # as another export
+        target.check({"model": "another"})
+        file.write_text("old")
+        target.finish()
+    assert "stopped" in refused("export", str(folder), *QUICK, "--out", str(file), "--overwrite", exit_code=130)
+    assert file.read_text() == "old"
+    assert "was made with another model" in refused("export", str(folder), *QUICK, "--out", str(file))
+    assert len(list(tmp_path.iterdir())) == 2, "the file and its note"
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting a small disk needs root")

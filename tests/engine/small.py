@@ -9,12 +9,12 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from convneur.engine.config import FitConfig
 from convneur.engine.fit import Curve, fit
+from convneur.printing import Console
 
 
 class Small(pl.LightningModule):

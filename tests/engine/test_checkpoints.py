@@ -9,10 +9,10 @@ import zipfile
 
 import pytest
 import torch
-from rich.console import Console
 
 from convneur.engine.checkpoints import COMMENT, DamagedError, add_digest, load_checkpoint, newest_checkpoint
 from convneur.engine.fit import resume_from
+from convneur.printing import Console
 from convneur.recipes.runs import final_weights
 from tests.engine import small
 

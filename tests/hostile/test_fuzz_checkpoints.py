@@ -10,7 +10,7 @@ SCRIPT = """
 import io, sys
 from pathlib import Path
 import torch
-from rich.console import Console
+from convneur.printing import Console
 from convneur.engine.checkpoints import load_checkpoint
 from convneur.engine.fit import resume_from
 

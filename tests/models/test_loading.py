@@ -402,8 +402,7 @@ def photo(folder: Path) -> Path:
 
 
 def test_a_warm_start_names_what_is_new(models, tmp_path, capsys):
-    from rich.console import Console
-
+    from convneur.printing import Console
     from convneur.recipes.given_weights import tell_new
 
     tell_new("w", ["head.fc.weight", "head.fc.bias", "stages.0.blocks.0.global_branch.up.weight"], Console(stderr=True))

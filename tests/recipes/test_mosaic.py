@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
 from convneur.data.mosaic_config import MosaicConfig
 from convneur.data.photo_mosaic import Tiles, tiles_of
 from convneur.data.sources import open_source
 from convneur.engine.config import FitConfig
+from convneur.printing import Console
 from convneur.recipes import mosaic as recipes
 from convneur.recipes.classification import MOSAIC, BackboneConfig
 

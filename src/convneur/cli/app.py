@@ -7,7 +7,6 @@ import importlib.util
 import os
 import signal
 import socket
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,9 +90,10 @@ def _leave() -> None:
 
     A model at work can be neither stopped nor waited for, and with PyTorch loaded Python's own end takes seconds.
     """
+    from convneur.printing import flush
+
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush()
     os._exit(0)
 
 

@@ -203,7 +203,7 @@ def _found(folder: Path, out_indices: Sequence[int], seconds: float) -> Streamed
 
     def vector(name: str) -> Tensor | None:
         path = folder / f"{name}.npy"
-        return torch.from_numpy(np.load(path)) if path.is_file() else None
+        return torch.from_numpy(np.load(path, allow_pickle=False)) if path.is_file() else None
 
     classes = folder / "classes.npy"
     maps = {index: folder / f"stage_{index}.npy" for index in sorted(set(out_indices))}
