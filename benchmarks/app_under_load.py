@@ -213,10 +213,10 @@ class Browser:
         return str(self.driver.execute_script(script))
 
     def _wait(self, what: object, name: str) -> None:
-        last = time.monotonic() + 120
+        last = time.monotonic() + 900  # behind all the clients
         while not what():  # type: ignore[operator]
             if time.monotonic() > last:
-                raise SystemExit(f"the browser waits for {name}\n{self.driver.page_source[:3000]}")
+                raise SystemExit(f"the browser waits for {name}; it says {self.complaints()}")
             time.sleep(0.2)
 
 

@@ -178,7 +178,7 @@ def uploads(tmp_path):
 def middleware(uploads):
     """Of a page whose users are all logged in, and which has an answer for the session ``open``."""
     limits = Limits(megabytes=1, per_minute=20)
-    return UploadMiddleware(echo, uploads, limits, function=7, is_open=lambda session: session == "open")
+    return UploadMiddleware(echo, uploads, limits, ["m"], function=7, is_open=lambda session: session == "open")
 
 
 def form(content: bytes, name: str = "files") -> list[bytes]:
@@ -266,7 +266,7 @@ def test_a_client_that_leaves_or_sends_too_slowly_leaves_nothing(middleware, upl
 
 
 def test_too_many_of_one_client_are_refused(uploads):
-    middleware = UploadMiddleware(echo, uploads, Limits(megabytes=1, per_minute=2), 7, lambda _: True)
+    middleware = UploadMiddleware(echo, uploads, Limits(megabytes=1, per_minute=2), ["m"], 7, lambda _: True)
     assert [upload(middleware, form(b"photo"))[0] for _ in range(3)] == [200, 200, 429]
     question = [json.dumps({"data": [None, "m"]}).encode()]
     answers = [ask(middleware, f"{API}/call/explain", question, method="POST") for _ in range(3)]
@@ -282,7 +282,7 @@ def test_who_is_not_logged_in_uploads_nothing(uploads):
         await send({"type": "http.response.start", "status": 401, "headers": []})
         await send({"type": "http.response.body", "body": b"{}"})
 
-    middleware = UploadMiddleware(login_page, uploads, Limits(), 7, lambda _: True)
+    middleware = UploadMiddleware(login_page, uploads, Limits(), ["m"], 7, lambda _: True)
     assert upload(middleware, form(b"photo"))[0] == 401
     assert not list(uploads.folder.iterdir())
 
@@ -342,6 +342,8 @@ def test_only_uploads_may_be_named(middleware, uploads, path):
         {"data": [None]},
         {"data": [None, "m", 1]},
         {"data": [None, 3]},
+        {"data": [None, "/etc"]},
+        {"data": [None, "x" * 50_000]},
         {"data": [None, None]},
         {"data": {}},
         {},
@@ -393,6 +395,7 @@ def test_what_is_no_question_is_refused_in_one_line(middleware, body):
         ("GET", f"{API}/call/explain/open", 200),
         ("GET", "http://evil.example/", 404),
         ("GET", "/config", 200),
+        ("GET", f"{API}/upload_progress", 200),
     ],
 )
 def test_addresses_that_the_page_does_not_need_are_closed(middleware, uploads, tmp_path_factory, method, path, status):

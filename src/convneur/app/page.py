@@ -140,7 +140,9 @@ def build_server(
     )
     (function,) = (number for number, each in page.fns.items() if each.api_name == "explain")
     waiting = page._queue.pending_messages_per_session
-    inner = UploadMiddleware(served, uploads, service.limits, function, lambda session: session in waiting)
+    inner = UploadMiddleware(
+        served, uploads, service.limits, service.names, function, lambda session: session in waiting
+    )
     return HostMiddleware(inner, hosts)
 
 

@@ -8,7 +8,7 @@ passed on without its file: the function that answers finds it by `upload_of`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qs
 
@@ -22,6 +22,7 @@ from starlette.requests import Request
 from convneur.app.asgi import Body, GoneError, Message, Receive, RefusedError, Send, Server, refuse, respond
 from convneur.app.limits import Limits, RateLimit
 from convneur.app.uploads import NOT_AN_UPLOAD, Uploads
+from convneur.models.names import choose
 
 MOST_JSON = 100_000  # bytes of a request that is no upload
 FORM = 100_000  # bytes of an upload around its file
@@ -68,14 +69,22 @@ class UploadMiddleware:
         app: The other.
         uploads: Where files are kept; no other may be named.
         limits: Of files, and of how many may be sent.
+        models: Names that may be asked for.
         function: Number by which the page knows its one function.
         is_open: Whether a session, or the event of a program, has an answer to wait for.
     """
 
     def __init__(
-        self, app: Server, uploads: Uploads, limits: Limits, function: int, is_open: Callable[[str], bool]
+        self,
+        app: Server,
+        uploads: Uploads,
+        limits: Limits,
+        models: Collection[str],
+        function: int,
+        is_open: Callable[[str], bool],
     ) -> None:
-        self._app, self._uploads, self._limits, self._function, self._is_open = app, uploads, limits, function, is_open
+        self._app, self._uploads, self._limits, self._models = app, uploads, limits, models
+        self._function, self._is_open = function, is_open
         self._too_large = f"the file is larger than the limit of {limits.megabytes:g} MB"
         self._uploaded, self._asked, self._logged_in = (RateLimit(limits.per_minute) for _ in range(3))
 
@@ -92,7 +101,9 @@ class UploadMiddleware:
             else Body(receive, MOST_JSON, f"the request is larger than {MOST_JSON:,} bytes; upload the image first")
         )
         try:
-            if scope["method"] in ("GET", "HEAD"):
+            if path == f"{API}/upload_progress":  # which the page in a browser asks for, and uploads here do not tell
+                await _stream_done(send)
+            elif scope["method"] in ("GET", "HEAD"):
                 self._check_address(path, scope)
                 await self._app(scope, receive, send)
             elif scope["method"] != "POST":
@@ -183,6 +194,11 @@ class UploadMiddleware:
         if question.fn_index not in (None, self._function):
             raise RefusedError("fn_index is not known; the page has one function, whose api_name is /explain", 400)
         file, model = question.data
+        if model not in self._models:
+            try:
+                choose(model if len(model) < 100 else f"{model[:60]}...", self._models, "model")
+            except ValueError as error:
+                raise RefusedError(" ".join(str(error).split()), 400) from error
         if file is not None:
             if file.path not in self._uploads:
                 raise RefusedError(NOT_AN_UPLOAD, 400)
@@ -194,6 +210,12 @@ class UploadMiddleware:
         if path == JOIN:
             passed_on |= {"fn_index": self._function, "session_hash": question.session_hash}
         return json.dumps(passed_on).encode(), _JSON
+
+
+async def _stream_done(send: Send) -> None:
+    headers = [(b"content-type", b"text/event-stream")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b'data: {"msg": "done"}\n\n'})
 
 
 def upload_of(scope: Message) -> str | None:
