@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from convneur.files import NEW, replace_folder, write_atomic
 from convneur.notes import AlreadyDone, files_hash
 from convneur.outputs import BESIDE, WRITES, OutputFile, OutputFolder
+from tests.cli.test_cli import call
 
 VERBS = [verb for verb in WRITES if verb != "train"]
 
@@ -298,3 +300,48 @@ def test_files_that_changed_are_known(tmp_path):
     (tmp_path / "a").write_text("22")
     assert files_hash(tmp_path) != before
     assert files_hash("convneur_m1") == files_hash("convneur_m1") != files_hash("convneur_m2")
+
+
+TASKS = (["train"], ["train", "detection"], ["train", "instance"], ["train", "segmentation"])
+OTHERS = (
+    ["demo"],
+    ["embed", "photos", "--model", "m"],
+    ["stream", "a.tif", "--model", "m"],
+    ["ablate", "core"],
+    ["bench"],
+)
+
+
+@pytest.mark.parametrize("command", [*TASKS, *OTHERS, ["eval", "--model", "m"]], ids=" ".join)
+def test_every_verb_refuses_before_anything_else(command, tmp_path):
+    """A folder of somebody else, and one in which another process is at work: one line, and nothing changed."""
+    data = ["--data", "no/such/data"] if command[0] in ("train", "eval", "ablate") else []
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine" / "model" / "mine.txt").write_text("mine")
+    code, _, err = call(*command, *data, "--out", str(tmp_path / "mine"), "--overwrite")
+    assert (code, len(err.splitlines())) == (2, 1), err
+    assert "mine is not empty, and nothing in it says that convneur filled it (it holds model)" in err
+    assert content(tmp_path) == {"mine/model/mine.txt": "mine"}
+
+    def elsewhere() -> None:
+        with OutputFolder(tmp_path / "busy", "demo"):
+            entered.set()
+            left.wait(60)
+
+    entered, left = threading.Event(), threading.Event()
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    entered.wait(60)
+    try:
+        if command[0] != "ablate":  # which waits, and shares
+            code, _, err = call(*command, *data, "--out", str(tmp_path / "busy"))
+            assert (code, len(err.splitlines())) == (2, 1), err
+            assert "busy is being written by another process; wait for it, or stop it" in err
+        if command[0] == "train":
+            (tmp_path / "busy" / "run.json").write_text('{"data": "d", "model": "m", "recipe": {}}')
+            code, _, err = call(*command, *data, "--out", str(tmp_path / "busy"), "--resume")
+            assert (code, len(err.splitlines())) == (2, 1), err
+            assert "busy is being written by another process" in err
+    finally:
+        left.set()
+        thread.join()
