@@ -288,7 +288,7 @@ def test_bad_input_is_one_line_and_exit_code_2(trained, photos, tmp_path, capsys
         (["train", *again, "--model", "convneur_m9", "--out", str(tmp_path / "n4")], "did you mean 'convneur_m"),
         (
             ["train", *again, "--seed", "9", "--out", str(out)],
-            "holds a run already, begun with images.val_names",
+            "holds a run already, begun with --seed 0 (now 9); add --overwrite to replace it",
         ),
         (["train", *again, "--resume", "--overwrite", "--out", str(out)], "give one of them"),
         (["train", *again, "--out", str(out), "--resume", "--model", "convneur_m2"], "begun with --model convneur_m1"),

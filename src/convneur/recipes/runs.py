@@ -179,6 +179,7 @@ def claim(config: Any, facts: Mapping[str, Any], out: Path, resume: bool, overwr
     kept = out / "run.json"
     if kept.is_file() and not overwrite:
         changed = _differences(read_json(kept, "give another --out"), now)
+        changed.sort(key=lambda line: not line.startswith("--"))  # what people set says more than what follows from it
         if changed and resume and is_first():
             raise ValueError(
                 f"the run in {out} was begun with {changed[0]}; go on with the same, or give another --out"
