@@ -82,6 +82,7 @@ def app(
         console.print(f"{address_of(listener, host)}   (Ctrl-C ends it)", soft_wrap=True, highlight=False)
         _wait()
         server.close()
+        uploads.close()
     _leave()
     return 0
 
