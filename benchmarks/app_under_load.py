@@ -148,7 +148,10 @@ def slow(page: Page, count: int) -> Iterator[None]:
         while not stop.wait(1.0):
             while len(open_now) < count:
                 beginning = beginnings[len(open_now) % len(beginnings)]
-                connection = socket.create_connection(("127.0.0.1", page.port), timeout=10)
+                try:
+                    connection = socket.create_connection(("127.0.0.1", page.port), timeout=10)
+                except OSError:  # the page has ended
+                    break
                 with suppress(OSError):
                     connection.sendall(beginning)
                 open_now.append((connection, beginning))

@@ -419,6 +419,14 @@ def test_an_upload_answers_once_and_the_oldest_of_too_many_goes(uploads):
     assert sorted(map(str, uploads.folder.iterdir())) == sorted(paths[2:])
 
 
+def test_nothing_is_written_when_the_page_has_ended(uploads):
+    uploads.close()
+    for write in (lambda: uploads.picture(b"x"), lambda: uploads.add(io.BytesIO(b"x"))):
+        with pytest.raises(OSError, match="has ended"):
+            write()
+    assert not list(uploads.folder.iterdir())
+
+
 def test_nothing_is_kept_for_20_minutes(uploads):
     path, picture = uploads.add(io.BytesIO(b"x")), uploads.picture(b"y")
     uploads.sweep(time.time() + KEPT_SECONDS - 60)

@@ -25,7 +25,7 @@ class Uploads:
     def __init__(self, folder: Path, most: int) -> None:
         self.folder, self._most = folder.resolve(), most
         self._waiting: dict[str, Path] = {}
-        self._lock = Lock()
+        self._lock, self._closed = Lock(), False
 
     def add(self, file: BinaryIO) -> str:
         """Keep a file, and return the path that a question names it by.
@@ -34,13 +34,13 @@ class Uploads:
             OSError: If the disk is full.
         """
         path = self._new_path()
-        try:
-            with path.open("wb") as copy:
-                shutil.copyfileobj(file, copy)
-        except OSError:
-            path.unlink(missing_ok=True)
-            raise
         with self._lock:
+            try:
+                with self._new_file(path) as copy:
+                    shutil.copyfileobj(file, copy)
+            except OSError:
+                path.unlink(missing_ok=True)
+                raise
             self._waiting[str(path)] = path
             surplus = list(self._waiting)[: -self._most]
         for oldest in surplus:
@@ -70,8 +70,14 @@ class Uploads:
     def picture(self, png: bytes) -> str:
         """Keep a picture for who asked, and return its path."""
         path = self._new_path(".png")
-        path.write_bytes(png)
+        with self._lock, self._new_file(path) as copy:
+            copy.write(png)
         return str(path)
+
+    def close(self) -> None:
+        """Write nothing more, so that the folder can be removed while a model is at work still."""
+        with self._lock:
+            self._closed = True
 
     def holds(self, path: str) -> bool:
         """Whether a file, or what it is a link to, lies here."""
@@ -94,6 +100,11 @@ class Uploads:
         with self._lock:
             self._waiting.pop(path, None)
         Path(path).unlink(missing_ok=True)
+
+    def _new_file(self, path: Path) -> BinaryIO:
+        if self._closed:
+            raise OSError("the page has ended")
+        return path.open("wb")
 
     def _new_path(self, suffix: str = "") -> Path:
         return self.folder / f"{secrets.token_urlsafe(16)}{suffix}"

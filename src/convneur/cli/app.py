@@ -81,6 +81,7 @@ def app(
         console.print(f"{address_of(listener, host)}   (Ctrl-C ends it)")
         _wait()
         server.close()
+        uploads.close()
     _leave()
     return 0
 
