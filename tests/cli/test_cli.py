@@ -240,3 +240,11 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(tmp_path):
         assert not (tmp_path / "run" / "convneur").exists()
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_the_page_takes_no_files_for_models(tmp_path):
+    """An exported file could run code, or be of another kind; it is refused before the page is there."""
+    (tmp_path / "model.pt2").write_bytes(b"PK")
+    code, printed, err = call("app", "--model", str(tmp_path / "model.pt2"))
+    assert (code, printed) == (2, "")
+    assert "model.pt2 is a file; the page looks into folders" in err

@@ -5,12 +5,11 @@ from __future__ import annotations
 import atexit
 import importlib.util
 import os
-import signal
 import socket
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Event
 
 NEEDS = "the page needs the package gradio; pip install 'convneur[app]'"
 
@@ -44,6 +43,7 @@ def app(
         per_minute: Images that one address may send in a minute.
         max_queue: Requests that may wait; more are refused.
     """
+    from convneur.interrupts import Interrupts
     from convneur.printing import Console
 
     if importlib.util.find_spec("gradio") is None:
@@ -57,7 +57,11 @@ def app(
     console = Console(stderr=True)
     if auth is not None and auth.stat().st_mode & 0o004:
         console.print(f"everybody on this machine can read {auth}; chmod 600 keeps it to you")
-    with listen(host, port) as listener, tempfile.TemporaryDirectory(prefix="convneur-app-") as folder:
+    with (
+        Interrupts() as interrupts,
+        listen(host, port) as listener,
+        tempfile.TemporaryDirectory(prefix="convneur-app-") as folder,
+    ):
         check_reach(listener, host, restricted=bool(hosts or accounts))
         _set_environment(folder)
         with console.status("Loading PyTorch"):
@@ -79,7 +83,9 @@ def app(
             if name in VARIANTS and not Path(name).exists():
                 console.print(f"{name} has no trained weights: its maps show what can be seen, and mean nothing")
         console.print(f"{address_of(listener, host)}   (Ctrl-C ends it)")
-        _wait()
+        interrupts.wait = True  # from here on a signal ends the page in good order
+        while interrupts.number is None:
+            time.sleep(0.1)
         server.close()
         uploads.close()
     _leave()
@@ -133,7 +139,7 @@ def names_of(models: Sequence[str]) -> dict[str, str]:
 
     Raises:
         FileNotFoundError: If there is no such model.
-        ValueError: If none is given.
+        ValueError: If none is given, or a file.
     """
     import timm
 
@@ -145,6 +151,8 @@ def names_of(models: Sequence[str]) -> dict[str, str]:
         path = Path(model).expanduser()
         if not (path.exists() or model.startswith(("hf-hub:", "hf_hub:")) or timm.is_model(model)):
             raise no_such_model(model, timm.list_models())
+        if path.is_file():
+            raise ValueError(f"{model} is a file; the page looks into folders of runs and models, give one of those")
         name = stem = printable((path.resolve().name if path.exists() else model) or model)
         number = 1
         while name in names:
@@ -154,14 +162,3 @@ def names_of(models: Sequence[str]) -> dict[str, str]:
     if not names:
         raise ValueError("no model given; give folders or names behind --model")
     return names
-
-
-def _wait() -> None:
-    """Until Ctrl-C, or the signal with which services are ended."""
-    ended = Event()
-    before = [signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)]
-    try:
-        ended.wait()
-    finally:
-        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
-            signal.signal(number, handler)
