@@ -7,10 +7,11 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from convneur.files import NEW, replace_folder, write_atomic
+from convneur.files import NEW, remove_entry, replace_folder, write_atomic
 from convneur.notes import AlreadyDone, files_hash
 from convneur.outputs import BESIDE, WRITES, OutputFile, OutputFolder
 from tests.cli.test_cli import call
@@ -114,6 +115,94 @@ def test_overwriting_a_run_removes_what_training_wrote_and_nothing_else(tmp_path
         folder.clear()
     assert set(content(tmp_path)) == {"model/mine.txt", "checkpoints/best.ckpt", "notes/a.txt"}
     assert not (tmp_path / "logs").exists()
+
+
+def test_results_of_another_verb_are_replaced_and_nothing_beside_them(tmp_path):
+    with OutputFolder(tmp_path, "bench", part="scaling") as folder:
+        folder.check({})
+        folder.start()
+        write_atomic(tmp_path / "scaling.json", "ours")
+        folder.finish()
+    (tmp_path / "mine.csv").write_text("mine")
+    fill(tmp_path, "demo", {}, overwrite=True)
+    assert content(tmp_path) == {"mine.csv": "mine", "metrics.json": "ours"}
+
+
+def test_what_another_process_removes_meanwhile_is_removed(tmp_path, monkeypatch):
+    def gone(path):
+        raise FileNotFoundError(path)
+
+    (tmp_path / "left").mkdir()
+    monkeypatch.setattr("convneur.files.shutil", SimpleNamespace(rmtree=gone))
+    remove_entry(tmp_path / "left")
+
+
+@pytest.mark.parametrize(("first", "verb", "name"), [("predict", "eval", "report.html"), ("eval", "train", "run.json")])
+def test_no_file_beside_results_of_another_verb_is_written_over(first, verb, name, tmp_path):
+    fill(tmp_path, first, {})
+    (tmp_path / name).write_text("mine")
+    with (
+        pytest.raises(FileExistsError, match=f"holds {name} beside results of convneur {first}, which did not write"),
+        OutputFolder(tmp_path, verb, overwrite=True),
+    ):
+        pass
+    assert content(tmp_path)[name] == "mine"
+
+
+def test_nothing_but_pictures_is_written_beside_photographs(tmp_path):
+    (tmp_path / "photo.jpg").write_text("mine")
+    fill(tmp_path, "predict", {})
+    with (
+        pytest.raises(FileExistsError, match=r"holds photo\.jpg beside results of convneur predict"),
+        OutputFolder(tmp_path, "train", overwrite=True),
+    ):
+        pass
+
+
+def test_files_of_which_no_note_tells_are_kept(tmp_path):
+    with OutputFolder(tmp_path, "bench", part="scaling") as folder:
+        folder.check({})
+        folder.start()
+    (tmp_path / "latency.csv").write_text("mine")
+    with (
+        OutputFolder(tmp_path, "bench", part="latency") as folder,
+        pytest.raises(FileExistsError, match=r"holds latency\.csv, and nothing says what it was made from; add --ov"),
+    ):
+        folder.check({})
+    with OutputFolder(tmp_path, "bench", True, "latency") as folder:
+        folder.check({})
+
+
+@pytest.mark.parametrize(
+    ("verb", "ours", "theirs"),
+    [
+        ("embed", "part-00000.parquet", "part-00000-mine.parquet"),
+        ("embed", "part-1000000.parquet", "part-00000.old.parquet"),
+        ("stream", "stage_0.npy", "stage_0-mine.npy"),
+        ("train", "checkpoints/step-000000001.ckpt", "checkpoints/step-best.ckpt"),
+        ("train", "checkpoints/step-000000001.damaged", "checkpoints/step-notes.txt"),
+    ],
+)
+def test_names_that_only_begin_as_ours_are_others(verb, ours, theirs, tmp_path):
+    if verb == "train":
+        train_run(tmp_path)
+    else:
+        fill(tmp_path, verb, {})
+    for name in (ours, theirs):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    with OutputFolder(tmp_path, verb, overwrite=True) as folder:
+        folder.clear()
+    assert content(tmp_path) == {theirs: theirs}
+
+
+def test_a_run_is_known_until_it_is_all_removed(tmp_path, monkeypatch):
+    train_run(tmp_path)
+    removed = []
+    monkeypatch.setattr("convneur.outputs.remove_entry", lambda path: removed.append(path.name))
+    with OutputFolder(tmp_path, "train", overwrite=True) as folder:
+        folder.clear()
+    assert (removed[0], removed[-1]) == ("report.html", "run.json")
 
 
 @pytest.mark.parametrize("verb", WRITES)

@@ -25,11 +25,16 @@ def _model(folder: str) -> tuple[str, ...]:
     return tuple(f"{folder}/{name}" for name in MODEL)
 
 
+STEP = f"step-{'[0-9]' * 9}"
+PART = f"part-{'[0-9]' * 5}"
+# What is removed goes in this order: a run whose removal is cut off is no finished one, and still known as a run.
 RUN = (
-    *("run.json", "split.json", "metrics.json", "report.html", "detections.json", *_model("model")),
-    *("checkpoints/step-*", "checkpoints/.step-*", "logs/version_*/metrics.csv", "logs/version_*/hparams.yaml"),
+    *("report.html", "split.json", "metrics.json", "detections.json", *_model("model")),
+    *(f"checkpoints/{STEP}.ckpt", f"checkpoints/{STEP}.damaged", f"checkpoints/.{STEP}.ckpt.part"),
+    *("logs/version_*/metrics.csv", "logs/version_*/hparams.yaml"),
     *("tensorboard/events.out.tfevents.*", "tensorboard/hparams.yaml"),
     *("wandb/run-*/", "wandb/offline-run-*/", "wandb/latest-run", "wandb/debug*.log"),
+    "run.json",
 )
 # What each verb writes below its folder, as patterns; a slash at the end is a whole folder. {0} is the part of the
 # folder's results that is meant, such as a table. What predict and explain write is listed in their notes.
@@ -39,9 +44,9 @@ WRITES: dict[str, tuple[str, ...]] = {
     "eval": ("metrics.json", "report.html", "detections.json"),
     "predict": (),
     "explain": (),
-    "embed": ("embed.json", "failed.jsonl", "part-[0-9][0-9][0-9][0-9][0-9]*.parquet"),
+    "embed": ("embed.json", "failed.jsonl", *(f"{PART}{'[0-9]' * more}.parquet" for more in range(3))),
     "stream": (
-        *("features.npy", "logits.npy", "classes.npy", "stage_[0-9]*.npy", "preview.jpg", "stream.json"),
+        *("features.npy", "logits.npy", "classes.npy", "stage_[0-9].npy", "preview.jpg", "stream.json"),
         ".convneur-scratch-*/",
     ),
     "ablate": (
@@ -120,10 +125,16 @@ class OutputFolder:
             FileExistsError: If something else has, and is not to be removed.
         """
         self._made_from = as_json(made_from)
-        results, names = read_note(self.note)
-        there = [*_written(self.path, self.verb, self.part), *(self.path / name for name in names)]
-        if self.part in results and not self.overwrite and any(map(os.path.lexists, there)):
-            compare(results[self.part], self._made_from, self.named)
+        there = [path for path in self._made(self.verb) if os.path.lexists(path)]
+        if not there or self.overwrite:
+            return
+        kept = read_note(self.note)[0].get(self.part)
+        if kept is None:  # of an earlier version, or somebody else's
+            raise FileExistsError(
+                f"{self.named} holds {there[0].relative_to(self.path)}, and nothing says what it was made from; add "
+                "--overwrite to replace it, or give another --out"
+            )
+        compare(kept, self._made_from, self.named)
 
     # What is written
 
@@ -172,22 +183,21 @@ class OutputFolder:
             BlockingIOError: If another process works on a part of it.
         """
         verb = self._owner() or self.verb
-        part = self.part if verb == self.verb else "*"
-        note = self.path / f"{OURS}{verb}"
+        note, gone = self.path / f"{OURS}{verb}", self._made(verb)
         results, names = read_note(note)
-        gone = [*_written(self.path, verb, part), *(self.path / name for name in names)]
         for path in gone:
             if path.suffix == ".lock":
                 release(acquire(path, self.named))
-        if part in results:  # first, so that what is left if this is cut off is not taken for whole
-            write_note(note, results | {part: {**results[part], "finished": False}}, names)
+        parts = results.keys() & {self.part} if verb == self.verb else results.keys()
+        if parts:  # first, so that what is left if this is cut off is not taken for whole
+            write_note(note, results | {part: {**results[part], "finished": False} for part in parts}, names)
         for path in gone:
             remove_entry(path)
         for place in sorted({place for path in gone for place in _between(self.path, path)}, reverse=True):
             with suppress(OSError):  # not empty: somebody else's files are kept
                 place.rmdir()
         sweep(self.path, WRITES[verb])
-        left = {} if part == "*" else {name: kept for name, kept in results.items() if name != part}
+        left = {name: kept for name, kept in results.items() if name not in parts}
         if left:
             write_note(note, left)
         else:
@@ -199,6 +209,21 @@ class OutputFolder:
         write_note(self.note, results | {self.part: dict(result)}, names)
 
     # Whose it is
+
+    def _made(self, verb: str) -> list[Path]:
+        """What a verb has written: this one as the part that is meant, another one as all parts."""
+        results, names = read_note(self.path / f"{OURS}{verb}")
+        parts = [self.part] if verb == self.verb else [*results] or [verb]
+        found = [path for part in parts for path in _written(self.path, verb, part)]
+        return [*found, *(self.path / name for name in names)]
+
+    def _strange(self, owner: str) -> list[Path]:
+        """Files that another verb has not written, and this one would replace, or does not write beside."""
+        made = set(self._made(owner))
+        there = _written(self.path, self.verb, self.part)
+        if owner in BESIDE and self.verb not in BESIDE:
+            there += [self.path / name for name in _names(self.path)]
+        return [path for path in there if path not in made]
 
     def _refuse_others(self) -> None:
         owner = self._owner()
@@ -215,6 +240,11 @@ class OutputFolder:
             raise FileExistsError(
                 f"{self.named} holds results of convneur {owner}; add --overwrite to replace them, or give another "
                 "--out"
+            )
+        elif owner != self.verb and (theirs := self._strange(owner)):
+            raise FileExistsError(
+                f"{self.named} holds {theirs[0].relative_to(self.path)} beside results of convneur {owner}, which did "
+                "not write it; give another --out"
             )
         for verb in {owner or self.verb, self.verb}:
             _refuse_links(self.path, verb)

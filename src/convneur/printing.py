@@ -6,7 +6,6 @@ What goes into pages and model cards is made text here, too.
 
 from __future__ import annotations
 
-import csv
 import html
 import io
 import json
@@ -146,16 +145,18 @@ def _json_escape(letter: str) -> str:
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
-    """Lines of CSV whose text no spreadsheet takes for a formula: such text gets a ``'`` before it, numbers stay."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([_cell(value) for value in row] for row in rows)
-    return text.getvalue()
+    """Lines of CSV whose text no spreadsheet takes for a formula: such text gets a ``'`` before it, numbers stay.
+
+    Text with a semicolon is quoted, too: in many countries spreadsheets take that for the end of a cell.
+    """
+    return "".join(",".join(map(_cell, row)) + "\n" for row in rows)
 
 
-def _cell(value: object) -> object:
+def _cell(value: object) -> str:
     if not isinstance(value, str):
-        return value
-    return f"'{printable(value)}" if value.startswith(FORMULAS) else printable(value)
+        return "" if value is None else str(value)
+    text = f"'{printable(value)}" if value.startswith(FORMULAS) else printable(value)
+    return '"{}"'.format(text.replace('"', '""')) if not text or set(text) & set(',;"') else text
 
 
 def print_json(value: object, indent: int | None = None) -> None:

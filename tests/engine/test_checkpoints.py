@@ -10,7 +10,14 @@ import zipfile
 import pytest
 import torch
 
-from convneur.engine.checkpoints import COMMENT, DamagedError, add_digest, load_checkpoint, newest_checkpoint
+from convneur.engine.checkpoints import (
+    COMMENT,
+    DamagedError,
+    add_digest,
+    last_checkpoint,
+    load_checkpoint,
+    newest_checkpoint,
+)
 from convneur.engine.fit import resume_from
 from convneur.printing import Console
 from convneur.recipes.runs import final_weights
@@ -145,6 +152,15 @@ def test_what_is_no_file_is_passed_over(run, make):
     name, told = resumed(run)
     assert name == NEWEST
     assert "it is no file" in told
+
+
+def test_a_copy_under_a_name_of_its_own_is_neither_the_newest_nor_removed(run):
+    folder = run / "checkpoints"
+    first, last = sorted(folder.glob("step-*.ckpt"))
+    for name in ("step-best.ckpt", "step-999999999-good.ckpt"):
+        shutil.copy(first, folder / name)
+    assert resumed(run)[0] == last.name
+    assert last_checkpoint(folder) == last
 
 
 def test_a_checkpoint_of_something_else_is_one_line(run):

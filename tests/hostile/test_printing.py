@@ -93,6 +93,13 @@ def test_json_is_exact_and_harmless(name):
     assert json.loads(printing.json_text(name, ascii_only=True)) == name
 
 
+def test_semicolons_part_no_cells():
+    rows = [["a;=1+1", 'say "=1;2"', ""], ["plain", "x,y", "b"]]
+    text = printing.csv_text(rows)
+    assert text.splitlines() == ['"a;=1+1","say ""=1;2""",""', 'plain,"x,y",b']
+    assert list(csv.reader(io.StringIO(text))) == rows
+
+
 @nasty
 def test_csv_has_no_formulas_and_numbers_stay(name):
     text = printing.csv_text([[name, -1.5, None, 7]])

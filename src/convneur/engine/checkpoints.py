@@ -214,8 +214,8 @@ def _load(path: Path, mmap: bool = False) -> dict[str, Any]:
 
 
 def _all(folder: Path) -> list[Path]:
-    """Checkpoints, the newest first."""
-    return sorted(folder.glob("step-*.ckpt"), reverse=True)
+    """Checkpoints, the newest first; others' files, such as a copy ``step-best.ckpt``, are none."""
+    return sorted(folder.glob(f"step-{'[0-9]' * 9}.ckpt"), reverse=True)
 
 
 def _sync(path: Path) -> None:
