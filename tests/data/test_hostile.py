@@ -94,6 +94,17 @@ def test_tiles_and_strips_larger_than_the_limit_are_refused_however_small_the_pi
         decode_image(tiff(**tags), max_pixels=1_000_000)
 
 
+def test_a_jpeg_of_thousands_of_scans_is_refused():
+    buffer = io.BytesIO()
+    files.plain(size=(64, 64)).save(buffer, "JPEG", progressive=True)
+    content = buffer.getvalue()
+    last = content.rfind(b"\xff\xda")
+    more = [content[:-2] + content[last : last + 10] * count + content[-2:] for count in (100, 300)]
+    assert decode_image(more[0]).size == (64, 64)
+    with one_line(UnreadableImageError, "scans; a JPEG may have 200"):
+        decode_image(more[1])
+
+
 @pytest.mark.parametrize("error", [MemoryError, OverflowError])
 def test_want_of_memory_is_told_in_words(error, monkeypatch):
     def fail(*_: object) -> None:
