@@ -94,6 +94,17 @@ def test_tiles_and_strips_larger_than_the_limit_are_refused_however_small_the_pi
         decode_image(tiff(**tags), max_pixels=1_000_000)
 
 
+def test_a_jpeg_of_thousands_of_scans_is_refused():
+    buffer = io.BytesIO()
+    files.plain(size=(64, 64)).save(buffer, "JPEG", progressive=True)
+    content = buffer.getvalue()
+    last = content.rfind(b"\xff\xda")
+    more = [content[:-2] + content[last : last + 10] * count + content[-2:] for count in (100, 300)]
+    assert decode_image(more[0]).size == (64, 64)
+    with one_line(UnreadableImageError, "scans; a JPEG may have 200"):
+        decode_image(more[1])
+
+
 @pytest.mark.parametrize("error", [MemoryError, OverflowError])
 def test_want_of_memory_is_told_in_words(error, monkeypatch):
     def fail(*_: object) -> None:
@@ -286,7 +297,10 @@ def laughs() -> str:
 
 @pytest.mark.parametrize(
     "text",
-    [laughs(), "[" * 100_000, "names: [[a], [b]]", "names: {1: a, b: c}", "names: !!python/object/apply:os.system [x]"],
+    [laughs(), "[" * 100_000, "names: [[a], [b]]", "names: {1: a, b: c}", "names: !!python/object/apply:os.system [x]"]
+    + [f"names: [a, {value}]" for value in ("!!int ''", "!!float ''", "!!bool maybe", "!!timestamp x", "2001-99-99")]
+    + [f"names: [a, {value}]" for value in ("1" + ":1" * 100_000, "1" + ":1" * 400 + ".0", "0x" + "f" * 5000)],
+    ids=range(13),
 )
 def test_yaml_that_runs_or_grows_is_refused(text, tmp_path):
     for folder in ("images", "labels"):
@@ -294,6 +308,29 @@ def test_yaml_that_runs_or_grows_is_refused(text, tmp_path):
     (tmp_path / "data.yaml").write_text(text)
     with one_line(ValueError, "data.yaml"):
         open_objects(tmp_path)
+
+
+def voc(folder: Path, xml: str) -> Path:
+    for place in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (folder / place).mkdir(parents=True)
+    (folder / "Annotations" / "a.xml").write_text(xml)
+    (folder / "JPEGImages" / "a.jpg").write_bytes(PNG)
+    for split in ("train", "val"):
+        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text("a\n")
+    return folder
+
+
+@pytest.mark.parametrize("encoding", ["rot13", "unknown", "big5"])
+def test_xml_of_an_encoding_that_is_none_is_refused(encoding, tmp_path):
+    with one_line(ValueError, "a.xml is no annotation that can be read"):
+        open_objects(voc(tmp_path, f'<?xml version="1.0" encoding="{encoding}"?><annotation/>'))
+
+
+def test_boxes_that_are_infinite_in_single_precision_are_refused(tmp_path):
+    box = "<bndbox><xmin>-1e300</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+    xml = f"<a><size><height>8</height><width>8</width></size><object><name>a</name>{box}</object></a>"
+    with one_line(ValueError, "a.xml is no annotation that can be read: the box"):
+        open_objects(voc(tmp_path, xml))
 
 
 @pytest.mark.parametrize("text", ["[" * 200_000, '{"images": 1e999}', "\xff\xfe", "{"])
@@ -415,6 +452,37 @@ def test_shards_that_are_pipes_do_not_hang(tmp_path):
 
 
 # Hugging Face
+
+
+CARD = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: ../secret/*.png\n---\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "card"),
+    [
+        ("README.md", CARD.replace("\n", "\r\n")),
+        ("README.md", CARD.replace("\n", "\r")[:-1] + "\n"),
+        ("README.md", CARD[:-1]),
+        ("README.md", CARD[:-1] + "  \n"),
+        (".huggingface.yaml", CARD[4:-4]),
+    ],
+    ids=["crlf", "cr", "no end of line", "spaces", "yaml alone"],
+)
+def test_cards_are_taken_apart_as_they_are_read_afterwards(name, card, tmp_path):
+    pytest.importorskip("datasets")
+    for label in ("a", "b"):
+        (tmp_path / "set" / label).mkdir(parents=True)
+        (tmp_path / "set" / label / "0.png").write_bytes(PNG)
+    (tmp_path / "set" / name).write_bytes(card.encode())
+    with one_line(ValueError, f"{name} names data that is not in its folder"):
+        open_source(f"hf:{tmp_path / 'set'}")
+
+
+def test_a_card_of_values_that_are_none_is_refused(tmp_path):
+    pytest.importorskip("datasets")
+    (tmp_path / "README.md").write_text("---\na: !!bool maybe\n---\n")
+    with one_line(ValueError, "README.md is no YAML that can be read"):
+        open_source(f"hf:{tmp_path}")
 
 
 def test_datasets_with_programs_or_files_elsewhere_are_refused(tmp_path):

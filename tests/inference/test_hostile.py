@@ -155,6 +155,15 @@ def test_chunks_are_files_in_the_array(kind, tmp_path):
         open_large(tmp_path / "a.zarr")
 
 
+def test_folders_in_folders_without_end_are_looked_through(tmp_path, monkeypatch):
+    array(tmp_path / "a.zarr", 2)
+    monkeypatch.chdir(tmp_path / "a.zarr")
+    for _ in range(1200):
+        os.mkdir("a")  # noqa: PTH102  a path of all of them would be long
+        os.chdir("a")
+    assert open_large(tmp_path / "a.zarr").height == 40
+
+
 def test_arrays_of_objects_and_archives_are_not_opened(tmp_path):
     np.save(tmp_path / "o.npy", np.array([[{}, 1], [2, 3]], dtype=object), allow_pickle=True)
     with refused("o.npy is no .npy file of numbers .*[Oo]bject"):

@@ -74,6 +74,7 @@ WEIGHTS: dict[str, tuple[Edit, str]] = {
     "whole numbers": (lambda w: w.update({max(w): w[max(w)].to(torch.int8)}), "{last} is of whole numbers"),
     "not finite": (lambda w: w[max(w)].fill_(torch.nan), "no finite numbers, in {last}"),
     "infinite": (lambda w: w[max(w)].fill_(torch.inf), "no finite numbers, in {last}"),
+    "too large": (lambda w: w.update({max(w): w[max(w)].double() + 1e300}), "no finite numbers, in {last}"),
     "none at all": (lambda w: w.clear(), "it lacks"),
 }
 
@@ -247,7 +248,7 @@ def test_what_images_must_look_like_is_checked(models, tmp_path, name, value):
 
 @pytest.mark.parametrize(
     ("place", "value"),
-    [(("category_ids",), value) for value in (None, [1], [1, 2, "3"], [1, 2, 3.5], {"a": 1})]
+    [(("category_ids",), value) for value in (None, [1], [1, 2, "3"], [1, 2, 3.5], [1, 2, 2], {"a": 1})]
     + [(("colours",), value) for value in (None, [[0, 0, 0]], [[0, 0]] * 3, [[0, 0, 300]] * 3, [["a", 0, 0]] * 3, 7)]
     + [(("inference",), value) for value in (None, [], {"size": 10**9}, {"scales": [1e9]}, {"scales": []}, {"x": 1})]
     + [(("inference", name), "x") for name in ("size", "window", "margin", "scales", "flip")],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ FORMATS = {
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 _STRIP = 1 << 22  # pixels that are converted at a time
+MOST_SCANS = 200  # of a JPEG: each goes over all of the picture, and a few bytes are one
+_SCAN = re.compile(rb"\xff\xda\0(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")  # how one begins
 _BITS, _SAMPLES, _TILE_WIDTH, _TILE_LENGTH, _ROWS = 258, 277, 322, 323, 278  # tags of a TIFF
 
 
@@ -88,6 +91,22 @@ def open_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Iter
     except Exception as error:  # damaged files raise anything from SyntaxError to struct.error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnreadableImageError(reason) from error
+
+
+def check_scans(image: ImageFile.ImageFile) -> None:
+    """Refuse a JPEG whose decoding would take hours: a megabyte of scans goes over it tens of thousands of times."""
+    file = image.fp
+    if image.format not in ("JPEG", "MPO") or file is None:
+        return
+    place = file.tell()
+    file.seek(0)
+    rest, found = b"", 0
+    while part := file.read(1 << 20):
+        found += sum(1 for _ in _SCAN.finditer(rest + part))
+        rest = (rest + part)[-4:]  # one byte less than what begins a scan
+    file.seek(place)
+    if found > MOST_SCANS:
+        raise UnreadableImageError(f"it has {found:,} scans; a JPEG may have {MOST_SCANS}")
 
 
 def image_format(path: Path) -> str:
@@ -150,6 +169,7 @@ def _empty(source: Path | str | bytes) -> str | None:
 def _as_seen(image: ImageFile.ImageFile) -> Image.Image:
     """RGB; some rows at a time, or the steps on the way would take several times the memory of the image."""
     declared = image.size
+    check_scans(image)
     image.load()
     if image.size != declared:
         raise UnreadableImageError(f"it says {declared[0]} x {declared[1]} px and has {image.width} x {image.height}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import numpy as np
 from convneur.data.paths import inside, read_json, read_text
 from convneur.data.sources import TRAIN_NAMES, VAL_NAMES, Labels, Source, image_bytes, numbered, split_off
 
-LARGEST_CARD = 2**20  # bytes
+CARD, LARGEST_CARD = "README.md", 2**20  # bytes
+_FRONT_MATTER = re.compile(
+    r"\s*---(?:\r\n|\r|\n)([\S\s]*?)(?:\r\n|\r|\n)---[ \t]*(?:\r\n|\n|$)"
+)  # as huggingface_hub has it
 
 
 class HubImages:
@@ -101,9 +105,9 @@ def _check_folder(folder: Path, allow_remote: bool) -> None:
     for state in (folder / "state.json", *sorted(folder.glob("*/state.json"))):
         if state.exists():
             _check_paths(state, state.parent, _found(read_json(state), "filename"))
-    card = folder / "README.md"
-    if card.exists() and not allow_remote:
-        _check_paths(card, folder, _found(_front_matter(card), "data_files", "data_dir"))
+    for card in (folder / CARD, folder / ".huggingface.yaml"):
+        if card.exists() and not allow_remote:
+            _check_paths(card, folder, _found(_front_matter(card), "data_files", "data_dir"))
 
 
 def _check_paths(file: Path, folder: Path, paths: Iterator[str]) -> None:
@@ -117,14 +121,17 @@ def _check_paths(file: Path, folder: Path, paths: Iterator[str]) -> None:
 
 
 def _front_matter(card: Path) -> Any:
-    """What the lines between the first two of three dashes say of the data."""
-    import yaml  # which datasets needs
+    """What the YAML at the beginning of a card, or alone in a file, says of the data.
 
-    parts = read_text(card, LARGEST_CARD).split("---\n", 2)
-    try:
-        return yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
-    except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
-        raise ValueError(f"{card} begins with YAML that cannot be read ({' '.join(str(error).split())})") from error
+    A card is taken apart as by the package that reads it afterwards, or what is read would not be what was checked.
+    """
+    text = read_text(card, LARGEST_CARD)
+    if card.name == CARD:
+        found = _FRONT_MATTER.match(text)
+        text = found[1] if found else ""
+    from convneur.data.yaml_text import parse_yaml  # which needs a package that comes with datasets
+
+    return parse_yaml(text, card)
 
 
 def _found(content: Any, *keys: str) -> Iterator[str]:

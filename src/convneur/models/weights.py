@@ -102,6 +102,7 @@ def load_whole(create: Callable[[], M], header: Header) -> M:
     weights = load_file(header.path)
     require_finite_weights(weights, header.path.name)
     model.load_state_dict(weights)
+    require_finite_weights(model.state_dict(), header.path.name)  # as the model has them, with fewer bits perhaps
     return model.eval()
 
 

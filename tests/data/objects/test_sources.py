@@ -104,6 +104,10 @@ def test_what_is_written_is_what_was_read(tmp_path):
         (lambda c: c["images"][0].update(id="7"), "is not in COCO's form"),
         (lambda c: c.update(annotations=None), "is not in COCO's form"),
         (lambda c: c["annotations"].append([1]), "is not in COCO's form"),
+        (lambda c: c["annotations"][0].update(bbox=[1e300, 2, 3, 4]), r"annotation 3 has the box \[1e\+300, 2, 3, 4\]"),
+        (lambda c: c["annotations"][0].update(area=float("nan")), "annotation 3 has a segmentation or an area"),
+        (lambda c: c["categories"].append({"id": 2, "name": "owl"}), "several categories with the id 2"),
+        (lambda c: c["categories"][0].update(id=2.5), "is not in COCO's form"),
     ],
 )
 def test_what_makes_no_sense_is_named_with_file_and_number(tmp_path, change, message):

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from convneur.data.sources import FileImages
 
+FARTHEST = 1e9  # pixels from 0 of a box; numbers that are far larger are infinite in single precision
 Shape = list[list[float]] | dict[str, Any]  # polygons, or a run-length encoding in either of COCO's forms
 
 

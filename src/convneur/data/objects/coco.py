@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from convneur.data.objects.annotations import ObjectImages, Objects, Shape
+from convneur.data.objects.annotations import FARTHEST, ObjectImages, Objects, Shape
 from convneur.data.paths import LARGEST_FILE, inside, read_json
 
 
@@ -41,7 +40,7 @@ def read_coco(file: Path, folders: Sequence[Path], root: Path) -> tuple[ObjectIm
             _whole(image["id"]): (str(image["file_name"]), _whole(image["height"]), _whole(image["width"]))
             for image in images
         }
-        names, numbers = [str(c["name"]) for c in categories], [int(c["id"]) for c in categories]
+        names, numbers = [str(c["name"]) for c in categories], [_whole(c["id"]) for c in categories]
         if not isinstance(records, list) or not all(isinstance(each, dict) for each in records):
             raise TypeError("annotations are not a list of objects")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -51,6 +50,8 @@ def read_coco(file: Path, folders: Sequence[Path], root: Path) -> tuple[ObjectIm
         ) from error
     if twice_named := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"{file} has several categories named {twice_named[0]}; give each a name of its own")
+    if twice_numbered := [number for number, count in Counter(numbers).items() if count > 1]:
+        raise ValueError(f"{file} has several categories with the id {twice_numbered[0]}; give each one of its own")
     if not known:
         raise ValueError(f"{file} lists no images; give a file with some")
     if len(known) < len(images):
@@ -115,9 +116,10 @@ def _checked(
             f"{file}: annotation {number} is of the category {category}, which is not in the file; add the category or "
             "remove the annotation"
         )
-    if not all(map(math.isfinite, (x, y, width, height))) or width < 0 or height < 0:
+    if not all(abs(value) <= FARTHEST for value in (x, y, width, height)) or width < 0 or height < 0:
         raise ValueError(
-            f"{file}: annotation {number} has the box {record['bbox']}; width and height must be 0 or more"
+            f"{file}: annotation {number} has the box {record['bbox']}; give numbers of pixels, "
+            "width and height 0 or more"
         )
     shape = record.get("segmentation") or None
     try:
@@ -128,6 +130,8 @@ def _checked(
         elif shape is not None and (tuple(shape["size"]) != known[image][1:] or not shape["counts"]):
             raise ValueError(f"its mask has the size {shape['size']} and the image {list(known[image][1:])}")
         area = float(record.get("area", width * height))
+        if not abs(area) <= FARTHEST**2:
+            raise ValueError(f"its area is {area}")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"{file}: annotation {number} has a segmentation or an area that cannot be read ({error}); give lists of "

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import numpy as np
 
-from convneur.data.objects.annotations import ObjectImages, Objects
+from convneur.data.objects.annotations import FARTHEST, ObjectImages, Objects
 from convneur.data.paths import LARGEST_TEXT, inside, read_file, read_text
 
 
@@ -75,12 +74,16 @@ def _read(
         labels, boxes, difficult = [], [], []
         for each in tree.iter("object"):
             corners = [float(_text(each, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")]
-            if not all(map(math.isfinite, corners)) or corners[2] < corners[0] or corners[3] < corners[1]:
+            if (
+                not all(abs(corner) <= FARTHEST for corner in corners)
+                or corners[2] < corners[0]
+                or corners[3] < corners[1]
+            ):
                 raise ValueError(f"the box {corners} ends before it begins, or has numbers that are none")
             labels.append(_text(each, "name"))
             boxes.append([corners[0] - 1, corners[1] - 1, *corners[2:]])  # VOC counts pixels from 1, the last included
             difficult.append(each.findtext("difficult", "0") == "1")
-    except (ET.ParseError, ValueError) as error:
+    except (ET.ParseError, LookupError, ValueError) as error:  # of an encoding that is not known
         raise ValueError(f"{file} is no annotation that can be read: {error}") from error
     if not image.is_file():
         raise FileNotFoundError(f"{image} is missing; {file} is about it")

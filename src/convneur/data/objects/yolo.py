@@ -7,14 +7,13 @@ polygon.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
 
 from convneur.data.decode import MAX_SIDE, SUFFIXES, UnreadableImageError, open_image
-from convneur.data.objects.annotations import ObjectImages, Objects, Shape
+from convneur.data.objects.annotations import FARTHEST, ObjectImages, Objects, Shape
 from convneur.data.paths import read_text
+from convneur.data.yaml_text import UnaliasedLoader, parse_yaml
 
 LARGEST_YAML = 2**20  # bytes
 ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: how the camera was held; on its side
@@ -27,34 +26,13 @@ def read_names(root: Path) -> list[str]:
         ValueError: If there are none.
     """
     file = root / "data.yaml"
-    content = _parse(file) if file.exists() else None
+    content = parse_yaml(read_text(file, LARGEST_YAML), file, UnaliasedLoader) if file.exists() else None
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict):
         names = [names[number] for number in sorted(names)] if all(isinstance(n, int) for n in names) else None
     if not names or not isinstance(names, list) or any(isinstance(name, (list, dict, set)) for name in names):
         raise ValueError(f"{file} does not name the classes; write names: [first, second, ...] into it")
     return [str(name) for name in names]
-
-
-class _Loader(yaml.SafeLoader):
-    """Without aliases, of which a few lines can make a list of more names than memory holds."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        """Refuse a node that stands for another."""
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(
-                f"line {self.peek_event().start_mark.line + 1} has an alias; write out what it stands for"
-            )
-        return super().compose_node(parent, index)
-
-
-def _parse(file: Path) -> Any:
-    try:
-        return _Loader(read_text(file, LARGEST_YAML)).get_single_data()
-    except RecursionError as error:
-        raise ValueError(f"{file} is nested too deeply to be read") from error
-    except (yaml.YAMLError, ValueError, TypeError) as error:  # of a date that is none, of a list as a key
-        raise ValueError(f"{file} is no YAML that can be read ({' '.join(str(error).split())})") from error
 
 
 def read_yolo(root: Path, split: str, names: list[str]) -> ObjectImages:
@@ -104,7 +82,7 @@ def _read(file: Path, height: int, width: int, classes: int) -> Objects:
             if not 0 <= int(label) < classes:
                 raise ValueError(f"class {label} of {classes}")
             points = np.array([float(value) for value in values])
-            if not np.isfinite(points).all() or (len(points) == 4 and (points[2:] < 0).any()):
+            if not (np.abs(points) <= FARTHEST).all() or (len(points) == 4 and (points[2:] < 0).any()):
                 raise ValueError("a box with numbers that are none, or of negative size")
             if len(points) != 4 and (len(points) < 6 or len(points) % 2):
                 raise ValueError(f"{len(points)} numbers after the class, which are neither a box nor a polygon")

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from convneur.data.decode import MAX_PIXELS, UnreadableImageError, open_image
+from convneur.data.decode import MAX_PIXELS, UnreadableImageError, check_scans, open_image
 
 IGNORED = 255  # class of a pixel that counts nowhere
 GOLDEN = 0.618034
@@ -122,6 +122,7 @@ def _values(content: bytes, coloured: bool, max_pixels: int) -> npt.NDArray[np.i
     """Numbers (H, W) or colours (H, W, 3) of a file."""
     try:
         with open_image(content, max_pixels) as image:
+            check_scans(image)
             ImageOps.exif_transpose(image, in_place=True)
     except UnreadableImageError as error:
         raise MaskError(f"the mask cannot be read ({error})") from error

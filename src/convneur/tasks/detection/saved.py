@@ -80,4 +80,6 @@ def load_detector(source: str | Path) -> SavedDetector:
         classes = check_labels(config.get("label_names"), arguments.get("num_classes", 80), KEY)
         numbers: Any = config.get("category_ids")
         several(numbers, "category_ids", (len(classes),), lambda each, at: whole(each, at, -MAX_CATEGORY, MAX_CATEGORY))
+        if len(set(numbers)) < len(numbers):
+            raise ValueError("category_ids names a number twice")
     return SavedDetector(model, arguments, classes, numbers)
