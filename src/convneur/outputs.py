@@ -134,7 +134,8 @@ class OutputFolder:
                 f"{self.named} holds {there[0].relative_to(self.path)}, and nothing says what it was made from; add "
                 "--overwrite to replace it, or give another --out"
             )
-        compare(kept, self._made_from, self.named)
+        gone = [name for name in kept.get("files", ()) if not os.path.lexists(self.path / name)]
+        compare({**kept, "finished": kept.get("finished") and not gone}, self._made_from, self.named)
 
     # What is written
 
@@ -162,7 +163,8 @@ class OutputFolder:
             told: What the same command should tell again, as JSON can hold it.
         """
         kept = read_note(self.note)[0].get(self.part, {})
-        self._keep({**kept, "finished": True, "told": told})
+        files = [str(path.relative_to(self.path)) for path in self._made(self.verb) if os.path.lexists(path)]
+        self._keep({**kept, "finished": True, "told": told, "files": files})
 
     def free(self, stem: str, ends: Sequence[str]) -> list[Path]:
         """Paths that are not taken: ``stem``, if need be with a number behind it, and each of the ends."""
@@ -232,7 +234,7 @@ class OutputFolder:
             if strange and self.verb not in BESIDE:
                 raise FileExistsError(
                     f"{self.named} is not empty, and nothing in it says that convneur filled it (it holds "
-                    f"{strange[0]}); give a new or an empty folder"
+                    f"{strange[0]}); give a new or an empty folder, or clear away what an earlier version wrote"
                 )
         elif owner == "train" != self.verb:
             raise FileExistsError(f"{self.named} holds a training run, which would be written over; give another --out")

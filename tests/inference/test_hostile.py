@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -158,10 +159,13 @@ def test_chunks_are_files_in_the_array(kind, tmp_path):
 def test_folders_in_folders_without_end_are_looked_through(tmp_path, monkeypatch):
     array(tmp_path / "a.zarr", 2)
     monkeypatch.chdir(tmp_path / "a.zarr")
-    for _ in range(1200):
-        os.mkdir("a")  # noqa: PTH102  a path of all of them would be long
-        os.chdir("a")
-    assert open_large(tmp_path / "a.zarr").height == 40
+    try:
+        for _ in range(1200):
+            os.mkdir("a")  # noqa: PTH102  a path of all of them would be long
+            os.chdir("a")
+        assert open_large(tmp_path / "a.zarr").height == 40
+    finally:  # pytest itself could not remove them
+        subprocess.run(["rm", "-rf", str(tmp_path / "a.zarr")], check=True)
 
 
 def test_arrays_of_objects_and_archives_are_not_opened(tmp_path):

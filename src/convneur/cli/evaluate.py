@@ -66,7 +66,7 @@ def eval_(
     console = Console(stderr=True)
     made_from = {
         "model": model_identity(model),
-        "data": [data, files_hash(data.rpartition(":")[2])],
+        "data": [data, files_hash(data.removeprefix("hf:").removeprefix("wds:"))],
         "image_size": image_size,
         "share": [val_share, seed, part],
         "max_megapixels": max_megapixels,

@@ -18,6 +18,7 @@ from convneur.data.photo_mosaic import Tiles
 from convneur.data.sources import Source, open_source
 from convneur.engine.fit import Curve
 from convneur.files import write_atomic
+from convneur.json_files import read_json
 from convneur.layers.prototypes import PROTOTYPES
 from convneur.models import create_model
 from convneur.models.names import choose
@@ -241,7 +242,7 @@ def _results(path: Path, config: AblationConfig) -> dict[str, Any]:
         del free[0][free[1]]  # more cells and seeds may be added later
     if not path.exists():
         return {"settings": settings, "runs": []}
-    results: dict[str, Any] = json.loads(path.read_text())
+    results = read_json(path, "remove it, or give another --out")
     if results.get("settings") != settings:
         raise ValueError(
             f"{path} was begun with other settings; give the same, add --overwrite to replace it, or give another --out"
