@@ -46,6 +46,7 @@ V2 = {
     "a codec without a name": {"compressor": {}},
     "a huge chunk": {"chunks": [2**20, 2**20, 3]},
     "a huge axis": {"shape": [2**62, 30, 3]},
+    "chunks without end": {"shape": [2**20, 2**20, 3], "chunks": [1, 1, 1]},
     "a negative axis": {"shape": [-1, 30, 3]},
     "no list": {"shape": 7},
     "fewer axes": {"chunks": [16]},

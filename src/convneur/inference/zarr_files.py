@@ -19,6 +19,7 @@ from convneur.data.paths import inside, read_json, regular_file
 LARGEST_CHUNK = 2**29  # bytes, decoded
 LONGEST = 2**31 - 1  # of an axis
 MOST_AXES = 8
+MOST_CHUNKS = 100_000  # side by side, which is how many may have to be read for a row
 # Of version 2, by their names in numcodecs; version 3 has its own names for some, and may name any of numcodecs'.
 CODECS = frozenset(
     (
@@ -119,6 +120,7 @@ def _check_2(about: Mapping[str, Any]) -> None:
         raise _RefusedError(f"zarr_format {about['zarr_format']!r:.40}")
     _check_number(about["dtype"], NUMBERS)
     _check_shape(about["shape"], about["chunks"], int(about["dtype"][-1]))
+    _check_count(about["shape"], about["chunks"])
     if about.get("dimension_separator", ".") not in (".", "/"):
         raise _RefusedError("a dimension_separator that is neither . nor /")
     _check_fill(about.get("fill_value"))
@@ -150,6 +152,7 @@ def _check_3(about: Mapping[str, Any]) -> None:
         _check_shape(chunks, [1] * len(chunks), 0)
         if math.prod(-(-outer // part) for outer, part in zip(chunks, inner, strict=True)) * 16 > LARGEST_CHUNK:
             raise _RefusedError("shards of too many chunks")
+    _check_count(about["shape"], chunks if inner is None else inner)
 
 
 def _check_codecs(codecs: Sequence[Any], depth: int = 0) -> Sequence[int] | None:
@@ -201,6 +204,13 @@ def _check_shape(shape: Any, chunks: Any, size: int) -> None:
         raise _RefusedError(
             f"chunks of {math.prod(chunks) * size / 1e6:,.0f} MB; they may have {LARGEST_CHUNK / 1e6:,.0f}"
         )
+
+
+def _check_count(shape: Sequence[int], chunks: Sequence[int]) -> None:
+    """Refuse an array of so small chunks that reading a row of them takes no end."""
+    counts = sorted(-(-length // part) for length, part in zip(shape, chunks, strict=True))
+    if (beside := math.prod(counts[:-1])) > MOST_CHUNKS:
+        raise _RefusedError(f"{beside:,} chunks side by side; there may be {MOST_CHUNKS:,}")
 
 
 def _check_files(folder: Path) -> None:
