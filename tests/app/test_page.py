@@ -19,6 +19,8 @@ from convneur.cli.main import main
 from tests.cli.test_explain import LABELS, classifier
 from tests.data import files
 
+pytestmark = pytest.mark.slow  # a server and its page start in each
+
 pytest.importorskip("gradio", reason="needs gradio: pip install 'convneur[app]'")
 httpx = pytest.importorskip("httpx", reason="comes with gradio")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)

@@ -226,6 +226,7 @@ def test_a_folder_that_nobody_may_write_to():
         assert call("bench", "latency", "--out", out) == (2, "", f"convneur: --out {line}\n")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_full_disk_is_one_line_and_leaves_no_half_file(tmp_path):
     mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(tmp_path)], check=False)

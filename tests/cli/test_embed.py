@@ -97,6 +97,7 @@ def _has_cuda() -> bool:
     return torch.cuda.is_available()
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_whole_parts_and_two_do_not_fill_one_folder(model, tmp_path, capsys):
     source, out = builders.photo_folder(tmp_path / "photos", 120), tmp_path / "out"
     rest = ["--model", str(model), "--out", str(out), *SMALL, "--part-size", "2", "--workers", "1"]

@@ -226,6 +226,7 @@ def test_ctrl_c_leaves_what_was_there(folder, tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 2, "the file and its note"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_full_disk_is_one_line_and_leaves_nothing(folder, tmp_path):
     mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(tmp_path)], check=False)

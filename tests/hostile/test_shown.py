@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 from PIL import Image
 
-from convneur.cli.common import Outputs, listed_classes, tell_notes, tell_unreadable
+from convneur.cli.common import listed_classes, tell_notes, tell_unreadable
 from convneur.cli.predict import _print, _print_objects, _print_pixels
 from convneur.data.semantic.masks import MaskCode
 from convneur.explain.figures import confusion, curves, gallery
@@ -20,6 +20,7 @@ from convneur.explain.report import png
 from convneur.explain.segmenter import legend
 from convneur.inference.parts import Done, Parts
 from convneur.models import save_model
+from convneur.outputs import OutputFolder
 from convneur.printing import printable, shortened
 from convneur.recipes.runs import names_hash
 from tests.cli.test_classify import call
@@ -164,9 +165,11 @@ def test_what_cannot_be_embedded_is_listed_exactly(name, tmp_path):
 
 @nasty
 def test_what_is_made_of_a_file_has_a_name_that_can_be_written(name, tmp_path):
-    for _ in range(2):  # the second call finds the note of the first
-        outputs = Outputs(tmp_path)
-        paths = [*outputs.free(name, [".png", "-overlay.jpg"]), *outputs.free(name, [".png", "-overlay.jpg"])]
+    for _ in range(2):  # the second call finds what the first has written
+        with OutputFolder(tmp_path, "predict", overwrite=True) as folder:
+            folder.check({})
+            folder.start()
+            paths = [*folder.free(name, [".png", "-overlay.jpg"]), *folder.free(name, [".png", "-overlay.jpg"])]
         assert len(set(paths)) == 4
         for path in paths:
             assert path.parent == tmp_path
@@ -202,16 +205,17 @@ def test_predict_names_a_folder_of_nasty_names(photos, classifier, capsys, monke
 
 
 def test_explain_shows_a_folder_of_nasty_names(photos, classifier, tmp_path, capsys):
-    for name in ("\x1b[31mred\x9b0m.png", "q[/b].png", "<script>alert(1)</script>".replace("/", "") + ".png"):
-        path = photos / name
+    names = ("\x1b[31mred\x9b0m.png", "q[/b].png", "<script>alert(1)</script>".replace("/", "") + ".png")
+    paths = [photos / name for name in names]
+    for path in paths:
         if not path.exists():
             Image.new("RGB", (40, 40)).save(path)
-        out = tmp_path / "[out]"
-        code, *told = call(
-            capsys, "explain", str(path), "--model", str(classifier), "--out", str(out), "--image-size", "64"
-        )
-        assert code == 0, told
-        said(*told)
+    out = tmp_path / "[out]"
+    code, *told = call(
+        capsys, "explain", *map(str, paths), "--model", str(classifier), "--out", str(out), "--image-size", "64"
+    )
+    assert code == 0, told
+    said(*told)
     pages = [path.read_text() for path in out.glob("*.html")]
     assert len(pages) == 3
     for page in pages:

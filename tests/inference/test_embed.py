@@ -172,6 +172,7 @@ def test_too_many_unreadable_end_the_job_and_can_be_allowed(model, tmp_path):
     assert len(builders.read(tmp_path / "out")) == 20
 
 
+@pytest.mark.slow
 def test_a_killed_job_goes_on(model, tmp_path):
     """SIGKILL after some parts: the same command gives the same table and leaves alone what was there."""
     source = builders.photo_folder(tmp_path / "photos", 120)

@@ -56,6 +56,7 @@ def workers_of(process: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the workers of Ray are found in /proc")
 @pytest.mark.usefixtures("_no_ray_left")
 def test_a_worker_that_is_killed_loses_and_doubles_nothing(job, tmp_path):
@@ -78,6 +79,7 @@ def test_a_worker_that_is_killed_loses_and_doubles_nothing(job, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in here.iterdir()}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_no_ray_left")
 def test_it_goes_on_where_another_engine_stopped_and_tells_what_went_wrong(job, tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")

@@ -201,6 +201,7 @@ def run(model, image, out):
     return stream(model, image, out, out_indices=(0, 3), tile=(4, 60), progress=False)
 
 
+@pytest.mark.slow
 def test_a_killed_job_goes_on_and_gives_the_same_bytes(tmp_path):
     image = tmp_path / "image.npy"
     np.save(image, picture(1500, 640))

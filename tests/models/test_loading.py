@@ -21,6 +21,7 @@ import convneur
 from convneur.cli.main import main
 from convneur.models import load_model, save_model
 from convneur.models.metadata import ModelMetadata
+from convneur.printing import printable
 from convneur.tasks.detection import load_detector
 from tests.hostile.models import (
     ARGUMENTS,
@@ -356,12 +357,13 @@ def test_every_default_of_timm_is_valid_metadata():
         ModelMetadata.checked(config, config.get("label_names"))
 
 
-def test_a_label_that_is_half_a_character_can_be_printed(models, tmp_path):
+def test_a_label_that_is_half_a_character_stays_as_it_is_and_can_be_printed(models, tmp_path):
+    """Folders whose names are no UTF-8 are classes with such names, and must be known again."""
     folder = shutil.copytree(models["classifier"], tmp_path / "copy")
     change(folder, ("label_names",), ["\ud800", "b", "c"])
     classes = load_model(folder).classes
-    assert classes is not None
-    assert "".join(classes).encode()
+    assert classes == ["\ud800", "b", "c"]
+    assert printable("".join(classes)).encode()
 
 
 @pytest.mark.parametrize("verb", ["predict", "eval", "embed", "explain", "export", "stream", "push", "train"])
@@ -444,3 +446,22 @@ def test_detectors_whose_backbone_began_with_pretrained_weights_still_load(model
     folder = shutil.copytree(models["detector"], tmp_path / "copy")
     change(folder, ("detector", "backbone_args", "pretrained"), True)
     assert load_detector(folder).classes == LABELS
+
+
+@pytest.mark.parametrize("changed", [{"drop_rate": 5}, {"global_pool": ""}], ids=["a rate above 1", "no pooling"])
+def test_a_model_that_cannot_answer_is_refused_when_it_is_loaded(changed, tmp_path):
+    model = timm.create_model("test_resnet", num_classes=3)
+    save_model(model, tmp_path / "model", {"num_classes": 3}, ["a", "b", "c"])
+    load_model(tmp_path / "model")
+    change(tmp_path / "model", ("model_args",), {"num_classes": 3, **changed})
+    with pytest.raises(ValueError, match="cannot be loaded") as caught:
+        load_model(tmp_path / "model")
+    assert "\n" not in str(caught.value)
+
+
+def test_statistics_below_zero_give_no_numbers(tmp_path):
+    model = timm.create_model("test_resnet", num_classes=3)
+    save_model(model, tmp_path / "model", {"num_classes": 3}, ["a", "b", "c"])
+    change_weights(tmp_path / "model", lambda w: w.update({"bn1.running_var": -torch.ones_like(w["bn1.running_var"])}))
+    with pytest.raises(ValueError, match="gives answers that are no finite numbers"):
+        load_model(tmp_path / "model")

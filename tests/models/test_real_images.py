@@ -12,6 +12,7 @@ from torchvision.transforms.functional import pil_to_tensor
 import convneur
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.parametrize("kwargs", [{}, {"memory": {"state": "mlp"}}, {"preset": "published"}], ids=str)
 def test_m1_learns_a_batch_of_photographs(data_dir, kwargs):

@@ -100,7 +100,7 @@ def walk(folder: Path | str) -> Iterator[Path]:
     places: list[tuple[str, list[str]]] = []
     starts = [str(folder)]
     for start in starts:  # it grows
-        for place, folders, files in os.walk(start):
+        for place, folders, files in _walk_down(start):
             there = os.stat(place)  # noqa: PTH116  of what a link leads to
             if (there.st_dev, there.st_ino) in entered:
                 folders.clear()
@@ -110,6 +110,14 @@ def walk(folder: Path | str) -> Iterator[Path]:
             starts += sorted(path for path in (os.path.join(place, each) for each in folders) if os.path.islink(path))  # noqa: PTH114, PTH118
     for place, files in sorted(places):
         yield from (Path(place) / file for file in sorted(files))
+
+
+def _walk_down(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk`, which before Python 3.12 calls itself for each folder in a folder."""
+    try:
+        yield from os.walk(folder)
+    except RecursionError:
+        raise ValueError(f"{folder} has too many folders in each other; give one that is nearer to the files") from None
 
 
 def before_wildcards(pattern: Path) -> Path:

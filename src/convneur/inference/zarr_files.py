@@ -17,22 +17,22 @@ from convneur.data.decode import UnreadableImageError
 from convneur.data.paths import inside, read_json, regular_file
 
 LARGEST_CHUNK = 2**29  # bytes, decoded
+OVERHEAD = 2**16  # bytes that a stored chunk may have beside those that it is made of
 LONGEST = 2**31 - 1  # of an axis
 MOST_AXES = 8
 MOST_CHUNKS = 100_000  # side by side, which is how many may have to be read for a row
 # Of version 2, by their names in numcodecs; version 3 has its own names for some, and may name any of numcodecs'.
+# Without bz2 and lzma: a kilobyte of theirs can become a gigabyte before anybody knows.
 CODECS = frozenset(
     (
         "adler32",
         "blosc",
-        "bz2",
         "crc32",
         "crc32c",
         "delta",
         "fletcher32",
         "gzip",
         "lz4",
-        "lzma",
         "shuffle",
         "zlib",
         "zstd",
@@ -92,8 +92,8 @@ def check_array(folder: Path) -> None:
     try:
         if not isinstance(about, dict):
             raise _RefusedError("no object of JSON")
-        (_check_3 if file.name == "zarr.json" else _check_2)(about)
-        _check_files(folder)
+        largest, codec = (_check_3 if file.name == "zarr.json" else _check_2)(about)
+        _check_files(folder, largest, codec)
     except (_RefusedError, KeyError, TypeError) as error:
         reason = str(error) if isinstance(error, _RefusedError) else f"{type(error).__name__}: {error}"
         raise UnreadableImageError(f"{file} is refused: {reason}; store the image anew, as numbers") from error
@@ -114,8 +114,12 @@ def _scales(folder: Path) -> Mapping[str, Any]:
     return found
 
 
-def _check_2(about: Mapping[str, Any]) -> None:
-    """Version 2: one dtype, chunks of one size, filters and a compressor by name."""
+def _check_2(about: Mapping[str, Any]) -> tuple[int, str]:
+    """Version 2: one dtype, chunks of one size, filters and a compressor by name.
+
+    Returns:
+        Bytes of a decoded chunk, and the codec by which it is stored.
+    """
     if about["zarr_format"] != 2:
         raise _RefusedError(f"zarr_format {about['zarr_format']!r:.40}")
     _check_number(about["dtype"], NUMBERS)
@@ -127,10 +131,11 @@ def _check_2(about: Mapping[str, Any]) -> None:
     compressor = about.get("compressor")
     for codec in [*(about.get("filters") or []), *([] if compressor is None else [compressor])]:
         _check_codec(codec["id"], codec, CODECS)
+    return math.prod(about["chunks"]) * int(about["dtype"][-1]), "" if compressor is None else compressor["id"]
 
 
-def _check_3(about: Mapping[str, Any]) -> None:
-    """Version 3: a chain of codecs, shards among them."""
+def _check_3(about: Mapping[str, Any]) -> tuple[int, str]:
+    """Version 3: a chain of codecs, shards among them. Returns what `_check_2` does, of a shard as a whole."""
     if (about["zarr_format"], about["node_type"]) != (3, "array"):
         raise _RefusedError("no array of version 3")
     if about.get("storage_transformers"):
@@ -153,6 +158,8 @@ def _check_3(about: Mapping[str, Any]) -> None:
         if math.prod(-(-outer // part) for outer, part in zip(chunks, inner, strict=True)) * 16 > LARGEST_CHUNK:
             raise _RefusedError("shards of too many chunks")
     _check_count(about["shape"], chunks if inner is None else inner)
+    last = about["codecs"][-1] if about["codecs"] else ""
+    return math.prod(chunks) * size, (last if isinstance(last, str) else last["name"]).removeprefix("numcodecs.")
 
 
 def _check_codecs(codecs: Sequence[Any], depth: int = 0) -> Sequence[int] | None:
@@ -213,16 +220,29 @@ def _check_count(shape: Sequence[int], chunks: Sequence[int]) -> None:
         raise _RefusedError(f"{beside:,} chunks side by side; there may be {MOST_CHUNKS:,}")
 
 
-def _check_files(folder: Path) -> None:
-    """Refuse links that lead out of an array, and what is no file."""
+def _check_files(folder: Path, largest: int, codec: str) -> None:
+    """Refuse links that lead out of an array, what is no file, and chunks that would become larger than ``largest``."""
     for entry in _entries(str(folder)):
         try:
             if entry.is_symlink():
                 inside(folder, os.path.relpath(entry.path, folder))
             if not entry.is_file() and not entry.is_dir():
                 regular_file(entry.path)
+            if entry.is_file() and not entry.name.startswith(".z") and entry.name != "zarr.json":
+                _check_stored(entry, largest, codec)
         except (ValueError, OSError) as error:
             raise _RefusedError(str(error)) from error
+
+
+def _check_stored(entry: os.DirEntry[str], largest: int, codec: str) -> None:
+    if entry.stat().st_size > largest + largest // 16 + OVERHEAD:
+        raise _RefusedError(f"{entry.name} of {entry.stat().st_size:,} bytes for a chunk of {largest:,}")
+    if codec in ("blosc", "lz4"):  # both make room for what their header says
+        with regular_file(entry.path).open("rb") as file:
+            header = file.read(8)
+        told = int.from_bytes(header[4:8] if codec == "blosc" else header[:4], "little")
+        if told > largest:
+            raise _RefusedError(f"{entry.name}, which says that it becomes {told:,} bytes, for a chunk of {largest:,}")
 
 
 def _entries(folder: str) -> Iterator[os.DirEntry[str]]:

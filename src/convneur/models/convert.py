@@ -60,10 +60,12 @@ def from_convnext(
     converted = {}
     for key, value in given.items():
         if not value.is_floating_point():
-            raise ValueError(f"{key} is of type {str(value.dtype).removeprefix('torch.')}; give floating-point weights")
+            kind = str(value.dtype).removeprefix("torch.")
+            raise ValueError(f"{key} of {named} is of type {kind}; give floating-point weights")
         # timm's small ConvNeXts have 1x1 convolutions where ours has linear maps of the same numbers.
         if value.squeeze().shape != wanted[key].squeeze().shape:
-            raise ValueError(f"{key} is of shape {tuple(value.shape)} where {tuple(wanted[key].shape)} is needed")
+            needed = tuple(wanted[key].shape)
+            raise ValueError(f"{key} of {named} is of shape {tuple(value.shape)} where {needed} is needed")
         converted[key] = value.reshape(wanted[key].shape)
     if "gate" in model.global_config.fusion:
         for key in [key for key in new if key.endswith("global_branch.up.weight")]:
@@ -109,7 +111,7 @@ def _check(given: Mapping[str, Tensor], named: str) -> None:
             raise ValueError(f"{key} of {named} has fewer numbers than its shape {tuple(value.shape)} says")
     for key, axes in (("stem.0.weight", 4), ("head.fc.weight", 2)):
         if key in given and given[key].ndim != axes:
-            raise ValueError(f"{key} is of shape {tuple(given[key].shape)} where {axes} axes are needed")
+            raise ValueError(f"{key} of {named} is of shape {tuple(given[key].shape)} where {axes} axes are needed")
 
 
 def _read(file: Path) -> dict[str, Tensor]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import timm
+import torch
 from safetensors import SafetensorError
 from timm.models import is_model_pretrained, save_for_hf
-from torch import nn
+from torch import Tensor, nn
 
 from convneur.files import replace_folder, why_unreadable
 from convneur.json_files import read_json
@@ -19,6 +20,7 @@ from convneur.models.names import no_such_model
 from convneur.models.weights import load_whole, read_header
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+ASKED = 224  # pixels a side, at most, of the image that a model is asked about when it is loaded
 AGAIN = "train or copy the model again"  # what to do about a damaged one
 
 
@@ -159,9 +161,24 @@ def _of_folder(folder: Path, source: str | Path, kwargs: Mapping[str, Any]) -> L
                 f"{CONFIG}: num_classes is {described['num_classes']} and the weights are of "
                 f"{cast(Any, model).num_classes} classes"
             )
+        _require_answer(model, described)
     except Exception as error:  # another version, damaged or hostile files: whatever the readers raise
         raise ValueError(f"{source} cannot be loaded ({why_unreadable(error)}); {AGAIN}") from error
     return Loaded(model, described, metadata.labels)
+
+
+def _require_answer(model: nn.Module, described: Mapping[str, Any]) -> None:
+    """Ask a model once: whether settings and weights make an answer does not show before."""
+    channels, *size = described["input_size"]
+    if not described.get("fixed_input_size"):
+        size = [min(side, ASKED) for side in (described.get("min_input_size") or described["input_size"])[1:]]
+    with torch.inference_mode():
+        answer = model.eval()(torch.zeros(1, channels, *size))
+    classes = described["num_classes"]
+    if not isinstance(answer, Tensor) or (classes and answer.shape != (1, classes)):
+        raise ValueError(f"{CONFIG}: its settings make no answer of {classes} classes")
+    if not answer.isfinite().all():
+        raise ValueError(f"{WEIGHTS} gives answers that are no finite numbers")
 
 
 def _metadata(config: Mapping[str, Any]) -> ModelMetadata:

@@ -92,8 +92,7 @@ def check_labels(labels: Any, count: int | None, kind: str = "classifier") -> li
             raise ValueError(f"label_names[{number}] is {shown(label)}; give a name as text")
     if count is not None and len(labels) != count:
         raise ValueError(f"label_names names {len(labels)} classes for a {kind} of {count}")
-    # Half a character, as "\\ud800", cannot be printed or written. Names of folders that are no UTF-8 have such.
-    return [label.encode("utf-8", "backslashreplace").decode() for label in labels]
+    return list(labels)
 
 
 def check_arguments(architecture: Any, given: Any, place: str, most: int) -> dict[str, Any]:

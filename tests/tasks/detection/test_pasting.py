@@ -48,6 +48,7 @@ def test_codes_are_cocos():
     assert np.array_equal(decode_masks(codes, 120, 170).astype(bool), pixels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mask_rcnn", "cascade_mask_rcnn"])
 def test_detectors_with_masks_paste_them_this_way(kind):
     """The whole detector says the same with torchvision's own transform."""

@@ -37,6 +37,7 @@ def train(found: ObjectSource, kind: str, epochs: int, folder: Path | None = Non
     return task, curve
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mask_rcnn", "cascade_rcnn"])
 def test_it_goes_on_after_a_crash_with_the_same_weights(tmp_path, kind):
     found = source(tmp_path)
