@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numcodecs
 import numpy as np
 import pytest
 import tifffile
@@ -44,6 +45,7 @@ V2 = {
     "another codec": {"filters": [{"id": "vlen-utf8"}]},
     "a filter of objects": {"filters": [{"id": "delta", "dtype": "|O"}]},
     "a codec without a name": {"compressor": {}},
+    "a codec of a million to one": {"compressor": {"id": "bz2", "level": 9}},
     "a huge chunk": {"chunks": [2**20, 2**20, 3]},
     "a huge axis": {"shape": [2**62, 30, 3]},
     "chunks without end": {"shape": [2**20, 2**20, 3], "chunks": [1, 1, 1]},
@@ -102,11 +104,11 @@ def test_metadata_that_are_none_are_refused(version, text, tmp_path):
 
 def test_numbers_in_well_known_codecs_are_read(tmp_path):
     pixels = picture(40, 30)
-    from numcodecs import LZ4, Delta, Shuffle
+    from numcodecs import Delta, Shuffle
 
     for number, (version, options) in enumerate(
         [
-            (2, {"compressors": LZ4(), "filters": [Delta(dtype="u1")]}),
+            (2, {"compressors": numcodecs.LZ4(), "filters": [Delta(dtype="u1")]}),
             (2, {"compressors": None, "filters": [Shuffle(1)]}),
             (3, {"compressors": zarr.codecs.GzipCodec()}),
             (3, {"shards": (32, 30, 3), "compressors": zarr.codecs.BloscCodec()}),
@@ -155,6 +157,26 @@ def test_chunks_are_files_in_the_array(kind, tmp_path):
         chunk.symlink_to(tmp_path / "moved")
     with refused("a.zarr.*(leads out of|a pipe)"):
         open_large(tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize(("version", "name"), [(2, "0.0.0"), (3, "c/0/0/0")])
+@pytest.mark.parametrize("codec", ["blosc", "lz4", "plain"])
+def test_a_chunk_does_not_become_more_than_the_array_says(version, name, codec, tmp_path):
+    folder = tmp_path / "a.zarr"
+    compressors: Any = {
+        (2, "blosc"): numcodecs.Blosc(),
+        (2, "lz4"): numcodecs.LZ4(),
+        (3, "blosc"): zarr.codecs.BloscCodec(),
+    }.get((version, codec))
+    zarr.create_array(
+        folder, data=picture(40, 30), chunks=(16, 30, 3), zarr_format=version, compressors=compressors, filters=None
+    )
+    assert open_large(folder).height == 40
+    zeros = bytes(2**22)
+    encoders = {"blosc": numcodecs.Blosc(), "lz4": numcodecs.LZ4()}
+    (folder / name).write_bytes(zeros if compressors is None else encoders[codec].encode(zeros))
+    with refused(f"{Path(name).name}.* for a chunk of 1,440"):
+        open_large(folder)
 
 
 def test_folders_in_folders_without_end_are_looked_through(tmp_path, monkeypatch):
