@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 NEW = ".convneur-new-"  # begins the names of files and folders that are being written
+_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
 
 
 def check_folder(folder: Path, named: str | None = None) -> None:
@@ -58,25 +60,37 @@ def file_stem(name: str, most: int = 160) -> str:
     return shown.encode()[:most].decode(errors="ignore")
 
 
-def check_file(path: Path, instead: str) -> None:
-    """Refuse what is no file with something in it, without opening it: a FIFO would keep whoever opens it waiting.
+def regular_file(path: Path | str, instead: str = "give a file") -> Path:
+    """The path, if a file is there: opening a pipe would wait for ever, and a device has no end.
 
     Args:
-        path: Of the file.
+        path: Of the file; a link to one will do.
         instead: What to give in its place.
 
     Raises:
-        FileNotFoundError: If there is none.
-        OSError: If it is a folder, a FIFO, a device or a socket.
+        FileNotFoundError: If nothing is there.
+        IsADirectoryError: If it is a folder.
+        OSError: If it is a pipe, a device or a socket.
+    """
+    mode = os.stat(path).st_mode  # noqa: PTH116  of what a link leads to
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"{path} is a folder; {instead}")
+    if not stat.S_ISREG(mode):
+        raise OSError(f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'no file')}; {instead}")
+    return Path(path)
+
+
+def check_file(path: Path, instead: str) -> None:
+    """Refuse what is no file with something in it, without opening it; see `regular_file`.
+
+    Raises:
+        FileNotFoundError: If nothing is there.
+        OSError: If it is no file.
         ValueError: If it is empty.
     """
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; {instead}")
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; {instead}")
-    if not path.is_file():
-        raise OSError(f"{path} is no regular file (a FIFO, socket or device); {instead}")
-    if path.stat().st_size == 0:
+    if regular_file(path, instead).stat().st_size == 0:
         raise ValueError(f"{path} is empty; {instead}")
 
 

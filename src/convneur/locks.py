@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,3 +41,30 @@ def release(lock: Any) -> None:
         with suppress(OSError):  # Windows removes no file that is open
             Path(lock.lock_file).unlink()
     lock.release()
+
+
+@contextmanager
+def locked(folder: Path, name: str, named: str, wait: float = 0.0) -> Iterator[None]:
+    """A folder that is this process's alone. It is made if it is not there, and goes again if nothing was written.
+
+    Args:
+        folder: To write into.
+        name: Of the lock's file in it.
+        named: How the user gave the place.
+        wait: Seconds to wait for another process.
+
+    Raises:
+        As `acquire`.
+    """
+    created = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = acquire(folder / name, named, wait)
+        try:
+            yield
+        finally:
+            release(lock)
+    finally:
+        for each in created:
+            with suppress(OSError):  # it is not empty, as it should be
+                each.rmdir()

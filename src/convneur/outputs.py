@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 from convneur.files import NEW, check_folder, file_stem, remove_entry
-from convneur.locks import acquire, release
+from convneur.locks import acquire, locked, release
 from convneur.notes import OURS, as_json, compare, read_note, write_note
 
 LOCK = ".convneur-lock"
@@ -89,23 +89,16 @@ class OutputFolder:
     def __enter__(self) -> OutputFolder:
         check_folder(self.path, self.named)
         self._refuse_others()
-        self._created = [each for each in (self.path, *self.path.parents) if not each.exists()]
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = acquire(self.path / LOCK, self.named, self.wait)
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(locked(self.path, LOCK, self.named, self.wait))
             self._refuse_others()  # again: another process may have been here
             if self.verb not in SHARED:
                 sweep(self.path, WRITES[self.verb])
-        except BaseException:
-            self.__exit__()
-            raise
+            self._open = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        release(self._lock)
-        for folder in self._created:
-            with suppress(OSError):  # it is not empty, as it should be
-                folder.rmdir()
+        self._open.close()
 
     # What is there
 
@@ -291,21 +284,14 @@ class OutputFile:
         if self.files[-1].is_dir():
             raise IsADirectoryError(f"{self.named} is a folder; give the name of a file")
         check_folder(self.folder, f"the folder of {self.named}")
-        self._created = [each for each in (self.folder, *self.folder.parents) if not each.exists()]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = acquire(self.folder / f"{self.note.name}.lock", self.named)
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(locked(self.folder, f"{self.note.name}.lock", self.named))
             self._refuse_others()
-        except BaseException:
-            self.__exit__()
-            raise
+            self._open = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        release(self._lock)
-        for folder in self._created:
-            with suppress(OSError):
-                folder.rmdir()
+        self._open.close()
 
     def check(self, made_from: Mapping[str, Any]) -> None:
         """As `OutputFolder.check`."""

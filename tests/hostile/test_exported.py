@@ -121,7 +121,7 @@ def test_what_is_no_file_is_said_without_waiting(tmp_path):
         assert "is a folder; give a file that convneur export wrote" in refused(
             tmp_path / f"folder{suffix}", trust=True
         )
-        assert "is no regular file" in refused(tmp_path / f"fifo{suffix}", trust=True)
+        assert "is a pipe" in refused(tmp_path / f"fifo{suffix}", trust=True)
         assert "is empty" in refused(tmp_path / f"empty{suffix}", trust=True)
 
 

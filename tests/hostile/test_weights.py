@@ -72,7 +72,7 @@ def test_what_is_no_file_of_weights(suffix, tmp_path):
     os.mkfifo(tmp_path / f"fifo.{suffix}")
     assert "is a folder" in refused(tmp_path / f"folder.{suffix}")
     assert "is empty" in refused(tmp_path / f"empty.{suffix}")
-    assert "is no regular file" in refused(tmp_path / f"fifo.{suffix}")
+    assert "is a pipe" in refused(tmp_path / f"fifo.{suffix}")
     assert refused(tmp_path / f"text.{suffix}")
 
 

@@ -14,7 +14,8 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from convneur.data.paths import regular_file, walk
+from convneur.data.paths import walk
+from convneur.files import regular_file
 
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 65_535  # pixels, which is what a JPEG can have; Pillow and resizing need memory for each row

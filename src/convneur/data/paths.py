@@ -7,30 +7,14 @@ import glob
 import itertools
 import json
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from convneur.files import regular_file
+
 LARGEST_FILE = 2**30  # bytes of an image or an annotation file: they are read whole
 LARGEST_TEXT = 2**24  # bytes of lists, tables and descriptions
-_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
-
-
-def regular_file(path: Path | str) -> Path:
-    """The path, if a file is there: opening a pipe would wait for ever, and a device has no end.
-
-    Raises:
-        FileNotFoundError: If nothing is there.
-        IsADirectoryError: If it is a folder.
-        OSError: If it is a pipe, a device or a socket.
-    """
-    mode = os.stat(path).st_mode  # noqa: PTH116  of what a link leads to
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(f"{path} is a folder; give a file")
-    if not stat.S_ISREG(mode):
-        raise OSError(f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'no file')}; give a file")
-    return Path(path)
 
 
 def read_file(path: Path | str, most: int = LARGEST_FILE) -> bytes:

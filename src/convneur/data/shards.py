@@ -27,9 +27,10 @@ from torch.utils.data import IterableDataset, get_worker_info
 from convneur.data import tars
 from convneur.data.decode import MAX_PIXELS, UnreadableImageError, decode_image
 from convneur.data.loading import PADDING, Batch, Example, black_example, check_batch, collate, default_workers, seeded
-from convneur.data.paths import read_json, read_text, regular_file
+from convneur.data.paths import read_json, read_text
 from convneur.data.sources import TRAIN_NAMES, VAL_NAMES, Source, number_names
 from convneur.data.transforms import Transform
+from convneur.files import regular_file
 
 MOST_SHARDS = 100_000
 NEEDS = "descriptions of shards need the package webdataset; pip install 'convneur[wds]'"

@@ -25,8 +25,9 @@ from PIL import Image
 from torch import Tensor
 
 from convneur.data.decode import image_files
-from convneur.data.paths import inside, read_file, read_text, regular_file
+from convneur.data.paths import inside, read_file, read_text
 from convneur.data.split import Split, stratified_split
+from convneur.files import regular_file
 
 Labels = npt.NDArray[np.int64]
 TRAIN_NAMES = ("train", "training")

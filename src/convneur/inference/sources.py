@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convneur.data.decode import UnreadableImageError, decode_image, image_format
-from convneur.data.paths import regular_file
+from convneur.files import regular_file
 from convneur.inference.spans import Span, spans
 from convneur.inference.tiff_files import check_level, check_metadata
 from convneur.inference.zarr_files import zarr_image

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from convneur.data.decode import UnreadableImageError
-from convneur.data.paths import inside, read_json, regular_file
+from convneur.data.paths import inside, read_json
+from convneur.files import regular_file
 
 LARGEST_CHUNK = 2**29  # bytes, decoded
 OVERHEAD = 2**16  # bytes that a stored chunk may have beside those that it is made of

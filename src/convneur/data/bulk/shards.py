@@ -10,8 +10,9 @@ import numpy as np
 
 from convneur.data import tars
 from convneur.data.bulk.images import fingerprint_of
-from convneur.data.paths import LARGEST_FILE, regular_file
+from convneur.data.paths import LARGEST_FILE
 from convneur.data.sources import FileImages
+from convneur.files import regular_file
 
 
 class ShardImages:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from convneur.data.bulk.images import fingerprint_of
-from convneur.data.paths import regular_file
 from convneur.data.sources import Labels, image_bytes
+from convneur.files import regular_file
 
 
 class ParquetImages:
