@@ -236,9 +236,10 @@ def kill_once(case: Case, out: Path, course: Course, phase: str, how: int | str,
         told = log_of(out).strip()
         right = code == 2 and "No space left" in told.splitlines()[-1] and "Traceback" not in told
         return Kill(FULL_DISK, phase, code, "" if right else told[-500:] or "nothing was told")
+    began = time.time_ns()
     process = start(case, out)
     assert isinstance(how, int)
-    if not _reached(phase, process, out, course, draw):
+    if not _reached(phase, process, out, course, draw, began):
         return None
     with contextlib.suppress(ProcessLookupError):
         # SIGTERM reaches the process; Ctrl-C in a terminal, and a machine that dies, its workers too.
@@ -252,8 +253,10 @@ def kill_once(case: Case, out: Path, course: Course, phase: str, how: int | str,
     return Kill(signal.Signals(how).name, phase, code, "" if right else told.strip()[-500:])
 
 
-def _reached(phase: str, process: subprocess.Popen[bytes], out: Path, course: Course, draw: random.Random) -> bool:
-    """Wait for a moment in a phase; False if it ended before."""
+def _reached(
+    phase: str, process: subprocess.Popen[bytes], out: Path, course: Course, draw: random.Random, began: int
+) -> bool:
+    """Wait for a moment in a phase of what was started at ``began`` (nanoseconds); False if it ended before."""
     seconds = course.seconds
     spans = {
         "import": (0.2, seconds["first file"]),
@@ -270,8 +273,15 @@ def _reached(phase: str, process: subprocess.Popen[bytes], out: Path, course: Co
         "evaluation": lambda: any(path.name == course.steps[-1] for path in checkpoints(out)),
         "report": (out / "metrics.json").is_file,
     }
+
+    def is_there() -> bool:
+        """Whether the sign is, and not of an earlier start: a run writes its settings anew whenever it goes on."""
+        with contextlib.suppress(FileNotFoundError):
+            return phase not in signs or ((out / "run.json").stat().st_mtime_ns > began and signs[phase]())
+        return False
+
     pause, deadline = draw.uniform(*spans[phase]), time.monotonic() + PATIENCE
-    while not signs.get(phase, lambda: True)():
+    while not is_there():
         if process.poll() is not None:
             return False
         assert time.monotonic() < deadline, log_of(out)
