@@ -434,3 +434,12 @@ def test_every_verb_refuses_before_anything_else(command, tmp_path):
     finally:
         left.set()
         thread.join()
+
+
+def test_folders_that_a_killed_removal_left_empty_go_too(tmp_path):
+    (tmp_path / "run" / "logs" / "version_0").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints").mkdir()
+    (tmp_path / "run" / "run.json").write_text('{"data": "", "model": "", "recipe": {}}')
+    with OutputFolder(tmp_path / "run", "train", overwrite=True) as folder:
+        folder.clear()
+    assert not list((tmp_path / "run").iterdir())

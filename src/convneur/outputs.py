@@ -186,11 +186,16 @@ class OutputFolder:
         parts = results.keys() & {self.part} if verb == self.verb else results.keys()
         if parts:  # first, so that what is left if this is cut off is not taken for whole
             write_note(note, results | {part: {**results[part], "finished": False} for part in parts}, names)
-        for path in gone:
+        for path in gone[:-1]:
             remove_entry(path)
-        for place in sorted({place for path in gone for place in _between(self.path, path)}, reverse=True):
+        for place in _folders(self.path, verb):  # before the last file, by which the folder is known for ours
             with suppress(OSError):  # not empty: somebody else's files are kept
                 place.rmdir()
+        for path in gone[-1:]:
+            remove_entry(path)
+            for place in _between(self.path, path):
+                with suppress(OSError):
+                    place.rmdir()
         sweep(self.path, WRITES[verb])
         left = {name: kept for name, kept in results.items() if name not in parts}
         if left:
@@ -352,6 +357,15 @@ def _written(folder: Path, verb: str, part: str) -> list[Path]:
             if pattern.endswith("/") or path.is_symlink() or not path.is_dir():
                 found.append(path)
     return found
+
+
+def _folders(folder: Path, verb: str) -> list[Path]:
+    """Folders that a verb makes below its own, inner ones first; a call that was killed may have left them empty."""
+    found: set[Path] = set()
+    for pattern in (each.format("*").rstrip("/") for each in WRITES[verb]):
+        while pattern := pattern.rpartition("/")[0]:
+            found |= {place for place in folder.glob(pattern) if place.is_dir() and not place.is_symlink()}
+    return sorted(found, reverse=True)
 
 
 def _refuse_links(folder: Path, verb: str) -> None:
