@@ -1,7 +1,7 @@
 """Folders that commands write to: whose they are, what in them may be removed, and who is at work there.
 
 One rule for all: a folder is written to if it is new, empty, or the command's own. What a command made stays until the
-same command is told to overwrite it, and then nothing goes but what the command wrote. One process writes at a time.
+same command is given --overwrite, and then nothing goes but what the command wrote. One process writes at a time.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ def tell_notes(notes: Sequence[str], console: Any) -> None:
 
 
 def model_identity(model: str) -> list[str]:
-    """What a model is told by: its name and, of files on this disk, their state."""
+    """What identifies a model: its name and, of files on this disk, their state."""
     folder = Path(model).expanduser() / "model"
     return [model, files_hash(folder if (folder / "config.json").is_file() else model, deep=False)]
 

@@ -86,7 +86,7 @@ def _explain(
         console.print(f"{model} has no trained weights: its maps show what can be seen, and mean nothing")
     cam = bool(subject.classes) and importlib.util.find_spec("pytorch_grad_cam") is not None
     if subject.classes and not cam:
-        console.print(f"{NEEDS}; all else is told")
+        console.print(f"{NEEDS}; all else is shown")
     folder.start()
     device = device_for()
     subject.backbone.to(device)
