@@ -13,7 +13,6 @@ from convneur.printing import print_row
 
 if TYPE_CHECKING:
     from convneur.data.semantic import MaskCode
-    from convneur.printing import Console
 
 PREVIEW = 1600  # pixels of the longer side
 
@@ -27,6 +26,7 @@ def stream(
     workers: int = 1,
     scratch: Path | None = None,
     float64: bool = False,
+    fill: float | None = None,
     top_k: int = 3,
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> int:
@@ -43,6 +43,8 @@ def stream(
         workers: Strips at once.
         scratch: Folder for maps between, some 20 to 100 bytes per pixel; inside --out if not given.
         float64: Compute in double precision, which takes twice as long; not on a Mac's GPU, which has none.
+        fill: What takes the place of missing pixels (NaN, infinite, no data), in numbers of the image; they are refused
+            if not given.
         top_k: Answers of a classifier.
         overwrite: Replace what an earlier call wrote to --out; without it, results of other settings are refused.
     """
@@ -81,6 +83,7 @@ def stream(
             memory_limit=memory_gb * 1e9,
             workers=workers,
             scratch=scratch,
+            fill=fill,
             overwrite=overwrite,
         )
         if found.logits is not None:
@@ -89,14 +92,14 @@ def stream(
             for score, label in zip(best.values.tolist(), best.indices.tolist(), strict=True):
                 print_row(names[label] if names else str(label), f"{score:.1%}")
         if found.classes is not None and code is not None:
-            _tell_classes(image, found.classes, code, out, console)
+            _tell_classes(image, fill, found.classes, code, out)
         kinds = sorted(path.name for path in out.iterdir() if path.suffix in (".npy", ".jpg"))
         done = "" if found.computed else "   (nothing was left to do)"
         console.print(f"{out}: {', '.join(kinds)}{done}")
         return 0
 
 
-def _tell_classes(image: str, classes: Path, code: MaskCode, out: Path, console: Console) -> None:
+def _tell_classes(image: str, fill: float | None, classes: Path, code: MaskCode, out: Path) -> None:
     """Share of each class, and a small picture to look at."""
     import numpy as np
     from PIL import Image
@@ -113,7 +116,7 @@ def _tell_classes(image: str, classes: Path, code: MaskCode, out: Path, console:
         if counts[number]:
             print_row(code.classes[number], f"{counts[number] / said.size:.1%}")
     step = -(-max(said.shape) // PREVIEW)
-    source = open_large(image)
+    source = open_large(image, fill)
     rows = [source.read(Span(row, row + 1), 3)[0, ::step] for row in range(0, source.height, step)]
     picture = Image.fromarray((np.stack(rows) * 255).round().astype(np.uint8))
     write_image(out / "preview.jpg", overlay(picture, np.ascontiguousarray(said[::step, ::step]), code), quality=85)

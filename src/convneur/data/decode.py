@@ -6,16 +6,21 @@ import io
 import math
 import re
 import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from convneur.data.paths import walk
+from convneur.data.samples import Samples, UnreadableImageError, Values, of_array, of_tiff
+from convneur.data.tiff_files import open_tiff
 from convneur.files import regular_file
+
+__all__ = ["MAX_PIXELS", "MAX_SIDE", "SUFFIXES", "UnreadableImageError", "decode_image", "image_files", "open_image"]
 
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 65_535  # pixels, which is what a JPEG can have; Pillow and resizing need memory for each row
@@ -26,15 +31,22 @@ FORMATS = {
     "AVIF": (".avif",),
     "BMP": (".bmp",),
     "GIF": (".gif",),
-    "JPEG": (".jfif", ".jpeg", ".jpg"),  # and several in one file, as phones write them
-    "JPEG2000": (".jp2",),
+    "HEIF": (".heic", ".heif"),  # with pillow-heif; without it they are named, not passed over
+    "JPEG": (".jfif", ".jpe", ".jpeg", ".jpg"),  # and several in one file, as phones write them
+    "JPEG2000": (".j2k", ".jp2", ".jpx"),
     "PNG": (".png",),
     "PPM": (".pgm", ".pnm", ".ppm"),
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
 }
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-_SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+# Other images that people keep. They are not read: they hold what cameras measured, layers or drawings, or need other
+# programs.
+LOOKS_LIKE_IMAGE = frozenset(
+    ".3fr .ai .arw .cr2 .cr3 .dcm .dds .dib .djvu .dng .eps .exr .hdr .icns .ico .jls .jxl .jxr .nef .nrw .orf .pbm .pcx "
+    ".pef .pfm .psb .psd .raf .raw .rw2 .sgi .sr2 .srw .svg .tga .wdp .wmf .xcf".split()
+)
+_HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 _STRIP = 1 << 22  # pixels that are converted at a time
 MOST_SCANS = 200  # of a JPEG: each goes over all of the picture, and a few bytes are one
 _SCAN = re.compile(rb"\xff\xda\0(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")  # how one begins
@@ -46,15 +58,16 @@ def image_files(folder: Path | str) -> Iterator[str]:
     return (str(path) for path in walk(folder) if path.suffix.lower() in SUFFIXES)
 
 
-class UnreadableImageError(ValueError):
-    """A file that is no image, is damaged, or is too large to be opened safely."""
+class TooLargeError(UnreadableImageError):
+    """An image of more pixels than may be decoded at once."""
 
 
 def decode_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode one image to 8-bit RGB.
 
-    The camera's rotation (EXIF) is applied; transparency is laid over white; grey, palette, CMYK and 16-bit images are
-    converted, the latter by scaling, not by clipping. Of an animation the first frame is taken.
+    The camera's rotation (EXIF) is applied; declared transparency is laid over white; grey, palette, CMYK, Lab, 16-bit
+    and floating-point images are converted, the latter by scaling, not by clipping. Of several images in a file, and of
+    an animation, the first is taken.
 
     Args:
         source: A file, or the bytes of one.
@@ -64,6 +77,13 @@ def decode_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Im
         UnreadableImageError: If it cannot be read; one line that says why.
     """
     with open_image(source, max_pixels) as image:
+        check_scans(image)
+        if image.format == "TIFF":
+            samples = of_tiff(image.tag_v2.get)  # type: ignore[attr-defined]
+            if samples.note:
+                warnings.warn(samples.note, stacklevel=2)
+            if not _pillow_reads(image, samples):
+                return _by_tifffile(image, max_pixels)
         return _as_seen(image)
 
 
@@ -123,12 +143,16 @@ def _identify(file: IO[bytes]) -> ImageFile.ImageFile:
     """As `Image.open`, but without its limit of pixels: that is one for the process and all its threads, and ours may
     be larger."""
     Image.init()
-    head = file.read(16)
+    head = file.read(64)
+    heif = _is_heif(head)
+    if heif:
+        _register_heif()
     for name in FORMATS:
-        if name not in Image.OPEN:  # AVIF is not in every Pillow
+        if name not in Image.OPEN or (name == "HEIF") != heif:  # AVIF is not in every Pillow
             continue
         factory, accept = Image.OPEN[name]
-        accepted = accept is None or accept(head)
+        factory = _Tiff if name == "TIFF" else factory
+        accepted = accept is None or accept(head[:16])
         if accepted and not isinstance(accepted, str):  # which would say that Pillow was built without it
             file.seek(0)
             try:
@@ -138,12 +162,36 @@ def _identify(file: IO[bytes]) -> ImageFile.ImageFile:
     raise UnidentifiedImageError
 
 
+def _is_heif(head: bytes) -> bool:
+    """As the brands say; those of AVIF are in the same container."""
+    brands = {head[place : place + 4] for place in range(8, min(int.from_bytes(head[:4], "big"), len(head)), 4)}
+    return head[4:8] == b"ftyp" and bool(brands & _HEIF_BRANDS) and not brands & {b"avif", b"avis"}
+
+
+def _register_heif() -> None:
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise UnreadableImageError("HEIC needs one more package; run: pip install 'convneur[heif]'") from error
+    pillow_heif.register_heif_opener()
+
+
+class _Tiff(TiffImagePlugin.TiffImageFile):
+    """A TIFF of any kind of samples; those that Pillow has no mode for have a size, and are decoded otherwise."""
+
+    def _setup(self) -> None:
+        try:
+            super()._setup()
+        except SyntaxError:
+            self._mode, self.tile = "F", []
+
+
 def _check_size(image: ImageFile.ImageFile, max_pixels: int) -> None:
     width, height = image.size
     if max(width, height) > MAX_SIDE:
         raise UnreadableImageError(f"{width} x {height} px is too long; a side may have {MAX_SIDE:,} px")
     if width * height > max_pixels:
-        raise UnreadableImageError(f"{width} x {height} px is more than the limit of {max_pixels / 1e6:g} megapixels")
+        raise TooLargeError(f"{width} x {height} px is more than the limit of {max_pixels / 1e6:g} megapixels")
     if image.format == "TIFF" and (piece := _piece_bytes(image)) > MAX_PIXEL_BYTES * max_pixels:
         raise UnreadableImageError(f"its tiles or strips of {piece / 1e6:,.0f} MB are larger than the limit")
 
@@ -167,43 +215,112 @@ def _empty(source: Path | str | bytes) -> str | None:
     return "the file is empty" if empty else None
 
 
+def _pillow_reads(image: ImageFile.ImageFile, samples: Samples) -> bool:
+    """Whether Pillow gives what the samples of a TIFF mean; it takes some kinds for others."""
+    tags: Any = image.tag_v2  # type: ignore[attr-defined]
+    extra, text = tags.get(338, ()), str(tags.get(270, ""))
+    several = getattr(image, "n_frames", 1) > 1 or "images=" in text
+    if (
+        not image.tile
+        or samples.nodata is not None
+        or samples.dtype.kind != "u"
+        or samples.bits not in (1, 2, 4, 8, 16)
+    ):
+        return False
+    if several and ("<OME" in text or text.startswith("ImageJ=")):  # whose first page may be one of several channels
+        return False
+    if len(extra) != samples.count - (4 if tags.get(262) == 5 else 1 if samples.colours in ("grey", "palette") else 3):
+        return False  # Pillow takes a fourth sample for transparency that nothing says of it
+    if samples.colours == "palette":
+        return max(tags.get(320, (0,))) > 255
+    if samples.colours == "ycbcr":
+        return tags.get(259, 1) != 1
+    deep_white = samples.bits == 16 and samples.inverted
+    return samples.colours != "bands" and not samples.offset and not deep_white and not set(extra) - {0, 1, 2}
+
+
+def _by_tifffile(image: ImageFile.ImageFile, max_pixels: int) -> Image.Image:
+    assert image.fp is not None
+    image.fp.seek(0)
+    rows = open_tiff(image.fp, "it")
+    if max(rows.height, rows.width) > MAX_SIDE or rows.height * rows.width > max_pixels:
+        raise UnreadableImageError(f"it says {image.width} x {image.height} px and has {rows.width} x {rows.height}")
+    rows.check_channels(3)
+    seen = Image.new("RGB", (rows.width, rows.height))
+    step = max(1, _STRIP // rows.width)
+    for top in range(0, rows.height, step):
+        light = rows.read((top, min(top + step, rows.height)), 3)
+        seen.paste(Image.fromarray(_bytes(light)), (0, top))
+    return seen
+
+
+def _bytes(light: Values) -> Values:
+    """Of colours in [0, 1]."""
+    return np.asarray(np.rint(light * 255), np.uint8)
+
+
 def _as_seen(image: ImageFile.ImageFile) -> Image.Image:
     """RGB; some rows at a time, or the steps on the way would take several times the memory of the image."""
     declared = image.size
-    check_scans(image)
+    opaque = image.format == "JPEG2000" and image.mode in ("RGBA", "LA") and not _declares_alpha(image)
+    _spread_transparency(image)
     image.load()
     if image.size != declared:
         raise UnreadableImageError(f"it says {declared[0]} x {declared[1]} px and has {image.width} x {image.height}")
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image.convert("RGB")
+    if image.mode == "F":
+        image = _floats(image)
     seen = Image.new("RGB", image.size)
     rows = max(1, _STRIP // image.width)
     strips = [(0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)]
-    extent = _extent(image, strips) if image.mode == "F" else (0.0, 0.0)
     for strip in strips:
-        seen.paste(_convert(image.crop(strip), extent), strip)
+        seen.paste(_convert(image.crop(strip), opaque), strip)
     return seen
 
 
-def _extent(image: Image.Image, strips: list[tuple[int, int, int, int]]) -> tuple[float, float]:
-    """Least and largest value of an image of floats; NaN if there is none."""
-    low = high = float("nan")
-    for strip in strips:
-        values = np.asarray(image.crop(strip)).ravel()
-        low, high = np.fmin(low, np.fmin.reduce(values)), np.fmax(high, np.fmax.reduce(values))
-    return float(low), float(high)
+def _floats(image: Image.Image) -> Image.Image:
+    values = np.asarray(image)[..., None]
+    samples = of_array(1, values.dtype)
+    light = samples.shown(samples.filled(values), samples.measure([values]))
+    return Image.fromarray(_bytes(light[..., 0]))
 
 
-def _convert(image: Image.Image, extent: tuple[float, float]) -> Image.Image:
-    if image.mode in _SIXTEEN_BIT:
+def _spread_transparency(image: ImageFile.ImageFile) -> None:
+    """Pillow spreads values of few bits over a byte, and takes the first byte of 16 bits, but not of what is clear."""
+    clear = image.info.get("transparency")
+    mode = image.tile[0].args if image.tile else None
+    if isinstance(clear, int) and mode in ("L;2", "L;4"):
+        image.info["transparency"] = clear * (85 if mode == "L;2" else 17)
+    elif isinstance(clear, tuple) and mode == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
+
+
+def _declares_alpha(image: ImageFile.ImageFile) -> bool:
+    """Whether a JPEG 2000 says that a component is transparency: its definition of channels has one of type 1."""
+    assert image.fp is not None
+    image.fp.seek(0)
+    head = image.fp.read(1 << 16).partition(b"jp2c")[0]
+    place = head.find(b"cdef") + 4
+    entries = struct.iter_unpack(
+        ">HHH", head[place + 2 : place + 2 + 6 * int.from_bytes(head[place : place + 2], "big")]
+    )
+    return place > 3 and any(kind == 1 for _, kind, _ in entries)
+
+
+def _convert(image: Image.Image, opaque: bool) -> Image.Image:
+    clear = image.info.get("transparency")
+    if image.mode.startswith("I"):
         # 65535 is white; Pillow's own conversion would clip everything above 255 to white.
-        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-    elif image.mode == "F":
-        low, high = extent
-        scale = 255 / (high - low) if high > low else 0.0
-        image = Image.fromarray(np.nan_to_num((np.asarray(image) - low) * scale).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        values = np.asarray(image)
+        grey = np.rint(np.clip(values, 0, 65535) / 257).astype(np.uint8)
+        if isinstance(clear, int):
+            grey[values == clear] = 255
+        return Image.fromarray(grey).convert("RGB")
+    if opaque:
+        return image.convert("RGBA").convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or clear is not None:
         image = image.convert("RGBA")
         paper = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(paper, image)

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,7 @@ from convneur.printing import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from convneur.tasks.evaluation import require_finite
 from convneur.tasks.pyramid import STRIDES
 from convneur.tasks.segmentation.models import Segmenter
 from convneur.tasks.segmentation.semantic_fpn import SemanticFPN
@@ -83,6 +85,7 @@ def stream(
     scratch: str | Path | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    fill: float | None = None,
     progress: bool = True,
     overwrite: bool = False,
 ) -> Streamed:
@@ -106,13 +109,14 @@ def stream(
             bytes (convneur_m1), with a decoder of 128 channels 100.
         mean: Per channel, of images in [0, 1]; the model's own if not given.
         std: Likewise.
+        fill: What takes the place of missing pixels (NaN, infinite, no data), in numbers of the image.
         progress: Show a bar on the terminal.
         overwrite: Remove what an earlier call with other settings wrote.
 
     Raises:
-        ValueError: If the model or the image does not fit, or the limit is too low.
+        ValueError: If the model or the image does not fit, the limit is too low, or the model answers NaN or infinity.
         FileNotFoundError: If there is no image.
-        UnreadableImageError: If it cannot be read.
+        UnreadableImageError: If it cannot be read, or pixels are missing and there is no ``fill``.
         FileExistsError: If ``sink`` holds what another call wrote, or something else.
         BlockingIOError: If another process is at work in ``sink`` or on the same job in ``scratch``.
         OSError: If the disk is full.
@@ -128,8 +132,10 @@ def stream(
         raise ValueError(f"out_indices={tuple(out_indices)} is out of range; give 0 to {len(backbone.stages) - 1}")
     if workers < 1 or (tile is not None and min(tile) < 1):
         raise ValueError("workers, and both sides of a tile, are 1 or more")
-    image = open_large(source)
+    image = open_large(source, fill)
     image.check_channels(backbone.in_chans)
+    if image.samples.note and backbone.in_chans == 3:
+        warnings.warn(image.samples.note, stacklevel=2)
     if min(image.height, image.width) < backbone.total_stride:
         raise ValueError(
             f"the image of {image.height} x {image.width} px is smaller than the total stride, "
@@ -139,7 +145,7 @@ def stream(
     look = (tuple(mean or known["mean"]), tuple(std or known["std"]))
     if {len(each) for each in look} != {backbone.in_chans}:
         raise ValueError(f"give mean and std of {backbone.in_chans} channels")
-    plan = {
+    plan: dict[str, Any] = {
         "image": image.identity,
         "weights": weights_hash(model),
         "memory": repr(backbone.global_config),  # weights fit several
@@ -147,6 +153,8 @@ def stream(
         "out_indices": sorted(set(out_indices)),
         "tile": tile,
     }
+    if fill is not None:
+        plan["fill"] = fill
     folder = Path(sink).expanduser()
     with OutputFolder(folder, "stream", overwrite) as output:
         try:
@@ -179,6 +187,7 @@ def stream(
                         pooled = body.pooled()
                         features = backbone.forward_head(pooled, pre_logits=True).cpu()
                         logits = backbone.forward_head(pooled).cpu() if backbone.num_classes else None
+                        require_finite(features if logits is None else logits)
             finally:
                 model.train(training)
             for name, value in (("features", features), ("logits", logits)):

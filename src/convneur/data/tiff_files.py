@@ -1,14 +1,19 @@
-"""What a TIFF says of itself, checked before anything of it is decoded."""
+"""TIFFs of any layout, by tifffile: what they say of themselves is checked before anything of them is decoded."""
 
 from __future__ import annotations
 
 import math
 import struct
+import weakref
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import numpy as np
 
 from convneur.data.paths import inside
+from convneur.data.rasters import Axes, LargeImage, in_pieces, of_array
+from convneur.data.samples import UnreadableImageError, Values, of_tiff
 
 LARGEST_TILE = 2**29  # bytes, decoded
 MOST_PLANES = 1_000_000
@@ -18,6 +23,88 @@ JPEG, JPEG_2000 = frozenset((6, 7, 33007, 34892)), frozenset((33003, 33004, 3300
 COMPRESSIONS = JPEG | JPEG_2000 | {1, 2, 3, 4, 5, 8, 32773, 32946, 34887, 34925, 34926, 34927, 50000, 50001}
 _FRAMES = frozenset((0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF))
 _HEAD = 4096  # bytes, in which the size of a compressed tile stands but for long profiles
+
+
+def open_tiff(source: Path | IO[bytes], identity: str, fill: float | None = None) -> LargeImage:
+    """Open the first image of a TIFF without reading it.
+
+    Args:
+        source: Its path, or an open file that stays open.
+        identity: What tells this image from others.
+        fill: What takes the place of missing pixels, which are refused otherwise.
+
+    Raises:
+        UnreadableImageError: If it is damaged, does not say what it shows, or is not of a kind that rows can be read of.
+        ImportError: If a package that reads it is missing.
+    """
+    try:
+        import tifffile
+        import zarr
+    except ImportError as error:
+        raise ImportError("this kind of TIFF needs more packages; run: pip install 'convneur[large]'") from error
+    named = str(source) if isinstance(source, Path) else "it"
+    file: Any = None
+    try:
+        file = tifffile.TiffFile(source)
+        check_metadata(file, source if isinstance(source, Path) else Path("image.tif"))
+        level = _first(file)
+        check_level(level)
+        page = level.keyframe
+        axes = find_axes(level.axes, level.shape, named).turned(int(page.tags.valueof(274) or 1))
+        count = 1 if axes.sample is None else level.shape[axes.sample]
+        kind = np.dtype(np.uint8) if level.dtype == bool else np.dtype(level.dtype)
+        samples = of_tiff(page.tags.valueof, count, kind)
+        if isinstance(source, Path) and level.dataoffset is not None and page.is_memmappable:
+            dtype = np.dtype(level.dtype).newbyteorder(file.byteorder)
+            mapped = Mapped(source, dtype, level.dataoffset, level.shape)
+            file.close()
+            return of_array(mapped, axes, samples, identity, fill)
+        store = level.aszarr() if level is page else level.aszarr(level=0)
+        array: Any = zarr.open(store, mode="r")
+        array = in_pieces(array, axes.row, named)
+        if isinstance(source, Path):
+            weakref.finalize(array, file.close)
+        return of_array(array, axes, samples, identity, fill)
+    except Exception as error:  # damaged files raise anything
+        if file is not None and isinstance(source, Path):
+            file.close()
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if named in reason:
+            raise UnreadableImageError(reason) from error
+        raise UnreadableImageError(f"{named} is no TIFF that can be read ({reason})") from error
+
+
+def _first(file: Any) -> Any:
+    """The first image in its best resolution; of pages that nothing says belong together the first."""
+    level = file.series[0].levels[0]
+    loose = set(level.axes) - set("YXSCZT")
+    return file.pages.first if loose and file.series[0].kind in ("generic", "uniform", "shaped") else level
+
+
+def find_axes(axes: str, shape: tuple[int, ...], named: str) -> Axes:
+    """Where rows, columns and samples are; other axes must have a length of 1, as far as anything is there."""
+    for name, length in zip(axes, shape, strict=True):
+        if name not in "YXSC" and length != 1:
+            raise UnreadableImageError(f"{named} has the axes {axes} of {shape}; give an image without {name}")
+    samples = [place for place, name in enumerate(axes) if name in "SC" and shape[place] > 1]
+    if len(samples) > 1 or "Y" not in axes or "X" not in axes:
+        raise UnreadableImageError(f"{named} has the axes {axes} of {shape}; give rows, columns and channels")
+    return Axes(axes.index("Y"), axes.index("X"), samples[0] if samples else None)
+
+
+class Mapped:
+    """An array that lies in a file as it is. Each read maps what it needs: else pages stay with the process."""
+
+    def __init__(
+        self, path: Path, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...], fortran: bool = False
+    ) -> None:
+        self.shape, self.dtype = shape, dtype
+        self._path, self._offset, self._order = path, offset, "F" if fortran else "C"
+
+    def __getitem__(self, index: Any) -> Values:
+        order: Any = self._order
+        mapped: Any = np.memmap(self._path, self.dtype, "r", self._offset, self.shape, order)
+        return np.array(mapped[index])
 
 
 def check_metadata(file: Any, path: Path) -> None:
