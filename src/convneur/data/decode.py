@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from convneur.data.paths import walk
-from convneur.data.samples import Samples, UnreadableImageError, Values, of_array, of_tiff
+from convneur.data.samples import LEFT_OUT, Samples, UnreadableImageError, Values, of_array, of_tiff
 from convneur.data.tiff_files import open_tiff
 from convneur.files import regular_file
 
@@ -43,8 +43,8 @@ SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffi
 # Other images that people keep. They are not read: they hold what cameras measured, layers or drawings, or need other
 # programs.
 LOOKS_LIKE_IMAGE = frozenset(
-    ".3fr .ai .arw .cr2 .cr3 .dcm .dds .dib .djvu .dng .eps .exr .hdr .icns .ico .jls .jxl .jxr .nef .nrw .orf .pbm .pcx "
-    ".pef .pfm .psb .psd .raf .raw .rw2 .sgi .sr2 .srw .svg .tga .wdp .wmf .xcf".split()
+    ".3fr .ai .arw .cr2 .cr3 .dcm .dds .dib .djvu .dng .eps .exr .hdr .icns .ico .jls .jxl .jxr .nef .nrw .orf .pbm "
+    ".pcx .pef .pfm .psb .psd .raf .raw .rw2 .sgi .sr2 .srw .svg .tga .wdp .wmf .xcf".split()
 )
 _HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 _STRIP = 1 << 22  # pixels that are converted at a time
@@ -80,6 +80,7 @@ def decode_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Im
         check_scans(image)
         if image.format == "TIFF":
             samples = of_tiff(image.tag_v2.get)  # type: ignore[attr-defined]
+            samples.check_colours()
             if samples.note:
                 warnings.warn(samples.note, stacklevel=2)
             if not _pillow_reads(image, samples):
@@ -182,7 +183,7 @@ class _Tiff(TiffImagePlugin.TiffImageFile):
     def _setup(self) -> None:
         try:
             super()._setup()
-        except SyntaxError:
+        except (SyntaxError, IndexError):
             self._mode, self.tile = "F", []
 
 
@@ -242,10 +243,10 @@ def _pillow_reads(image: ImageFile.ImageFile, samples: Samples) -> bool:
 def _by_tifffile(image: ImageFile.ImageFile, max_pixels: int) -> Image.Image:
     assert image.fp is not None
     image.fp.seek(0)
-    rows = open_tiff(image.fp, "it")
+    rows = open_tiff(image.fp)
     if max(rows.height, rows.width) > MAX_SIDE or rows.height * rows.width > max_pixels:
         raise UnreadableImageError(f"it says {image.width} x {image.height} px and has {rows.width} x {rows.height}")
-    rows.check_channels(3)
+    rows.samples.check_colours()
     seen = Image.new("RGB", (rows.width, rows.height))
     step = max(1, _STRIP // rows.width)
     for top in range(0, rows.height, step):
@@ -263,6 +264,8 @@ def _as_seen(image: ImageFile.ImageFile) -> Image.Image:
     """RGB; some rows at a time, or the steps on the way would take several times the memory of the image."""
     declared = image.size
     opaque = image.format == "JPEG2000" and image.mode in ("RGBA", "LA") and not _declares_alpha(image)
+    if opaque:
+        warnings.warn("of a JPEG 2000 " + LEFT_OUT, stacklevel=3)
     _spread_transparency(image)
     image.load()
     if image.size != declared:
@@ -271,7 +274,7 @@ def _as_seen(image: ImageFile.ImageFile) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image.convert("RGB")
     if image.mode == "F":
-        image = _floats(image)
+        return _floats(image)
     seen = Image.new("RGB", image.size)
     rows = max(1, _STRIP // image.width)
     strips = [(0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)]
@@ -284,7 +287,7 @@ def _floats(image: Image.Image) -> Image.Image:
     values = np.asarray(image)[..., None]
     samples = of_array(1, values.dtype)
     light = samples.shown(samples.filled(values), samples.measure([values]))
-    return Image.fromarray(_bytes(light[..., 0]))
+    return Image.fromarray(_bytes(light[..., 0])).convert("RGB")
 
 
 def _spread_transparency(image: ImageFile.ImageFile) -> None:
@@ -303,10 +306,12 @@ def _declares_alpha(image: ImageFile.ImageFile) -> bool:
     image.fp.seek(0)
     head = image.fp.read(1 << 16).partition(b"jp2c")[0]
     place = head.find(b"cdef") + 4
+    if place < 4:
+        return False
     entries = struct.iter_unpack(
         ">HHH", head[place + 2 : place + 2 + 6 * int.from_bytes(head[place : place + 2], "big")]
     )
-    return place > 3 and any(kind == 1 for _, kind, _ in entries)
+    return any(kind == 1 for _, kind, _ in entries)
 
 
 def _convert(image: Image.Image, opaque: bool) -> Image.Image:

@@ -50,9 +50,14 @@ class LargeImage:
         height: H.
         width: W.
         samples: What they mean.
-        identity: What tells this image from others.
         fill: What takes the place of missing pixels, which are refused otherwise.
+
+    Attributes:
+        named: What it is called in errors; empty where the caller says it.
+        identity: What tells this image from others.
     """
+
+    named = identity = ""
 
     def __init__(
         self,
@@ -60,17 +65,18 @@ class LargeImage:
         height: int,
         width: int,
         samples: Samples,
-        identity: str,
         fill: float | None = None,
     ) -> None:
-        self.height, self.width, self.samples, self.identity, self.fill = height, width, samples, identity, fill
+        self.height, self.width, self.samples, self.fill = height, width, samples, fill
         self.channels, self.dtype = samples.count, samples.dtype
         if (row := width * samples.count * samples.dtype.itemsize) > LARGEST_PIECE:
-            raise UnreadableImageError(
-                f"{identity} has rows of {row / 1e6:,.0f} MB; they may have {LARGEST_PIECE / 1e6:,.0f}"
-            )
+            raise self._error(f"its rows take {row / 1e6:,.0f} MB; they may take {LARGEST_PIECE / 1e6:,.0f}")
         self._pixels, self._lock, self._measuring = pixels, threading.Lock(), threading.Lock()
         self._scale: Scale | None = samples.declared
+
+    def _error(self, reason: str) -> UnreadableImageError:
+        told = reason if not self.named or reason.startswith(self.named) else f"{self.named}: {reason}"
+        return UnreadableImageError(told)
 
     def raw(self, rows: tuple[int, int]) -> Values:
         """Rows from one to another (rows, W, C) as they are stored, missing pixels filled.
@@ -83,10 +89,10 @@ class LargeImage:
             try:
                 return self.samples.filled(self._pixels(start, stop), self.fill, start)
             except UnreadableImageError as error:
-                raise UnreadableImageError(f"{self.identity}: {error}") from error
+                raise self._error(str(error)) from error
             except Exception as error:  # damaged files raise whatever their reader runs into
                 reason = " ".join(str(error).split()) or type(error).__name__
-                raise UnreadableImageError(f"{self.identity}, rows {start} to {stop}: {reason}") from error
+                raise self._error(f"rows {start} to {stop} cannot be read ({reason})") from error
 
     @property
     def scale(self) -> Scale:
@@ -98,8 +104,7 @@ class LargeImage:
                 try:
                     self._scale = self.samples.measure(parts)
                 except UnreadableImageError as error:
-                    told = str(error) if self.identity in str(error) else f"{self.identity}: {error}"
-                    raise UnreadableImageError(told) from error
+                    raise self._error(str(error)) from error
             return self._scale
 
     def read(self, rows: tuple[int, int], channels: int, dtype: Any = np.float32) -> Values:
@@ -109,15 +114,15 @@ class LargeImage:
     def light(self, raw: Values, channels: int, dtype: Any = np.float32) -> Values:
         """Part of the image as `raw` gives it, (rows, columns, C), as floats in [0, 1] of ``channels`` channels.
 
-        Colours, and grey repeated, for three channels, over white where they are transparent; what is stored for a model
-        that takes all samples.
+        Colours, and grey repeated, for three channels, over white where they are transparent; what is stored for a
+        model that takes all samples.
         """
         grey = self.samples.colours == "grey" and channels == 1
         if self.samples.colours != "bands" and (channels == 3 or grey):
             try:
                 shown = self.samples.shown(raw, self.scale, dtype)
             except UnreadableImageError as error:
-                raise UnreadableImageError(f"{self.identity}: {error}") from error
+                raise self._error(str(error)) from error
             return np.repeat(shown, 3, axis=2) if channels == 3 and shown.shape[2] == 1 else shown
         return np.divide(raw, self.scale.white, dtype=dtype)
 
@@ -126,22 +131,19 @@ class LargeImage:
         colours = self.samples.colours
         if (channels == 3 and colours != "bands") or (channels == 1 and colours == "grey"):
             return
-        if channels == 3 and self.channels == 4:
-            told = "nothing says that they are red, green, blue and transparency"
-        elif channels == 3:
-            told = "nothing says that they are colours"
-        elif self.channels != channels:
-            told = f"the model takes {channels}"
-        else:
-            return
-        fix = "; store those that are red, green and blue as RGB" if channels == 3 else "; choose channels"
-        raise ValueError(
-            f"{self.identity} has {self.channels} channels and {told}{fix}, or create the model with "
-            f"in_chans={self.channels}"
-        )
+        if channels == 3:
+            try:
+                self.samples.check_colours()
+            except UnreadableImageError as error:
+                raise self._error(f"{error}, or give a model with in_chans={self.channels}") from error
+        if self.channels != channels:
+            raise ValueError(
+                f"{self.named} has {self.channels} channels and the model takes {channels}; choose channels, or create "
+                f"the model with in_chans={self.channels}"
+            )
 
 
-def of_array(array: Any, axes: Axes, samples: Samples, identity: str, fill: float | None = None) -> LargeImage:
+def of_array(array: Any, axes: Axes, samples: Samples, fill: float | None = None) -> LargeImage:
     """An image of what gives parts of itself when it is sliced."""
     shape = tuple(int(length) for length in array.shape)
     height, width = shape[axes.row], shape[axes.column]
@@ -159,10 +161,10 @@ def of_array(array: Any, axes: Axes, samples: Samples, identity: str, fill: floa
         part = part[:: -1 if axes.flip_rows else 1, :: -1 if axes.flip_columns else 1]
         return part.view(np.uint8) if part.dtype == bool else part
 
-    return LargeImage(rows, height, width, samples, identity, fill)
+    return LargeImage(rows, height, width, samples, fill)
 
 
-def in_pieces(array: Any, row_axis: int, named: str) -> Any:
+def in_pieces(array: Any, row_axis: int) -> Any:
     """What is compressed in one piece is read once: a row of it takes as long as all.
 
     Raises:
@@ -172,10 +174,10 @@ def in_pieces(array: Any, row_axis: int, named: str) -> Any:
         return array
     if array.nbytes > LARGEST_PIECE:
         raise UnreadableImageError(
-            f"{named} is compressed in one piece of {array.nbytes / 1e9:.1f} GB; store it in tiles, or uncompressed"
+            f"it is compressed in one piece of {array.nbytes / 1e9:.1f} GB; store it in tiles, or uncompressed"
         )
     try:
         return np.asarray(array[:])
     except Exception as error:  # damaged files raise whatever their reader runs into
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UnreadableImageError(f"{named} is damaged ({reason})") from error
+        raise UnreadableImageError(f"it is damaged ({reason})") from error

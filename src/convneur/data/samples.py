@@ -33,6 +33,7 @@ _PHOTOMETRIC: dict[int, Colours] = {
     8: "lab",
     9: "lab",
 }
+LEFT_OUT = "the fourth sample of a pixel is left out: nothing says that it is transparency"
 _PREMULTIPLIED, _ALPHA = 1, 2
 _OLD_JPEG, _APERIO_YCBCR, _JPEG = 6, 33003, frozenset((6, 7, 33007, 34892))
 _NODATA = 42113  # GDAL
@@ -94,8 +95,21 @@ class Samples:
         """A word about samples that are not looked at; empty if there are none."""
         if not self.left_out:
             return ""
-        what = "the fourth sample is" if self.count == 4 else f"{self.left_out} samples are"
-        return f"of an image that says {self.colours} {what} left out: nothing says that it is transparency"
+        return f"of an image that says {self.colours} " + (
+            LEFT_OUT if self.count == 4 else f"{self.left_out} samples of a pixel are left out"
+        )
+
+    def check_colours(self) -> None:
+        """Refuse bands; `UnreadableImageError`."""
+        if self.colours == "bands":
+            raise UnreadableImageError(
+                f"nothing says that its {self.count} bands are colours; store those that are red, green and blue as RGB"
+            )
+
+    @property
+    def meaning(self) -> list[Any]:
+        """What a result depends on beside the numbers, for JSON."""
+        return [self.colours, self.inverted, self.alpha, self.premultiplied]
 
     @property
     def declared(self) -> Scale | None:
@@ -126,16 +140,19 @@ class Samples:
     def _white(self, least: float, most: float) -> float:
         whites = dict(WHITES)
         if self.dtype.kind != "f":
-            del whites[1.0]
+            top = float(np.iinfo(self.dtype).max)
+            whites = {white: before for white, before in whites.items() if 1 < white <= top}
         if self.dtype.kind == "u":
-            whites[float(np.iinfo(self.dtype).max)] = 65535.0
+            whites[top] = 65535.0
+        if least == most == 0 and whites:  # black on any scale
+            return next(iter(whites))
         for white, before in whites.items():
-            clear = most > CLEARLY * before or most == 0
-            if clear and most <= white * (1 + ROUNDING) and least >= -white * ROUNDING:
+            if most > CLEARLY * before and most <= white * (1 + ROUNDING) and least >= -white * ROUNDING:
                 return white
+        known = ", ".join(f"{white:.0f}" for white in whites) or "those that are known"
         raise UnreadableImageError(
-            f"its values ({self.dtype}) go from {least:.6g} to {most:.6g}, and what white is cannot be told: none of "
-            f"{', '.join(f'{white:.0f}' for white in whites)} for certain; scale it, or store it as 8 or 16 bits, unsigned"
+            f"its values ({self.dtype}) go from {least:.6g} to {most:.6g}, and white is none of {known} for certain; "
+            "scale it, or store it as unsigned 8 or 16 bits"
         )
 
     def filled(self, raw: Values, fill: float | None = None, top: int = 0) -> Values:
@@ -155,8 +172,8 @@ class Samples:
         if fill is None:
             row, column, sample = np.argwhere(missing)[0]
             raise UnreadableImageError(
-                f"the pixel in row {top + row}, column {column} is missing ({raw[row, column, sample]:g}); fill missing "
-                "pixels in the file, or run: convneur stream --fill VALUE"
+                f"the pixel in row {top + row}, column {column} is missing ({raw[row, column, sample]:g}); fill "
+                "missing pixels in the file, or run: convneur stream --fill VALUE"
             )
         if not _holds(raw.dtype, fill):
             raise UnreadableImageError(f"missing pixels cannot be filled with {fill:g}, which is no {raw.dtype}")
@@ -191,6 +208,7 @@ class Samples:
         Returns:
             (rows, W, 3); (rows, W, 1) of grey.
         """
+        self.check_colours()
         colours = raw[..., : COUNTS[self.colours]]
         if self.colours in ("ycbcr", "lab"):
             light = np.divide(_by_pillow(colours, self.colours, self.offset), 255, dtype=dtype)
@@ -255,7 +273,8 @@ def of_tiff(tag: Callable[[int], Any], count: int | None = None, dtype: np.dtype
     )
     if known.colours == "cmyk" and _number(tag(332), 1) != 1:
         raise UnreadableImageError("its inks are not cyan, magenta, yellow and black; store it as RGB")
-    kinds = {place: kind for place, kind in enumerate(extra, count - len(extra)) if kind in (_PREMULTIPLIED, _ALPHA)}
+    kinds = {place: kind for place, kind in enumerate(extra, count - len(extra)) if kind in (LEFT_OUT = "the fourth sample of a pixel is left out: nothing says that it is transparency"
+_PREMULTIPLIED, _ALPHA)}
     alpha = min(kinds, default=None)
     if known.colours == "grey" and count - len(kinds) > 1:
         return replace(known, colours="bands", inverted=False)

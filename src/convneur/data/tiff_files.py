@@ -25,16 +25,15 @@ _FRAMES = frozenset((0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB,
 _HEAD = 4096  # bytes, in which the size of a compressed tile stands but for long profiles
 
 
-def open_tiff(source: Path | IO[bytes], identity: str, fill: float | None = None) -> LargeImage:
+def open_tiff(source: Path | IO[bytes], fill: float | None = None) -> LargeImage:
     """Open the first image of a TIFF without reading it.
 
     Args:
         source: Its path, or an open file that stays open.
-        identity: What tells this image from others.
         fill: What takes the place of missing pixels, which are refused otherwise.
 
     Raises:
-        UnreadableImageError: If it is damaged, does not say what it shows, or is not of a kind that rows can be read of.
+        UnreadableImageError: If it is damaged, does not say what it shows, or rows of it cannot be read.
         ImportError: If a package that reads it is missing.
     """
     try:
@@ -42,7 +41,6 @@ def open_tiff(source: Path | IO[bytes], identity: str, fill: float | None = None
         import zarr
     except ImportError as error:
         raise ImportError("this kind of TIFF needs more packages; run: pip install 'convneur[large]'") from error
-    named = str(source) if isinstance(source, Path) else "it"
     file: Any = None
     try:
         file = tifffile.TiffFile(source)
@@ -50,28 +48,27 @@ def open_tiff(source: Path | IO[bytes], identity: str, fill: float | None = None
         level = _first(file)
         check_level(level)
         page = level.keyframe
-        axes = find_axes(level.axes, level.shape, named).turned(int(page.tags.valueof(274) or 1))
+        axes = find_axes(level.axes, level.shape).turned(int(page.tags.valueof(274) or 1))
         count = 1 if axes.sample is None else level.shape[axes.sample]
         kind = np.dtype(np.uint8) if level.dtype == bool else np.dtype(level.dtype)
         samples = of_tiff(page.tags.valueof, count, kind)
-        if isinstance(source, Path) and level.dataoffset is not None and page.is_memmappable:
+        if isinstance(source, Path) and (offset := getattr(level, "dataoffset", None)) and page.is_memmappable:
             dtype = np.dtype(level.dtype).newbyteorder(file.byteorder)
-            mapped = Mapped(source, dtype, level.dataoffset, level.shape)
+            mapped = Mapped(source, dtype, offset, level.shape)
             file.close()
-            return of_array(mapped, axes, samples, identity, fill)
+            return of_array(mapped, axes, samples, fill)
         store = level.aszarr() if level is page else level.aszarr(level=0)
         array: Any = zarr.open(store, mode="r")
-        array = in_pieces(array, axes.row, named)
+        array = in_pieces(array, axes.row)
         if isinstance(source, Path):
             weakref.finalize(array, file.close)
-        return of_array(array, axes, samples, identity, fill)
+        return of_array(array, axes, samples, fill)
     except Exception as error:  # damaged files raise anything
         if file is not None and isinstance(source, Path):
             file.close()
         reason = " ".join(str(error).split()) or type(error).__name__
-        if named in reason:
-            raise UnreadableImageError(reason) from error
-        raise UnreadableImageError(f"{named} is no TIFF that can be read ({reason})") from error
+        told = reason if isinstance(error, UnreadableImageError) else f"it is no TIFF that can be read ({reason})"
+        raise UnreadableImageError(told) from error
 
 
 def _first(file: Any) -> Any:
@@ -81,14 +78,14 @@ def _first(file: Any) -> Any:
     return file.pages.first if loose and file.series[0].kind in ("generic", "uniform", "shaped") else level
 
 
-def find_axes(axes: str, shape: tuple[int, ...], named: str) -> Axes:
+def find_axes(axes: str, shape: tuple[int, ...]) -> Axes:
     """Where rows, columns and samples are; other axes must have a length of 1, as far as anything is there."""
     for name, length in zip(axes, shape, strict=True):
         if name not in "YXSC" and length != 1:
-            raise UnreadableImageError(f"{named} has the axes {axes} of {shape}; give an image without {name}")
+            raise UnreadableImageError(f"it has the axes {axes} of {shape}; give an image without {name}")
     samples = [place for place, name in enumerate(axes) if name in "SC" and shape[place] > 1]
     if len(samples) > 1 or "Y" not in axes or "X" not in axes:
-        raise UnreadableImageError(f"{named} has the axes {axes} of {shape}; give rows, columns and channels")
+        raise UnreadableImageError(f"it has the axes {axes} of {shape}; give rows, columns and channels")
     return Axes(axes.index("Y"), axes.index("X"), samples[0] if samples else None)
 
 

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convneur.data.rasters import LargeImage
 from convneur.inference.budget import tile_size
 from convneur.inference.passes import Passes, Step
 from convneur.inference.scratch import Map
 from convneur.inference.segments import Segment, segments_of
-from convneur.inference.sources import LargeImage
 from convneur.inference.spans import Area, Enlarged, Span, spans
 from convneur.layers import GlobalBranch
 from convneur.memory import NeuralMemory, contexts_in_parts

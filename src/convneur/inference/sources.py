@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +36,34 @@ def open_large(source: str | Path | Any, fill: float | None = None) -> LargeImag
         ImportError: If a package that reads it is missing.
     """
     if not isinstance(source, (str, Path)):
-        image = _of_array(source, f"array of {tuple(source.shape)}", fill=fill)
-        image.identity += f" {_hash(image)}"  # or a job would go on with another array of that shape
+        named = f"array of {tuple(source.shape)}"
+        image = _named(named, lambda: _of_array(source, fill=fill))
+        image.identity = f"{named} {_hash(image)}"  # or a job would go on with another array of that shape
         return image
     path = Path(source).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; give an image")
+    if not path.is_dir():
+        regular_file(path)
+    image = _named(str(path), lambda: _open(path, fill))
     stat = path.stat()
-    identity = f"{path.name} ({stat.st_size} bytes, {stat.st_mtime_ns})"
+    image.identity = f"{path.name} ({stat.st_size} bytes, {stat.st_mtime_ns})"
+    return image
+
+
+def _named(name: str, opened: Callable[[], LargeImage]) -> LargeImage:
+    """An image whose errors say which it is."""
+    try:
+        image = opened()
+    except UnreadableImageError as error:
+        raise (error if name in str(error) else UnreadableImageError(f"{name}: {error}")) from error
+    image.named = name
+    return image
+
+
+def _open(path: Path, fill: float | None) -> LargeImage:
     if path.is_dir():
-        return _open_zarr(path, identity, fill)
-    regular_file(path)
+        return _open_zarr(path, fill)
     if path.suffix.lower() == ".npy":
         try:
             array = np.lib.format.open_memmap(path, mode="r")  # which refuses objects
@@ -53,15 +71,15 @@ def open_large(source: str | Path | Any, fill: float | None = None) -> LargeImag
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UnreadableImageError(f"{path} is no .npy file of numbers ({reason})") from error
         fortran = not array.flags.c_contiguous
-        return _of_array(Mapped(path, array.dtype, array.offset, array.shape, fortran), identity, fill=fill)
+        return _of_array(Mapped(path, array.dtype, array.offset, array.shape, fortran), fill=fill)
     if path.suffix.lower() == ".npz":
         raise UnreadableImageError(f"{path} is an archive of arrays; save the one that is meant as .npy")
     if path.suffix.lower() in TIFF:
-        return open_tiff(path, identity, fill)
-    return _open_other(path, identity)
+        return open_tiff(path, fill)
+    return _open_other(path)
 
 
-def _open_zarr(path: Path, identity: str, fill: float | None) -> LargeImage:
+def _open_zarr(path: Path, fill: float | None) -> LargeImage:
     try:
         import zarr
     except ImportError as error:
@@ -73,46 +91,43 @@ def _open_zarr(path: Path, identity: str, fill: float | None) -> LargeImage:
         raise UnreadableImageError(
             f"{folder} is no Zarr array that can be read ({' '.join(str(error).split())})"
         ) from error
-    axes = _guessed(array.shape, identity) if names is None else find_axes(names, array.shape, str(path))
-    return _of_array(in_pieces(array, axes.row, str(path)), identity, axes, fill)
+    axes = _guessed(array.shape) if names is None else find_axes(names, array.shape)
+    return _of_array(in_pieces(array, axes.row), axes, fill)
 
 
-def _open_other(path: Path, identity: str) -> LargeImage:
+def _open_other(path: Path) -> LargeImage:
     """Whole, as any image; what is too large for that by libvips, where it is installed."""
     try:
-        return _of_array(np.asarray(decode_image(path)), identity)
+        return _of_array(np.asarray(decode_image(path)))
     except TooLargeError as error:
         try:
             import pyvips
         except (ImportError, OSError):  # the package without the library
             raise UnreadableImageError(
-                f"{path}: {error}; store it as a tiled TIFF, or install libvips and pyvips, which read rows of such files"
+                f"{error}; store it as a tiled TIFF, or install libvips and pyvips, which read rows of it"
             ) from error
-    except UnreadableImageError as error:
-        raise UnreadableImageError(f"{path}: {error}") from error
     try:
         image_format(path)  # libvips opens many more, some by other programs
         image: Any = pyvips.Image.new_from_file(str(path)).autorot()
         white = {"uchar": 255, "ushort": 65535}.get(image.format)
         if white is None or image.interpretation not in ("srgb", "b-w", "rgb16", "grey16"):
-            raise UnreadableImageError(f"{path} is {image.interpretation} of {image.format}; store it as a tiled TIFF")
+            raise UnreadableImageError(f"it is {image.interpretation} of {image.format}; store it as a tiled TIFF")
         if image.hasalpha():
             image = image.flatten(background=[white], max_alpha=white)
-    except (pyvips.Error, UnreadableImageError) as error:
-        told = " ".join(str(error).split())
-        raise UnreadableImageError(told if str(path) in told else f"{path}: {told}") from error
+    except pyvips.Error as error:
+        raise UnreadableImageError(" ".join(str(error).split())) from error
 
     def rows(start: int, stop: int) -> Values:
         return np.asarray(image.crop(0, start, image.width, stop - start).numpy()).reshape(
             stop - start, image.width, -1
         )
 
-    return LargeImage(rows, image.height, image.width, samples_of_array(image.bands, rows(0, 1).dtype), identity)
+    return LargeImage(rows, image.height, image.width, samples_of_array(image.bands, rows(0, 1).dtype))
 
 
-def _guessed(shape: tuple[int, ...], identity: str) -> Axes:
+def _guessed(shape: tuple[int, ...]) -> Axes:
     if len(shape) not in (2, 3) or not all(shape):
-        raise UnreadableImageError(f"{identity} has the shape {shape}; give (H, W), (H, W, C) or (C, H, W)")
+        raise UnreadableImageError(f"it has the shape {shape}; give (H, W), (H, W, C) or (C, H, W)")
     front = len(shape) == 3 and shape[2] > MOST_CHANNELS
     return Axes(0, 1) if len(shape) == 2 else Axes(1, 2, 0) if front else Axes(0, 1, 2)
 
@@ -124,11 +139,7 @@ def _hash(image: LargeImage) -> str:
     return found.hexdigest()[:16]
 
 
-def _of_array(array: Any, identity: str, axes: Axes | None = None, fill: float | None = None) -> LargeImage:
-    axes = axes or _guessed(tuple(int(length) for length in array.shape), identity)
+def _of_array(array: Any, axes: Axes | None = None, fill: float | None = None) -> LargeImage:
+    axes = axes or _guessed(tuple(int(length) for length in array.shape))
     count = 1 if axes.sample is None else int(array.shape[axes.sample])
-    try:
-        samples = samples_of_array(count, np.dtype(array.dtype))
-    except UnreadableImageError as error:
-        raise UnreadableImageError(f"{identity}: {error}") from error
-    return of_array(array, axes, samples, identity, fill)
+    return of_array(array, axes, samples_of_array(count, np.dtype(array.dtype)), fill)

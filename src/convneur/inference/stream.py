@@ -147,6 +147,7 @@ def stream(
         raise ValueError(f"give mean and std of {backbone.in_chans} channels")
     plan: dict[str, Any] = {
         "image": image.identity,
+        "samples": image.samples.meaning,
         "weights": weights_hash(model),
         "memory": repr(backbone.global_config),  # weights fit several
         "mean_std": look,
