@@ -5,7 +5,24 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from tests.data.kinds import *  # noqa: F403
+from tests.data.kinds import (
+    ALPHA,
+    AS_GREY,
+    GREY,
+    GREY_OVER_WHITE,
+    HEIGHT,
+    NIR,
+    OVER_WHITE,
+    RGB,
+    WIDTH,
+    Kind,
+    X,
+    deep_png,
+    pillow,
+    png,
+    turned,
+    whole,
+)
 
 CMYK = np.dstack([255 - RGB, np.zeros_like(NIR)])
 FEW = np.where(X < 32, 3, 0).astype(np.uint8)

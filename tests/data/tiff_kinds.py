@@ -6,7 +6,28 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from tests.data.kinds import *  # noqa: F403
+from tests.data.kinds import (
+    ALPHA,
+    AS_GREY,
+    DEEP,
+    GREY,
+    GREY_OVER_WHITE,
+    NIR,
+    OVER_WHITE,
+    PREMULTIPLIED,
+    RGB,
+    SOME,
+    Kind,
+    Y,
+    lab,
+    no_data,
+    packed,
+    pillow,
+    tiff,
+    turned,
+    with_tag,
+    without_tag,
+)
 
 YCBCR = np.asarray(Image.fromarray(RGB).convert("YCbCr"))
 PALETTE = Image.fromarray(RGB).quantize(256)

@@ -273,8 +273,7 @@ def of_tiff(tag: Callable[[int], Any], count: int | None = None, dtype: np.dtype
     )
     if known.colours == "cmyk" and _number(tag(332), 1) != 1:
         raise UnreadableImageError("its inks are not cyan, magenta, yellow and black; store it as RGB")
-    kinds = {place: kind for place, kind in enumerate(extra, count - len(extra)) if kind in (LEFT_OUT = "the fourth sample of a pixel is left out: nothing says that it is transparency"
-_PREMULTIPLIED, _ALPHA)}
+    kinds = {place: kind for place, kind in enumerate(extra, count - len(extra)) if kind in (_PREMULTIPLIED, _ALPHA)}
     alpha = min(kinds, default=None)
     if known.colours == "grey" and count - len(kinds) > 1:
         return replace(known, colours="bands", inverted=False)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from convneur.inference.passes import Passes, Step
 from convneur.inference.scratch import Map
 from convneur.inference.spans import Area, Enlarged, Span, spans
+from convneur.tasks.evaluation import require_finite
 from convneur.tasks.segmentation.semantic_fpn import SemanticFPN
 
 
@@ -130,8 +131,9 @@ class SemanticFpnOnDisk:
         classes = self.passes.scratch.create("classes", self.size, "uint8")
 
         def act(rows: Span) -> None:
-            found = logits.rows(rows)[0, :, :, : self.size[1]].argmax(0)
-            classes.write(found.byte().cpu().numpy(), rows)
+            found = logits.rows(rows)[0, :, :, : self.size[1]]
+            require_finite(found)
+            classes.write(found.argmax(0).byte().cpu().numpy(), rows)
 
         lines = list(spans(self.size[0], 4 * self.rows))
         steps = (Step(f"classes {rows.start}", share / len(lines), partial(act, rows)) for rows in lines)
