@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 from PIL import Image
 
@@ -157,8 +159,8 @@ OTHERS = [
     npy("colours", "(H, W)", GREY, AS_GREY),
     npy("colours", "(H, W, 3)", RGB, RGB),
     npy("colours", "(3, H, W)", np.moveaxis(np.tile(RGB, (1, 2, 1)), 2, 0), np.tile(RGB, (1, 2, 1))),
-    npy("bands", "(H, W, 2)", LA, "2 bands are colours"),
-    npy("bands", "(H, W, 4)", RGBA, "4 bands are colours"),
+    npy("bands", "(H, W, 2)", LA, "has 2 channels.*nothing says that they are colours"),
+    npy("bands", "(H, W, 4)", RGBA, "has 4 channels.*nothing says that they are colours"),
     npy("numbers", "16 bits", RGB.astype(np.uint16) * 257, RGB * 1),
     npy("numbers", "integers of 64 bits, up to 255", RGB.astype(np.int64), RGB * 1),
     npy("numbers", "integers, below 0", RGB.astype(np.int64) - 9, "go from -9 to"),

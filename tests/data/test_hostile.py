@@ -20,7 +20,7 @@ from PIL import Image
 from convneur.cli.main import main
 from convneur.cli.predict import find_images
 from convneur.data.bulk import open_bulk
-from convneur.data.decode import FORMATS, SUFFIXES, UnreadableImageError, decode_image, image_files
+from convneur.data.decode import FORMATS, LOOKS_LIKE_IMAGE, SUFFIXES, UnreadableImageError, decode_image, image_files
 from convneur.data.hub import HubImages
 from convneur.data.objects import open_objects
 from convneur.data.paths import inside, matching, read_file
@@ -59,9 +59,10 @@ def test_an_icon_of_16_px_that_holds_a_large_png_is_refused():
 
 def test_formats_and_suffixes_are_those_that_pillow_has():
     Image.init()
-    assert set(FORMATS) <= set(Image.OPEN) | {"AVIF"}
-    for suffix in SUFFIXES - {".avif"}:
+    assert set(FORMATS) <= set(Image.OPEN) | {"AVIF", "HEIF"}
+    for suffix in SUFFIXES - {".avif", ".heic", ".heif"}:
         assert Image.EXTENSION[suffix] in FORMATS
+    assert not LOOKS_LIKE_IMAGE & SUFFIXES
 
 
 @pytest.mark.parametrize("size", [(1, 90_000_000), (90_000_000, 1), (65_536, 2)])
@@ -121,12 +122,13 @@ def test_images_converted_in_strips_are_as_those_converted_at_once(mode, monkeyp
     if mode in ("I;16", "I"):
         image = Image.fromarray(random.integers(0, 65536, (40, 24)).astype(np.uint16 if mode == "I;16" else np.int32))
     elif mode == "F":
-        image = Image.fromarray(random.normal(size=(40, 24)).astype(np.float32))
+        image = Image.fromarray(random.uniform(size=(40, 24)).astype(np.float32))
     else:
         image = Image.fromarray(random.integers(0, 256, (40, 24, 4), dtype=np.uint8)).convert(mode)
     data = files.encoded(image, "TIFF" if mode in ("F", "I") else "PNG")
     whole = np.asarray(decode_image(data))
     monkeypatch.setattr("convneur.data.decode._STRIP", 24 * 7)
+    monkeypatch.setattr("convneur.data.rasters._STRIP", 24 * 5)
     np.testing.assert_array_equal(np.asarray(decode_image(data)), whole)
 
 

@@ -84,12 +84,13 @@ def test_rows_of_every_kind_of_file(name, write, tmp_path):
         np.testing.assert_allclose(image.read(rows, 3), pixels[rows.start : rows.stop] / 255, atol=1e-7)
 
 
-def test_grey_sixteen_bits_and_transparency():
+def test_grey_sixteen_bits_and_bands():
     deep = (picture(40, 30, 1).astype(np.uint16) * 257)[..., 0]
     np.testing.assert_allclose(open_large(deep).read(Span(0, 40), 3)[..., 1], deep / 65535, atol=1e-7)
-    clear = picture(40, 30, 4)
-    clear[..., 3] = 0
-    assert (open_large(clear).read(Span(3, 9), 3) == 1).all()
+    bands = picture(40, 30, 4)
+    np.testing.assert_allclose(open_large(bands).read(Span(3, 9), 4), bands[3:9] / 255, atol=1e-7)
+    with pytest.raises(UnreadableImageError, match="nothing says that they are colours"):
+        open_large(bands).read(Span(3, 9), 3)
     light = picture(40, 30).astype(np.float32) / 255
     kept = light.copy()
     np.testing.assert_allclose(open_large(light).read(Span(0, 40), 3), light)
@@ -98,7 +99,7 @@ def test_grey_sixteen_bits_and_transparency():
 
 def test_what_is_large_and_compressed_in_one_piece_is_refused(tmp_path, monkeypatch):
     as_one_piece(tmp_path / "a.tif", picture(150, 90))
-    monkeypatch.setattr("convneur.inference.sources.LARGEST_PIECE", 150 * 90 * 3 - 1)
+    monkeypatch.setattr("convneur.data.rasters.LARGEST_PIECE", 150 * 90 * 3 - 1)
     with pytest.raises(UnreadableImageError, match=r"one piece of .* GB; store it in tiles"):
         open_large(tmp_path / "a.tif")
 

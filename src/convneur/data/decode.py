@@ -100,7 +100,7 @@ def open_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Iter
         UnreadableImageError: If it cannot be opened, or what is done with it fails; one line that says why.
     """
     try:
-        with io.BytesIO(source) if isinstance(source, bytes) else regular_file(source).open("rb") as file:
+        with _Bytes(source) if isinstance(source, bytes) else regular_file(source).open("rb") as file:
             image = _identify(file)
             _check_size(image, max_pixels)
             yield image
@@ -113,6 +113,13 @@ def open_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Iter
     except Exception as error:  # damaged files raise anything from SyntaxError to struct.error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnreadableImageError(reason) from error
+
+
+class _Bytes(io.BytesIO):
+    """A file in memory, which nobody writes to."""
+
+    def writable(self) -> bool:
+        return False
 
 
 def check_scans(image: ImageFile.ImageFile) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from convneur.data.samples import Samples, Scale, UnreadableImageError, Values
+from convneur.data.samples import NO_COLOURS, Samples, Scale, UnreadableImageError, Values
 
 LARGEST_PIECE = 2**29  # bytes, of what can be read only as a whole
 _STRIP = 1 << 22  # samples that are looked at at a time
@@ -92,7 +92,7 @@ class LargeImage:
                 raise self._error(str(error)) from error
             except Exception as error:  # damaged files raise whatever their reader runs into
                 reason = " ".join(str(error).split()) or type(error).__name__
-                raise self._error(f"rows {start} to {stop} cannot be read ({reason})") from error
+                raise self._error(f"rows {start} to {stop}: {reason}") from error
 
     @property
     def scale(self) -> Scale:
@@ -124,6 +124,8 @@ class LargeImage:
             except UnreadableImageError as error:
                 raise self._error(str(error)) from error
             return np.repeat(shown, 3, axis=2) if channels == 3 and shown.shape[2] == 1 else shown
+        if self.channels != channels:
+            self.check_channels(channels)
         return np.divide(raw, self.scale.white, dtype=dtype)
 
     def check_channels(self, channels: int) -> None:
@@ -131,15 +133,12 @@ class LargeImage:
         colours = self.samples.colours
         if (channels == 3 and colours != "bands") or (channels == 1 and colours == "grey"):
             return
+        told, fix = f"has {self.channels} channels and the model takes {channels}", "choose channels"
         if channels == 3:
-            try:
-                self.samples.check_colours()
-            except UnreadableImageError as error:
-                raise self._error(f"{error}, or give a model with in_chans={self.channels}") from error
-        if self.channels != channels:
-            raise ValueError(
-                f"{self.named} has {self.channels} channels and the model takes {channels}; choose channels, or create "
-                f"the model with in_chans={self.channels}"
+            told, fix = f"{told}; {NO_COLOURS}", "store those that are red, green and blue as RGB"
+        if channels == 3 or self.channels != channels:
+            raise UnreadableImageError(
+                f"{self.named or 'it'} {told}; {fix}, or create the model with in_chans={self.channels}"
             )
 
 

@@ -33,6 +33,7 @@ _PHOTOMETRIC: dict[int, Colours] = {
     8: "lab",
     9: "lab",
 }
+NO_COLOURS = "nothing says that they are colours"
 LEFT_OUT = "the fourth sample of a pixel is left out: nothing says that it is transparency"
 _PREMULTIPLIED, _ALPHA = 1, 2
 _OLD_JPEG, _APERIO_YCBCR, _JPEG = 6, 33003, frozenset((6, 7, 33007, 34892))
@@ -103,7 +104,7 @@ class Samples:
         """Refuse bands; `UnreadableImageError`."""
         if self.colours == "bands":
             raise UnreadableImageError(
-                f"nothing says that its {self.count} bands are colours; store those that are red, green and blue as RGB"
+                f"it has {self.count} channels; {NO_COLOURS}; store those that are red, green and blue as RGB"
             )
 
     @property
