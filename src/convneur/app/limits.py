@@ -13,8 +13,8 @@ from PIL import Image
 
 from convneur.app.asgi import RefusedError
 from convneur.data.decode import UnreadableImageError, decode_image
+from convneur.data.transforms import LONGEST_SIDE
 
-LONGEST_SIDE = 16  # over the shorter one: models resize the shorter side, and the other would grow without bound
 MINUTE = 60.0
 
 

@@ -24,6 +24,7 @@ __all__ = ["MAX_PIXELS", "MAX_SIDE", "SUFFIXES", "UnreadableImageError", "decode
 
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 65_535  # pixels, which is what a JPEG can have; Pillow and resizing need memory for each row
+THINNEST = 1000  # times as long as it is wide; models resize the shorter side
 MAX_PIXEL_BYTES = 8  # of what is decoded at a time, over the pixels that an image may have: four channels of 16 bits
 # Formats of images that people keep, by their names in Pillow, and how their files end. Containers that hold pictures
 # larger than they say (ICO, ICNS, BLP, PSD), and what runs other programs (EPS), are none of them.
@@ -198,6 +199,8 @@ def _check_size(image: ImageFile.ImageFile, max_pixels: int) -> None:
     width, height = image.size
     if max(width, height) > MAX_SIDE:
         raise UnreadableImageError(f"{width} x {height} px is too long; a side may have {MAX_SIDE:,} px")
+    if max(width, height) > THINNEST * min(width, height):
+        raise UnreadableImageError(f"{width} x {height} px is too thin; one side may be {THINNEST:,} times the other")
     if width * height > max_pixels:
         raise TooLargeError(f"{width} x {height} px is more than the limit of {max_pixels / 1e6:g} megapixels")
     if image.format == "TIFF" and (piece := _piece_bytes(image)) > MAX_PIXEL_BYTES * max_pixels:

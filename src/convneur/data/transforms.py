@@ -11,6 +11,7 @@ from timm.data import create_transform
 from torch import Tensor
 
 Transform = Callable[[Image.Image], Tensor]
+LONGEST_SIDE = 16  # over the shorter one, where that is resized: the other would grow without bound
 
 
 @dataclass(frozen=True)
@@ -87,19 +88,39 @@ def train_transform(to: Preprocessing, augment: AugmentConfig) -> Transform:
         for op in getattr(step, "ops", ()):
             if op.name.startswith("Posterize"):
                 op.level_fn = _AtLeastOneBit(op.level_fn)
-    return _with_channels(to, transform)
+    return _with_channels(to, transform if augment.crop == "rrc" else _NotTooThin(transform))
 
 
 def eval_transform(to: Preprocessing) -> Transform:
     """The middle of an image, as a tensor (C, H, W); the same every time."""
-    return _with_channels(
-        to,
-        create_transform(to.input_size, mean=to.mean, std=to.std, interpolation=to.interpolation, crop_pct=to.crop_pct),
+    transform = create_transform(
+        to.input_size, mean=to.mean, std=to.std, interpolation=to.interpolation, crop_pct=to.crop_pct
     )
+    return _with_channels(to, _NotTooThin(transform))
+
+
+def scale_to(size: int, height: int, width: int) -> float:
+    """The factor that gives the shorter side of an image ``size`` pixels; less where the other would be too long."""
+    return min(size / min(height, width), LONGEST_SIDE * size / max(height, width))
 
 
 def _with_channels(to: Preprocessing, transform: Any) -> Transform:
     return _Grey(transform) if to.input_size[0] == 1 else transform
+
+
+class _NotTooThin:
+    """The middle of a thin image, of which no more is looked at; a class, as `_Grey` is."""
+
+    def __init__(self, transform: Any) -> None:
+        self.transform = transform
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        width, height = image.size
+        kept = LONGEST_SIDE * min(width, height)
+        left, top = max(0, (width - kept) // 2), max(0, (height - kept) // 2)
+        if left or top:
+            image = image.crop((left, top, min(width, left + kept), min(height, top + kept)))
+        return self.transform(image)
 
 
 class _Grey:

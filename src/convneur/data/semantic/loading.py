@@ -21,6 +21,7 @@ from convneur.data.loading import PADDING, Pictures, seeded
 from convneur.data.module import PictureData
 from convneur.data.semantic.masks import IGNORED, MaskCode, MaskError
 from convneur.data.semantic.sources import PixelSource
+from convneur.data.transforms import scale_to
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which timm's checkpoints expect
 TRIES = 10
@@ -196,7 +197,9 @@ class ScaleAndCrop(nn.Module):
     def forward(self, image: tv_tensors.Image, mask: tv_tensors.Mask) -> Any:
         """Image (3, H, W) and classes (H, W) -> both, of the size of the crop."""
         height, width = image.shape[-2:]
-        scale = float(torch.empty(()).uniform_(*self.scales)) * (self.usual / min(height, width) if self.usual else 1)
+        scale = float(torch.empty(()).uniform_(*self.scales)) * (
+            scale_to(self.usual, height, width) if self.usual else 1
+        )
         resized = v2.Resize([max(1, round(height * scale)), max(1, round(width * scale))], antialias=True)(image, mask)
         for _ in range(TRIES):
             cropped = self.crop(*resized)

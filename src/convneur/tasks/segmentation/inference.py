@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from convneur.data.semantic.loading import normalised
+from convneur.data.transforms import scale_to
 
 SMALLEST = 32  # pixels a side; smaller images are enlarged to it
 
@@ -96,7 +97,7 @@ def segment(model: nn.Module, pixels: Tensor, how: Inference, device: torch.devi
     """
     height, width = pixels.shape[-2:]
     if how.window:
-        scale = how.size / min(height, width) if how.size else 1.0
+        scale = scale_to(how.size, height, width) if how.size else 1.0
         seen = pixels if scale == 1 else _resized_bytes(pixels, _scaled(height, width, scale))
         labels = torch.empty(seen.shape[-2:], dtype=torch.uint8)
         for tile in tiles(seen.shape[1], seen.shape[2], how.window, how.margin):
@@ -105,7 +106,7 @@ def segment(model: nn.Module, pixels: Tensor, how: Inference, device: torch.devi
         if scale == 1:
             return labels
         return F.interpolate(labels[None, None].float(), (height, width), mode="nearest-exact")[0, 0].byte()
-    scale = how.size / min(height, width) if how.size else 1.0
+    scale = scale_to(how.size, height, width) if how.size else 1.0
     return _probabilities(model, normalised(pixels.to(device)), how, scale).argmax(0).byte().cpu()
 
 
