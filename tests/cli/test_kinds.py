@@ -11,7 +11,7 @@ import tifffile
 import torch
 
 from convneur.cli.main import main
-from convneur.inference import embed, stream
+from convneur.inference import EmbedConfig, embed, stream
 from convneur.models import save_model
 from convneur.tasks.segmentation import create_segmenter
 from tests.inference.builders import picture
@@ -101,7 +101,9 @@ def test_a_word_about_the_fourth_sample(folder, tmp_path):
 def test_embed(folder, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        done = embed(str(folder / "images"), str(folder / "model"), tmp_path / "features")
+        done = embed(
+            str(folder / "images"), str(folder / "model"), tmp_path / "features", EmbedConfig(max_unreadable=0.4)
+        )
     assert done is not None
     import pyarrow.parquet as pq
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from PIL import Image
+from PIL import Image, features
 
 from tests.data import files
 from tests.hostile.mutations import MUTATIONS, mutated, run_bounded
@@ -44,6 +44,7 @@ def use(path):
 """
 LARGE = """
 import logging
+import numpy as np
 logging.disable()
 from convneur.inference.sources import open_large
 from convneur.inference.spans import spans
@@ -51,6 +52,8 @@ def use(path):
     image = open_large(path)
     for rows in list(spans(image.height, 64))[:4]:
         raw = image.raw(rows)
+        light = image.read(rows, image.channels)
+        assert np.isfinite(light).all() and light.min() >= 0 and light.max() <= 1
         assert raw.shape == (rows.stop - rows.start, image.width, image.channels), raw.shape
 """
 TRAINED = """
@@ -99,8 +102,12 @@ def tiffs(folder: Path) -> dict[str, bytes]:
         "plain.tif": {},
         "jpeg.tif": {"tile": (32, 32), "compression": "jpeg"},
         "big.tif": {"bigtiff": True, "tile": (32, 32), "compression": "zlib", "predictor": True},
+        "floats.tif": {"tile": (32, 32), "compression": "zlib", "dtype": np.float32},
+        "nodata.tif": {"extratags": [(42113, "s", 0, "-9999", True)], "compression": "zlib", "rowsperstrip": 90},
+        "turned.tif": {"extratags": [(274, "H", 1, 6, True)], "dtype": np.float32, "compression": "zlib"},
     }.items():
-        tifffile.imwrite(folder / name, pixels, photometric="rgb", **options)
+        kind = options.pop("dtype", np.uint8)
+        tifffile.imwrite(folder / name, pixels.astype(kind), photometric="rgb", **options)
         made[name] = (folder / name).read_bytes()
     return made
 
@@ -122,7 +129,17 @@ def test_png_jpeg_and_others(tmp_path):
         "clear.png": files.transparent_png(),
         "turned.jpg": files.rotated_jpeg(),
     }
+    if features.check("avif"):
+        whole["a.avif"] = files.encoded(image, "AVIF")
     read, refused = fuzz(tmp_path / "damaged", whole, DECODE)
+    assert read > 10
+    assert refused > 10
+
+
+def test_heic(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.from_pillow(Image.fromarray(picture(60, 90))).save(tmp_path / "a.heic")
+    read, refused = fuzz(tmp_path / "damaged", {"a.heic": (tmp_path / "a.heic").read_bytes()}, DECODE)
     assert read > 10
     assert refused > 10
 

@@ -104,6 +104,21 @@ def test_what_is_large_and_compressed_in_one_piece_is_refused(tmp_path, monkeypa
         open_large(tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize("damage", ["cut", "zeros"])
+def test_what_is_compressed_in_one_piece_and_damaged_is_refused_in_one_line(damage, tmp_path):
+    as_one_piece(tmp_path / "a.tif", picture(150, 90))
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        start, length = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
+    if damage == "cut":
+        del content[start + length // 2 :]
+    else:
+        content[start + 100 : start + 200] = bytes(100)
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(UnreadableImageError, match=r"\A[^\n]*a\.tif[^\n]*\Z"):
+        open_large(tmp_path / "a.tif")
+
+
 def test_files_that_are_no_image_say_so(tmp_path):
     for name in ("a.tif", "a.png", "a.npy"):
         (tmp_path / name).write_bytes(b"no image")
