@@ -51,7 +51,7 @@ def heic(field, value, picture, shown, near=4, **options):
 
 
 def npy(field, value, array, shown, near=0.6):
-    return Kind((".npy, Zarr", field, value), lambda path: np.save(path, array), shown, near)
+    return Kind((".npy", field, value), lambda path: np.save(path, array), shown, near)
 
 
 def pnm(kind, pixels, largest=255):

@@ -308,6 +308,10 @@ TIFFS = [
         planarconfig="separate",
         extrasamples=["unspecified"],
     ),
+    *(
+        tiff("layout", f"tiles, {name}", RGB, RGB, 4, tile=(16, 16), compression=name)
+        for name in ("jpeg2000", "webp", "zstd", "lzma", "packbits")
+    ),
     tiff("layout", "big-endian", RGB, RGB, byteorder=">"),
     tiff("layout", "BigTIFF", RGB, RGB, bigtiff=True),
     tiff("pages", "several: the first", np.stack([GREY, 255 - GREY]), AS_GREY, photometric="minisblack", metadata=None),

@@ -51,6 +51,7 @@ _HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", 
 _STRIP = 1 << 22  # pixels that are converted at a time
 MOST_SCANS = 200  # of a JPEG: each goes over all of the picture, and a few bytes are one
 _SCAN = re.compile(rb"\xff\xda\0(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")  # how one begins
+_WEBP = 50001  # compression of a TIFF
 _BITS, _SAMPLES, _TILE_WIDTH, _TILE_LENGTH, _ROWS = 258, 277, 322, 323, 278  # tags of a TIFF
 
 
@@ -186,13 +187,15 @@ def _register_heif() -> None:
 
 
 class _Tiff(TiffImagePlugin.TiffImageFile):
-    """A TIFF of any kind of samples; those that Pillow has no mode for have a size, and are decoded otherwise."""
+    """A TIFF of any kind; those that Pillow has no mode or decoder for have a size, and are decoded otherwise."""
 
     def _setup(self) -> None:
         try:
             super()._setup()
-        except (SyntaxError, IndexError):
+        except (SyntaxError, IndexError, KeyError):
+            width, height = (int(self.tag_v2[tag]) for tag in (256, 257))
             self._mode, self.tile = "F", []
+            self._size = (height, width) if self.tag_v2.get(274, 1) in (5, 6, 7, 8) else (width, height)
 
 
 def _check_size(image: ImageFile.ImageFile, max_pixels: int) -> None:
@@ -230,16 +233,16 @@ def _pillow_reads(image: ImageFile.ImageFile, samples: Samples) -> bool:
     """Whether Pillow gives what the samples of a TIFF mean; it takes some kinds for others."""
     tags: Any = image.tag_v2  # type: ignore[attr-defined]
     extra, text = tags.get(338, ()), str(tags.get(270, ""))
-    several = getattr(image, "n_frames", 1) > 1 or "images=" in text
     if (
         not image.tile
+        or tags.get(259, 1) == _WEBP  # which few builds of Pillow have
         or samples.nodata is not None
         or samples.dtype.kind != "u"
         or samples.bits not in (1, 2, 4, 8, 16)
     ):
         return False
-    if several and ("<OME" in text or text.startswith("ImageJ=")):  # whose first page may be one of several channels
-        return False
+    if ("<OME" in text or text.startswith("ImageJ=")) and ("images=" in text or image.n_frames > 1):  # type: ignore[attr-defined]
+        return False  # the first page may be one of several channels
     if len(extra) != samples.count - (4 if tags.get(262) == 5 else 1 if samples.colours in ("grey", "palette") else 3):
         return False  # Pillow takes a fourth sample for transparency that nothing says of it
     if samples.colours == "palette":
