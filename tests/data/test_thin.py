@@ -36,7 +36,7 @@ def test_no_more_than_the_middle_of_a_thin_image_is_resized(size, transform, mon
 
     monkeypatch.setattr(Image.Image, "resize", watched)
     assert transform(files.plain(size=size)).shape == (3, 32, 32)
-    assert max(max(each) for each in sizes) <= 16 * 40
+    assert max(max(each) for each in sizes) <= 16 * 32 * 15  # a random view is enlarged, too
 
 
 def test_the_middle_is_what_it_was():
