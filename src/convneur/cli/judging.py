@@ -7,11 +7,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from convneur.cli.common import last_words, listed_classes
+from convneur.cli.common import epochs_json, epochs_sentence, last_words, listed_classes
 from convneur.data.decode import MAX_PIXELS, decode_image
 from convneur.data.module import eval_loader
 from convneur.data.sources import Source
@@ -22,6 +23,9 @@ from convneur.files import write_atomic
 from convneur.printing import Console, Progress, Table, markdown_code
 from convneur.tasks.evaluation import Evaluation, device_for, evaluate
 
+if TYPE_CHECKING:
+    from convneur.recipes.runs import Kept
+
 CARD = """---
 library_name: timm
 pipeline_tag: image-classification
@@ -29,7 +33,7 @@ tags: [image-classification, timm, convneur]
 ---
 # {name}
 
-A ConvNeur image classifier of {count} classes: {classes}. Top-1 on its held-out images: {top1:.1%}.
+A ConvNeur image classifier of {count} classes: {classes}. Top-1 on its held-out images: {top1:.1%}.{epochs}
 
 ```python
 import timm, convneur
@@ -101,6 +105,7 @@ def write_judged(
     command: str,
     curve: Sequence[Mapping[str, float]] = (),
     unreadable: Mapping[str, str] | None = None,
+    kept: Sequence[Kept] = (),
 ) -> None:
     """Write ``metrics.json`` and ``report.html`` to the folder ``out``."""
     told = judged.answers
@@ -119,12 +124,13 @@ def write_judged(
         "confusion": told.confusion.tolist(),
         "unreadable": dict(unreadable or {}) | told.unreadable,
         "curve": list(curve),
+        **({"models": epochs_json(kept)} if kept else {}),
         "command": command,
         "versions": versions(),
     }
     write_atomic(out / "metrics.json", json.dumps(numbers, indent=2) + "\n")
     title = f"{judged.name} on {len(judged.classes)} classes"
-    report_classifier(out / "report.html", title, judged, last_words(command, versions()), curve, unreadable)
+    report_classifier(out / "report.html", title, judged, last_words(command, versions(), kept), curve, unreadable)
 
 
 def tell(judged: Judged, last_line: str) -> None:
@@ -143,7 +149,7 @@ def tell(judged: Judged, last_line: str) -> None:
     console.print(last_line)
 
 
-def card(name: str, judged: Judged, command: str) -> str:
+def card(name: str, judged: Judged, command: str, kept: Sequence[Kept] = ()) -> str:
     """Model card."""
     return CARD.format(
         name=name,
@@ -151,4 +157,5 @@ def card(name: str, judged: Judged, command: str) -> str:
         classes=listed_classes(judged.classes),
         top1=judged.answers.top1,
         command=markdown_code(command),
+        epochs=epochs_sentence(kept),
     )
