@@ -30,7 +30,7 @@ PART = f"part-{'[0-9]' * 5}"
 # What is removed goes in this order: a run whose removal is cut off is no finished one, and still known as a run.
 RUN = (
     *("report.html", "split.json", "metrics.json", "detections.json", "images.json.gz", *_model("model")),
-    *(*_model("model-best"), *_model("model-last"), f"checkpoints/best-{'[0-9]' * 9}.safetensors"),
+    *(*_model("model-best"), *_model("model-last"), f"best/{STEP}.safetensors"),
     *(f"checkpoints/{STEP}.ckpt", f"checkpoints/{STEP}.damaged", f"checkpoints/.{STEP}.ckpt.part"),
     *("logs/version_*/metrics.csv", "logs/version_*/hparams.yaml"),
     *("tensorboard/events.out.tfevents.*", "tensorboard/hparams.yaml"),

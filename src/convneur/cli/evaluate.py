@@ -120,8 +120,8 @@ def eval_(
         source = open_source(data, share, chosen, allow_remote)
         tell_notes(getattr(source, "notes", ()), console)
         if labels is not None:
-            tell_missing(labels, source.classes, console)
-            source = images_of(source, labels)
+            found, source = source.classes, images_of(source, labels)
+            tell_missing(labels, found, console)
         if config["num_classes"] != len(source.classes):
             raise ValueError(
                 f"the model has {config['num_classes']} classes and the data {len(source.classes)}; give data that fits"

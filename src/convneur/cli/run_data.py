@@ -47,7 +47,7 @@ class RunData:
         if isinstance(source.val, Shards):
             if len(kept) < len(source.val.urls):
                 raise ValueError(
-                    f"the model learned from shards of --data {data} that it would be judged by; give others"
+                    f"the model learned from shards that it would be judged by, of --data {data}; give others"
                 )
             return source
         if not kept:

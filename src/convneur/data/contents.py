@@ -97,7 +97,8 @@ def listed(images: Any, data: str) -> Listed:
     """Name below the folder of the data, and size, of each image; of shards, of each shard."""
     if isinstance(images, Shards):
         return [(_below(url, data), _size(url)) for url in images.urls]
-    base, numbers = images, np.arange(len(images))
+    numbers = np.arange(len(images))
+    base: Any = images
     while isinstance(base, Subset):
         base, numbers = base.images, base.indices[numbers]
     if isinstance(base, ScanImages):  # in memory, where the parts have the same names

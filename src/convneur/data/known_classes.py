@@ -44,9 +44,7 @@ def images_of(source: Source, known: Sequence[str]) -> Source:
     numbers = numbers_by_name(known, source.classes)
     if isinstance(source.val, Shards):
         if numbers.tolist() != list(range(len(numbers))):
-            raise ValueError(
-                "the shards number their classes otherwise than the model; write them anew, or classes.txt"
-            )
+            raise ValueError("the shards number their classes otherwise than the model; give shards written for it")
         return replace(source, classes=list(known))
     val = copy.copy(source.val)
     val.labels = numbers[val.labels]

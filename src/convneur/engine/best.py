@@ -12,9 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from convneur.engine.checkpoints import checkpoints
 from convneur.files import replace_file
 
-NAME = f"best-{'[0-9]' * 9}.safetensors"
+FOLDER = "best"
+NAME = f"step-{'[0-9]' * 9}.safetensors"
 
 
 class Best(NamedTuple):
@@ -32,25 +34,25 @@ class Best(NamedTuple):
 
 
 class KeepBest(Callback):
-    """Writes the weights after each epoch that is better than all before, to ``best-STEP.safetensors``.
+    """Writes the weights after each epoch that is better than all before, to ``best/step-STEP.safetensors``.
 
     The checkpoint of that epoch is written afterwards and says which file is the best, so that a run that goes on from
     it, or from the one before, finds what an uninterrupted one has. Of two epochs that are alike the earlier is kept.
 
     Args:
-        folder: Of the checkpoints.
+        run: Folder of the run; the weights are in ``best/`` beside the checkpoints.
         metric: Logged once an epoch; the larger the better.
         prefix: Of the weights to keep, in the state dict of the task.
     """
 
-    def __init__(self, folder: Path, metric: str, prefix: str) -> None:
-        self.folder, self.metric, self.prefix = folder, metric, prefix
+    def __init__(self, run: Path, metric: str, prefix: str) -> None:
+        self.run, self.metric, self.prefix = run, metric, prefix
         self.best: Best | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remove what a run that was killed wrote after its last checkpoint."""
         if trainer.is_global_zero:
-            for path in self.folder.glob(NAME):
+            for path in (self.run / FOLDER).glob(NAME):
                 if _step(path) > trainer.global_step:
                     path.unlink(missing_ok=True)
 
@@ -63,12 +65,12 @@ class KeepBest(Callback):
         self.best = Best(trainer.current_epoch + 1, trainer.global_step, value)
         if trainer.is_global_zero:
             weights = {k.removeprefix(self.prefix): v for k, v in state.items() if k.startswith(self.prefix)}
-            self._write(best_path(self.folder, self.best), weights)
+            self._write(best_path(self.run, self.best), weights)
 
     def _write(self, path: Path, weights: dict[str, Tensor]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        oldest = min((_step(each) for each in self.folder.glob(f"step-{'[0-9]' * 9}.ckpt")), default=-1)
-        before = sorted(each for each in self.folder.glob(NAME) if _step(each) <= oldest)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        oldest = min((_step(each) for each in checkpoints(self.run / "checkpoints")), default=-1)
+        before = sorted(each for each in path.parent.glob(NAME) if _step(each) <= oldest)
         for each in before[:-1]:  # the last is the best for the oldest checkpoint that is still there
             each.unlink(missing_ok=True)
         try:
@@ -86,9 +88,9 @@ class KeepBest(Callback):
         self.best = None if state_dict["best"] is None else Best(*state_dict["best"])
 
 
-def best_path(folder: Path, best: Best) -> Path:
+def best_path(run: Path, best: Best) -> Path:
     """Where the weights of the best epoch are."""
-    return folder / f"best-{best.step:09d}.safetensors"
+    return run / FOLDER / f"step-{best.step:09d}.safetensors"
 
 
 def _step(path: Path) -> int:

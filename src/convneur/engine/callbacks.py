@@ -22,6 +22,7 @@ from convneur.printing import (
 
 Curve = list[dict[str, float]]
 LOSSES = ("loss", "val_loss")
+REFRESH = 0.5  # seconds between two looks at the loss
 SHOWN = ("accuracy", "iou", "ap50", "mask_ap50", "miou")  # beside the bar
 
 
@@ -44,6 +45,7 @@ class Live(Callback):
 
     def __init__(self, title: str, batch_size: int, console: Console) -> None:
         self.curve: Curve = []
+        self.shown = 0.0
         self.title, self.batch_size = title, batch_size
         self.waited, self.batches = 0.0, 0
         self.progress = Progress(
@@ -77,11 +79,23 @@ class Live(Callback):
         self.batches += 1
         if not trainer.is_global_zero:
             return
+        if self.last - self.shown < REFRESH:  # to look at the loss is to wait for a GPU
+            self.progress.update(self.row, completed=trainer.global_step)
+            return
+        self.shown = self.last
         rate = self.batches * self.batch_size * trainer.world_size / (self.last - self.start)
-        values = self.curve[-1] if self.curve else {}
-        scores = [f"{k} {v:.3f}" for k, v in values.items() if k in SHOWN]
-        note = ", ".join([*scores, f"{rate:,.0f} images/s"])
+        loss = trainer.callback_metrics.get("loss_step")
+        now = [] if loss is None else [f"epoch {trainer.current_epoch + 1}: loss {float(loss):.3f}"]
+        note = ", ".join([*now, *self._evaluated(), f"{rate:,.0f} images/s"])
         self.progress.update(self.row, completed=trainer.global_step, note=note)
+
+    def _evaluated(self) -> list[str]:
+        """Figures of the last epoch that was evaluated, and which that was."""
+        for row in reversed(self.curve):
+            scores = [f"{name} {value:.3f}" for name, value in row.items() if name in SHOWN]
+            if scores:
+                return [f"after epoch {row['epoch']}: {' '.join(scores)}"]
+        return []
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Evaluation is neither training nor waiting for data."""
@@ -93,6 +107,11 @@ class Live(Callback):
         elapsed = max(1e-9, time.perf_counter() - self.start)
         waited = {"waiting_for_data": self.waited / elapsed}
         self.curve.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **values, **waited})
+        if trainer.is_global_zero:
+            rate = self.batches * self.batch_size * trainer.world_size / elapsed
+            loss = [f"loss {values['loss']:.3f}"] if "loss" in values else []
+            note = ", ".join([f"epoch {trainer.current_epoch + 1}", *loss, *self._evaluated(), f"{rate:,.0f} images/s"])
+            self.progress.update(self.row, completed=trainer.global_step, note=note)
         if trainer.is_global_zero and not self.progress.console.is_terminal:  # a log file gets a line an epoch
             told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
             told += f", {time.perf_counter() - self.start:,.0f} s"

@@ -230,6 +230,12 @@ def claim(
                 )
     if not is_first():
         return identity
+    if both := len(set(images.train) & set(images.val)):
+        console.print(
+            f"{both:,} of {len(images.val):,} held-out images are trained on, too, so that what they say is too good; "
+            "keep them in one part",
+            style="yellow",
+        )
     with OutputFolder(out, "train", overwrite) as folder:
         if not resume:
             folder.clear()  # what is to be overwritten, or a run without a checkpoint
@@ -339,7 +345,7 @@ class Fitted:
 
         found = [made("last", int(self.curve[-1]["epoch"]), final_weights(out, averaged))]
         if self.best is not None:
-            path = best_path(out / "checkpoints", self.best)
+            path = best_path(out, self.best)
             try:
                 weights = load_file(path)
             except (OSError, SafetensorError) as error:
@@ -392,7 +398,7 @@ def fit_recipe(
         identity: Of the run, see `claim`.
     """
     unreadable = Unreadable(len(data.source.train) + len(data.source.val), config.max_unreadable)
-    best = KeepBest(out / "checkpoints", task.metric, weights_prefix(bool(recipe.ema)))
+    best = KeepBest(out, task.metric, weights_prefix(bool(recipe.ema)))
     curve = fit(
         task,
         data,

@@ -21,6 +21,7 @@ from convneur.models.metadata import ModelMetadata
 from convneur.models.names import choose
 from convneur.printing import Console
 from convneur.recipes.classification import ClassificationRecipe
+from convneur.recipes.found import tell_found
 from convneur.recipes.given_weights import tell_new
 from convneur.recipes.runs import (
     Kept,
@@ -135,6 +136,7 @@ def _trained(config: TrainConfig, out: Path, resume: bool, console: Console, ove
     length = Length.of(recipe, data)
     identity = _claim(config, data, whole, length.world, out, resume, console, overwrite)
     checkpoint = resume_from(out, console, first) if resume else None
+    tell_found(source, config, recipe, length.world, out, console)
     task = Classification(
         model,
         recipe.optim,

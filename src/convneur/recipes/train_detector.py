@@ -16,6 +16,7 @@ from convneur.engine.fit import Curve, resume_from
 from convneur.models import VARIANTS
 from convneur.printing import Console
 from convneur.recipes.detection import DetectionRecipe
+from convneur.recipes.found import tell_found
 from convneur.recipes.given_weights import PRETRAINED, body_of, start_from
 from convneur.recipes.runs import Kept, Length, RunConfig, claim, fit_recipe, is_first, run_folder
 from convneur.tasks.detection import DetectorKind, create_detector
@@ -94,8 +95,6 @@ def _trained(
     with_masks = config.detector in WITH_MASKS
     _check_numbers(config)
     source = open_objects(config.data)
-    for note in source.notes if first else ():
-        console.print(note, style="yellow")
     augment = recipe.augment
     jitter = Jitter(augment.jitter, recipe.min_size, recipe.max_size) if augment.jitter else None
     data = ObjectData(
@@ -117,6 +116,7 @@ def _trained(
     facts = {"images": images, "processes": length.world}
     identity = claim(config, facts, source, out, resume, console, overwrite)
     checkpoint = resume_from(out, console, first) if resume else None
+    tell_found(source, config, recipe, length.world, out, console)
     task = Detection(
         model,
         recipe.optim,

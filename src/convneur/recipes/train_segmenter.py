@@ -16,6 +16,7 @@ from convneur.data.semantic.loading import PixelData, pixel_transform
 from convneur.engine.fit import Curve, resume_from
 from convneur.models import VARIANTS
 from convneur.printing import Console, Progress
+from convneur.recipes.found import tell_found
 from convneur.recipes.given_weights import start_from
 from convneur.recipes.runs import Kept, Length, RunConfig, claim, fit_recipe, is_first, run_folder
 from convneur.recipes.segmentation import SegmentationRecipe
@@ -113,8 +114,6 @@ def _trained(
     _check_numbers(config)
     inference = inference_of(dict(vars(recipe.inference)), "--inference")  # or nobody could load what is trained
     source = open_pixels(config.data, config.val_share, config.seed, config.strict)
-    for note in source.notes if first else ():
-        console.print(note, style="yellow")
     augment = recipe.augment
     transform = pixel_transform(
         augment.crop, augment.scales, augment.hflip, augment.color_jitter, augment.most, recipe.inference.size
@@ -130,6 +129,7 @@ def _trained(
     facts = {"images": images, "processes": length.world}
     identity = claim(config, facts, source, out, resume, console, overwrite)
     checkpoint = resume_from(out, console, first) if resume else None
+    tell_found(source, config, recipe, length.world, out, console)
     weights = balanced_weights(_counts(source, config.max_pixels, console)) if recipe.loss.balance == "root" else None
     task = Segmentation(
         model,
