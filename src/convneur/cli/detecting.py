@@ -132,7 +132,7 @@ def _or_null(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def tell_detector(judged: JudgedDetector, last_line: str) -> None:
+def tell_detector(judged: JudgedDetector, *last_lines: str) -> None:
     """Print the numbers, what could not be read, and where to look."""
     console = Console()
     head, *rows = number_rows(judged)
@@ -146,7 +146,8 @@ def tell_detector(judged: JudgedDetector, last_line: str) -> None:
         name, reason = next(iter(judged.told.unreadable.items()))
         lost = len(judged.told.unreadable)
         console.print(f"{lost} files could not be read; the first: {name} ({reason})")
-    console.print(last_line)
+    for line in last_lines:
+        console.print(line)
 
 
 def detector_card(judged: JudgedDetector, command: str, kept: Sequence[Kept] = ()) -> str:

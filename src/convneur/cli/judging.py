@@ -133,7 +133,7 @@ def write_judged(
     report_classifier(out / "report.html", title, judged, last_words(command, versions(), kept), curve, unreadable)
 
 
-def tell(judged: Judged, last_line: str) -> None:
+def tell(judged: Judged, *last_lines: str) -> None:
     """Print the numbers, what could not be read, and where to look."""
     console = Console()
     table = Table(title=f"{judged.name}, {len(judged.answers.labels):,} held-out images", show_header=False)
@@ -146,7 +146,8 @@ def tell(judged: Judged, last_line: str) -> None:
         name, reason = next(iter(judged.answers.unreadable.items()))
         lost = len(judged.answers.unreadable)
         console.print(f"{lost} files could not be read; the first: {name} ({reason})")
-    console.print(last_line)
+    for line in last_lines:
+        console.print(line)
 
 
 def card(name: str, judged: Judged, command: str, kept: Sequence[Kept] = ()) -> str:

@@ -58,11 +58,11 @@ class RunOptions:
             "keep": self.keep,
         }
 
-    def written(self, kept: Sequence[Kept]) -> str:
-        """Where a run has put what it made, and of which epochs its models are."""
+    def written(self, kept: Sequence[Kept]) -> tuple[str, str]:
+        """Lines that say of which epochs the models of a run are, and where all that it made is."""
         out = self.out
         where = f"Report: {out / 'report.html'}   model: {out / 'model'}   numbers: {out / 'metrics.json'}"
-        return f"{epochs_line(kept)}\n{where}"
+        return epochs_line(kept), where
 
 
 DEFAULTS = RunOptions()

@@ -146,7 +146,7 @@ def _by_class(classes: Sequence[str], values: Sequence[float]) -> dict[str, floa
     return {name: None if math.isnan(value) else value for name, value in zip(classes, values, strict=True)}
 
 
-def tell_segmenter(judged: JudgedSegmenter, last_line: str) -> None:
+def tell_segmenter(judged: JudgedSegmenter, *last_lines: str) -> None:
     """Print the numbers, what could not be used, and where to look."""
     console, told = Console(), judged.told
     table = Table(title=f"{judged.name}, {len(told.indices):,} held-out images", show_header=False)
@@ -159,7 +159,8 @@ def tell_segmenter(judged: JudgedSegmenter, last_line: str) -> None:
         if found:
             name, reason = next(iter(found.items()))
             console.print(f"{len(found)} {what}; the first: {name} ({reason})")
-    console.print(last_line)
+    for line in last_lines:
+        console.print(line)
 
 
 def segmenter_card(judged: JudgedSegmenter, command: str, kept: Sequence[Kept] = ()) -> str:

@@ -114,4 +114,4 @@ def _finish(trained: Trained, config: TrainConfig, options: RunOptions, console:
         written = card(config.model, judged, command, trained.kept) if judged_one else card_beside(config.model, each)
         save_model(each.model, out / each.folder, trained.model_args, trained.source.classes, written)
     write_judged(out, judged, command, trained.curve, trained.unreadable, trained.kept)
-    tell(judged, options.written(trained.kept))
+    tell(judged, *options.written(trained.kept))

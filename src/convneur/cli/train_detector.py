@@ -102,4 +102,4 @@ def _finish(trained: TrainedDetector, config: TrainDetectorConfig, options: RunO
     )
     write_atomic(out / "model" / "README.md", detecting.detector_card(judged, command, trained.kept))
     detecting.write_judged_detector(out, judged, command, trained.curve, trained.unreadable, trained.kept)
-    detecting.tell_detector(judged, options.written(trained.kept))
+    detecting.tell_detector(judged, *options.written(trained.kept))

@@ -108,4 +108,4 @@ def _finish(trained: TrainedSegmenter, config: TrainSegmenterConfig, options: Ru
     write_atomic(out / "model" / "README.md", segmenting.segmenter_card(judged, command, trained.kept))
     judged.told.odd |= trained.odd
     segmenting.write_judged_segmenter(out, judged, command, trained.curve, trained.unreadable, trained.kept)
-    segmenting.tell_segmenter(judged, options.written(trained.kept))
+    segmenting.tell_segmenter(judged, *options.written(trained.kept))
