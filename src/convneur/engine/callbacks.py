@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Callback
 
 from convneur.engine.checkpoints import save_checkpoint
@@ -143,6 +144,43 @@ def require_finite(trainer: pl.Trainer) -> None:
             f"the training has diverged by step {trainer.global_step}; give a lower --optim.lr, or clip gradients with "
             "--optim.clip-grad 1"
         )
+
+
+class FirstStep(Callback):
+    """Refuses what is no finite number before anything is learned, by the name of what brought it in."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the weights that training begins with."""
+        for name, weight in pl_module.named_parameters():
+            if not bool(getattr(weight, "_local_tensor", weight).isfinite().all()):
+                raise ValueError(
+                    f"the weights to start from have numbers that are not finite (the first: {name}); give others with "
+                    "--weights"
+                )
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the images of the first batch."""
+        images = getattr(batch, "images", batch[0] if isinstance(batch, (tuple, list)) else None)
+        if trainer.global_step or images is None:
+            return
+        if not all(bool(image.isfinite().all()) for image in images):
+            raise ValueError("the first images have numbers that are not finite; mend the files of --data")
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the first loss, which no step of the optimizer has had a hand in."""
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if trainer.global_step > 1 or batch_idx or not isinstance(loss, torch.Tensor):
+            return
+        if trainer.precision != "16-mixed" and not bool(loss.isfinite().all()):
+            raise ValueError(
+                "the first loss is no finite number, before anything was learned: images and weights are finite, so it "
+                "is the model, such as a memory whose steps are too long (--backbone.state, --backbone.anchor), or "
+                "--fit.precision"
+            )
 
 
 class Survival(Callback):
