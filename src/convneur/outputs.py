@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from convneur.files import NEW, check_folder, file_stem, remove_entry
+from convneur.files import NEW, check_folder, file_stem, new_for, remove_entry
 from convneur.locks import acquire, locked, release
 from convneur.notes import OURS, as_json, compare, read_note, write_note
 
@@ -293,6 +293,8 @@ class OutputFile:
         with ExitStack() as stack:
             stack.enter_context(locked(self.folder, f"{self.note.name}.lock", self.named))
             self._refuse_others()
+            for left in self.folder.glob(f"{new_for(self.files[-1])}*"):  # of a process that was killed
+                remove_entry(left)
             self._open = stack.pop_all()
         return self
 
