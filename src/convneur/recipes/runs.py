@@ -239,8 +239,8 @@ def claim(
     with OutputFolder(out, "train", overwrite) as folder:
         if not resume:
             folder.clear()  # what is to be overwritten, or a run without a checkpoint
+        write_atomic(kept, json.dumps(now | {"id": identity}, indent=2) + "\n")  # first: by it the folder is known
         write_contents(out, images)
-        write_atomic(kept, json.dumps(now | {"id": identity}, indent=2) + "\n")
     return identity
 
 
