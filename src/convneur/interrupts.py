@@ -109,7 +109,7 @@ class Interrupts:
     def _remind(self) -> None:
         if not self.left and self.number is not None:
             self.reminded = True
-            _thread.interrupt_main(self.number)
+            _thread.interrupt_main(signal.Signals(self.number))
 
     def _is_on_its_way(self) -> bool:
         """Whether the main thread handles what was raised, or an exception that came of it."""
