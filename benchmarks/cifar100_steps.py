@@ -42,7 +42,7 @@ STABILITY = {
     "chunks of 4, in order": {"memory": {"chunk_size": 4, "anchor": "previous"}},
     "mlp": {"memory": {"state": "mlp"}},
     "mlp, steps up to 10": {"memory": {"state": "mlp", "max_step": 10.0}},
-    "mlp, chunks of 4, in order": {"memory": {"state": "mlp", "chunk_size": 4, "anchor": "previous"}},
+    "mlp, chunks of 4, in order": {"memory": {"state": "mlp", "chunk_size": 4, "anchor": "previous", "max_step": 0.02}},
 }
 MEAN, STD = (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762)
 

@@ -128,6 +128,7 @@ def trained(out: Path) -> dict[str, Any]:
     state = ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")
     return {
         "weights": load_file(out / "model" / "model.safetensors"),
+        "best weights": load_file(out / "model-best" / "model.safetensors"),
         "last checkpoint": {name: kept[name] for name in state},
         "numbers": {name: value for name, value in numbers.items() if name not in OTHERS},
         "report": (out / "report.html").is_file(),

@@ -3,6 +3,11 @@
 Importing this package registers ``convneur_m1`` to ``convneur_m4`` with timm.
 """
 
+import convneur_command
+
+if convneur_command.is_the_command():
+    convneur_command.heed_signals()  # what follows takes seconds
+
 from convneur.memory import MemoryConfig, MemoryState, NeuralMemory
 from convneur.models import ConvNeur, GlobalConfig, create_model, from_convnext
 

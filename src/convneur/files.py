@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 
 NEW = ".convneur-new-"  # begins the names of files and folders that are being written
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
+
+
+def new_for(path: Path) -> str:
+    """What begins the names of what is written to become ``path`` alone, and may be removed when nobody writes it."""
+    return f"{NEW}{zlib.crc32(os.fsencode(path.name)):08x}-"
 
 
 def check_folder(folder: Path, named: str | None = None) -> None:

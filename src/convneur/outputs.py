@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from convneur.files import NEW, check_folder, file_stem, remove_entry
+from convneur.files import NEW, check_folder, file_stem, new_for, remove_entry
 from convneur.locks import acquire, locked, release
 from convneur.notes import OURS, as_json, compare, read_note, write_note
 
@@ -29,7 +29,8 @@ STEP = f"step-{'[0-9]' * 9}"
 PART = f"part-{'[0-9]' * 5}"
 # What is removed goes in this order: a run whose removal is cut off is no finished one, and still known as a run.
 RUN = (
-    *("report.html", "split.json", "metrics.json", "detections.json", *_model("model")),
+    *("report.html", "split.json", "metrics.json", "detections.json", "images.json.gz", *_model("model")),
+    *(*_model("model-best"), *_model("model-last"), f"best/{STEP}.safetensors"),
     *(f"checkpoints/{STEP}.ckpt", f"checkpoints/{STEP}.damaged", f"checkpoints/.{STEP}.ckpt.part"),
     *("logs/version_*/metrics.csv", "logs/version_*/hparams.yaml"),
     *("tensorboard/events.out.tfevents.*", "tensorboard/hparams.yaml"),
@@ -292,6 +293,8 @@ class OutputFile:
         with ExitStack() as stack:
             stack.enter_context(locked(self.folder, f"{self.note.name}.lock", self.named))
             self._refuse_others()
+            for left in self.folder.glob(f"{new_for(self.files[-1])}*"):  # of a process that was killed
+                remove_entry(left)
             self._open = stack.pop_all()
         return self
 

@@ -166,6 +166,8 @@ def test_eval_judges_as_training_did(trained, photos, tmp_path, capsys):
 def test_eval_judges_all_images_that_no_run_is_known_to_have_seen(trained, tmp_path, capsys):
     out, _ = trained
     files.odd_folder(tmp_path / "other", good=10)
+    for path in [path for path in (tmp_path / "other").rglob("*.*") if path.is_file()]:
+        path.rename(path.with_name(f"new-{path.name}"))
     counts = {}
     for name, flags in (("all", []), ("share", ["--val-share", "0.5"]), ("seed", ["--seed", "1"])):
         arguments = ["--data", str(tmp_path / "other"), "--out", str(tmp_path / name), "--workers", "0", *flags]

@@ -97,7 +97,9 @@ def test_settings_of_a_run(tmp_path):
 import sys, json, shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from convneur.cli.evaluate import run_settings
+from convneur.cli.run_data import run_data_of
+from convneur.data.sources import open_source
+from convneur.printing import Console
 from convneur.recipes.runs import claim
 @dataclass
 class Config:
@@ -106,9 +108,10 @@ class Config:
     val_share: float = 0.25
     recipe: dict = field(default_factory=lambda: {"epochs": 2, "optim": {"betas": [0.9, 0.99]}})
 run = Path(sys.argv[1])
+source = open_source("digits")
 refused = 0
 for mutant in sorted(Path(sys.argv[2]).iterdir()):
-    for read in (lambda: run_settings(run, "digits"), lambda: claim(Config(), {}, run, True)):
+    for read in (lambda: run_data_of(run), lambda: claim(Config(), {}, source, run, True, Console())):
         shutil.copyfile(mutant, run / "run.json")
         try:
             read()

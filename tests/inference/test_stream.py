@@ -135,7 +135,7 @@ def test_what_looks_at_the_whole_in_another_way_is_refused_by_name(tmp_path):
 
 
 def test_memories_that_rounding_decides_about_are_refused_by_name(tmp_path):
-    chunks = {"state": "mlp", "anchor": "previous", "chunk_size": 37}
+    chunks = {"state": "mlp", "anchor": "previous", "chunk_size": 37, "max_step": 0.02}
     with pytest.raises(ValueError, match=r"state='mlp', anchor='previous' and chunk_size=37 cannot be streamed"):
         stream(small(memory=chunks), picture(64, 64), tmp_path, progress=False)
     with pytest.raises(ValueError, match=r"state='mlp' multiplies rounding .* give model.double\(\)"):

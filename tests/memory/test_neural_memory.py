@@ -12,6 +12,8 @@ CAUSAL = [mode for mode in MODES if mode[1] == "causal"]
 
 
 def make(state="linear", read="global", anchor="initial", chunk_size=None, width=16, **knobs) -> NeuralMemory:
+    if (state, anchor) == ("mlp", "previous"):
+        knobs["max_step"] = 0.02  # longer steps are refused
     memory = NeuralMemory(width, MemoryConfig(state, read, anchor, chunk_size=chunk_size, **knobs))
     with torch.no_grad():
         for parameter in memory.fast.parameters():
@@ -107,8 +109,7 @@ def test_same_output_whatever_autograd_does(state, read, anchor):
     expected = memory(tokens).detach()
     with torch.no_grad():
         found = memory(tokens)
-    # Inference may go by other operations (`convneur.memory.library`). Of the largest answer, as a memory that is
-    # written at M_(t-1) with steps that are not trained explodes here (answers of 5e5), and rounding with it.
+    # Inference may go by other operations (`convneur.memory.library`).
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
     with torch.inference_mode():
         assert torch.equal(memory(tokens), found)
@@ -139,12 +140,32 @@ def test_momentum_generator_has_a_gradient_even_when_idle():
         ({"max_step": 0.0}, "max_step=0.0 is out of range"),
         ({"max_step": float("nan")}, "max_step=nan is out of range"),
         ({"read": "causal"}, "would never write"),
+        (
+            {"state": "mlp", "anchor": "previous", "chunk_size": 49},
+            r"grows without bound at max_step=1: .* use max_step=0.02 at most, or anchor='initial'",
+        ),
+        (
+            {"state": "mlp", "anchor": "previous", "chunk_size": 400, "reference_length": None, "max_step": 0.02},
+            r"grows without bound at max_step=0.02: .* use max_step=0.01 at most",
+        ),
     ],
 )
 def test_bad_config_is_one_clear_line(knobs, message):
     with pytest.raises(ValueError, match=message) as caught:
         MemoryConfig(**knobs)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("read", ["global", "causal"])
+@pytest.mark.parametrize("alike", [False, True])
+def test_the_longest_steps_that_are_allowed_stay_bounded(read, alike):
+    """As many tokens as an image of 1333 px has on a grid of stride 16."""
+    config = MemoryConfig("mlp", read, "previous", chunk_size=49, max_step=0.02)
+    memory = NeuralMemory(80, config)
+    tokens = torch.randn(1, 7000, 80)
+    with torch.no_grad():
+        found = memory(0.3 * tokens + torch.randn(1, 1, 80) if alike else tokens)
+    assert found.abs().max() < 50
 
 
 def test_bad_input_is_one_clear_line():

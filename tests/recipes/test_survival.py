@@ -33,8 +33,15 @@ def uninterrupted(tmp_path_factory):
 
 
 def same_outcome(left, right) -> bool:
-    """Bit for bit the same weights, and the same curves but for times."""
-    a, b = (load_file(folder / "model" / "model.safetensors") for folder in (left, right))
+    """Bit for bit the same weights, of the last epoch and of the best, and the same curves but for times."""
+    a, b = (
+        {
+            f"{name} {key}": value
+            for name in ("model", "model-best")
+            for key, value in load_file(folder / name / "model.safetensors").items()
+        }
+        for folder in (left, right)
+    )
     curves = [json.loads((folder / "metrics.json").read_text())["curve"] for folder in (left, right)]
     for row in (row for curve in curves for row in curve):
         row.pop("waiting_for_data")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convneur.notes import files_hash
 from convneur.printing import Console, Table, markdown_code
+
+if TYPE_CHECKING:
+    from convneur.recipes.runs import Kept
 
 
 def tell_notes(notes: Sequence[str], console: Any) -> None:
@@ -46,15 +49,36 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         Console().print(table)
 
 
-def other_classes(known: Sequence[str], found: Sequence[str]) -> str:
-    """What to say where a model and data do not have the same classes."""
-    few = [", ".join(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "") for names in (known, found)]
-    return f"the model knows the classes {few[0]} and the data has {few[1]}; give data of the same classes"
+def tell_missing(known: Sequence[str], found: Sequence[str], console: Any) -> None:
+    """Classes of a model that the data does not have."""
+    missing = [name for name in known if name not in set(found)]
+    if missing:
+        console.print(f"classes that the data does not have, and are not judged: {', '.join(missing)}", style="yellow")
 
 
 def listed_classes(classes: Sequence[str]) -> str:
     """The first classes, as a model card names them."""
     return ", ".join(map(markdown_code, classes[:20])) + (", ..." if len(classes) > 20 else "")
+
+
+def epochs_line(kept: Sequence[Kept]) -> str:
+    """Of which epochs the models of a run are."""
+    return "; ".join(each.words() for each in kept)
+
+
+def epochs_sentence(kept: Sequence[Kept]) -> str:
+    """The same at the end of a paragraph of a model card."""
+    return f" {epochs_line(kept)}." if kept else ""
+
+
+def epochs_json(kept: Sequence[Kept]) -> dict[str, Any]:
+    """The same for metrics.json, by folder."""
+    return {each.folder: {"epoch": each.epoch, "weights": each.which, "metric": each.metric} for each in kept}
+
+
+def card_beside(name: str, kept: Kept) -> str:
+    """Card of a model that lies beside the one that was judged."""
+    return f"# {markdown_code(name)}\n\n{kept.words()}. The numbers in metrics.json and report.html are of model/.\n"
 
 
 def check_size(image_size: int | None, least: int = 1) -> None:
@@ -63,6 +87,7 @@ def check_size(image_size: int | None, least: int = 1) -> None:
         raise ValueError(f"--image-size {image_size} is out of range; give at least {least}")
 
 
-def last_words(command: str, versions: Mapping[str, str]) -> str:
-    """Last line of a report: the command and versions that made it."""
-    return f"{command}   ({', '.join(f'{name} {version}' for name, version in versions.items())})"
+def last_words(command: str, versions: Mapping[str, str], kept: Sequence[Kept] = ()) -> str:
+    """Last line of a report: the epochs of a run's models, the command and the versions that made it."""
+    made_by = f"{command}   ({', '.join(f'{name} {version}' for name, version in versions.items())})"
+    return f"{epochs_line(kept)}; {made_by}" if kept else made_by

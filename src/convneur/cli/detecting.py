@@ -6,14 +6,16 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from convneur.cli.common import last_words, listed_classes, other_classes, tell_notes
+from convneur.cli.common import epochs_json, epochs_sentence, last_words, listed_classes, tell_missing, tell_notes
+from convneur.cli.run_data import RunData
 from convneur.data.decode import MAX_PIXELS, decode_image
+from convneur.data.known_classes import objects_of
 from convneur.data.loading import Pictures, default_workers
 from convneur.data.module import in_order
 from convneur.data.objects import ObjectSource, open_objects
@@ -32,6 +34,9 @@ from convneur.tasks.detection.pasting import masks_of_boxes
 from convneur.tasks.detection.saved import SavedDetector, load_detector
 from convneur.tasks.evaluation import device_for
 
+if TYPE_CHECKING:
+    from convneur.recipes.runs import Kept
+
 CARD = """---
 library_name: convneur
 pipeline_tag: {pipeline}
@@ -39,7 +44,7 @@ tags: [object-detection, timm, convneur]
 ---
 # {name}
 
-A detector of {count} classes: {classes}. AP of boxes on its held-out images: {ap:.3f}, AP50 {ap50:.3f}.{masks}
+A detector of {count} classes: {classes}. AP of boxes on its held-out images: {ap:.3f}, AP50 {ap50:.3f}.{masks}{epochs}
 
 ```python
 from convneur.tasks.detection import load_detector
@@ -92,6 +97,7 @@ def write_judged_detector(
     command: str,
     curve: Sequence[Mapping[str, float]] = (),
     unreadable: Mapping[str, str] | None = None,
+    kept: Sequence[Kept] = (),
 ) -> None:
     """Write ``metrics.json``, ``detections.json`` in COCO's form, and ``report.html`` to the folder ``out``."""
     told = judged.told
@@ -103,13 +109,14 @@ def write_judged_detector(
         "ms_per_image": {str(q): float(np.quantile(told.seconds, q)) * 1e3 for q in (0.1, 0.5, 0.9)},
         "unreadable": dict(unreadable or {}) | told.unreadable,
         "curve": list(curve),
+        **({"models": epochs_json(kept)} if kept else {}),
         "command": command,
         "versions": versions(),
     }
     write_atomic(out / "metrics.json", json.dumps(numbers, indent=2) + "\n")
     write_atomic(out / "detections.json", json.dumps(told.results) + "\n")
     title = f"{judged.name} on {len(judged.classes)} classes"
-    report_detector(out / "report.html", title, judged, last_words(command, versions()), curve, unreadable)
+    report_detector(out / "report.html", title, judged, last_words(command, versions(), kept), curve, unreadable)
 
 
 def _plain(worth: AveragePrecision) -> dict[str, Any]:
@@ -125,7 +132,7 @@ def _or_null(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def tell_detector(judged: JudgedDetector, last_line: str) -> None:
+def tell_detector(judged: JudgedDetector, *last_lines: str) -> None:
     """Print the numbers, what could not be read, and where to look."""
     console = Console()
     head, *rows = number_rows(judged)
@@ -139,10 +146,11 @@ def tell_detector(judged: JudgedDetector, last_line: str) -> None:
         name, reason = next(iter(judged.told.unreadable.items()))
         lost = len(judged.told.unreadable)
         console.print(f"{lost} files could not be read; the first: {name} ({reason})")
-    console.print(last_line)
+    for line in last_lines:
+        console.print(line)
 
 
-def detector_card(judged: JudgedDetector, command: str) -> str:
+def detector_card(judged: JudgedDetector, command: str, kept: Sequence[Kept] = ()) -> str:
     """Model card."""
     told = judged.told
     return CARD.format(
@@ -154,6 +162,7 @@ def detector_card(judged: JudgedDetector, command: str) -> str:
         masks=f" Of masks: {told.masks.ap:.3f} and {told.masks.ap50:.3f}." if told.masks else "",
         pipeline="image-segmentation" if told.masks else "object-detection",
         command=markdown_code(command),
+        epochs=epochs_sentence(kept),
     )
 
 
@@ -183,14 +192,16 @@ def evaluate_saved(
     workers: int | None = None,
     max_pixels: int = MAX_PIXELS,
     part: str = "val",
+    run: RunData | None = None,
 ) -> None:
     """Judge a detector on the held-out images of a folder; what ``convneur eval`` does with one."""
     with console.status(f"Loading {model}"):
         saved = open_detector(model, image_size)
     source = open_objects(data, part, saved.classes)
     tell_notes(source.notes, console)
-    if saved.classes != source.classes:
-        raise ValueError(other_classes(saved.classes, source.classes))
+    found, source = source.classes, objects_of(source, saved.classes)
+    tell_missing(saved.classes, found, console)
+    source = (run or RunData()).not_learned(source, data, console)
     name = full_name(saved.kind, saved.arguments["backbone"])
     ready_on(device_for(), saved.model)
     judged = judge_detector(saved.model, saved.kind, name, source, console, workers, max_pixels)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
 
-from convneur.cli.common import check_size, model_identity, other_classes, tell_whole
-from convneur.json_files import read_json
+from convneur.cli.common import check_size, model_identity, tell_missing, tell_notes, tell_whole
 from convneur.notes import files_hash
 from convneur.outputs import OutputFolder
 
@@ -76,6 +75,8 @@ def eval_(
         folder.check(made_from)
         with console.status("Loading PyTorch"):
             from convneur.cli.judging import judge, tell, write_judged
+            from convneur.cli.run_data import run_data_of
+            from convneur.data.known_classes import images_of
             from convneur.data.sources import open_source
             from convneur.data.transforms import Preprocessing
             from convneur.export import open_model
@@ -86,15 +87,13 @@ def eval_(
 
         command = " ".join(["convneur", *sys.argv[1:]])
         max_pixels = round(max_megapixels * 1e6)
+        run = run_data_of(Path(model))
         if detector_folder(model) is not None:
             from convneur.cli.detecting import evaluate_saved
 
             check_size(image_size)
-            return evaluate_saved(model, data, folder, console, command, image_size, workers, max_pixels, part)
-        run = run_settings(Path(model), data)
-        share, chosen = val_share, run.get("seed", 0)
-        if share is None and (run or seed is not None):
-            share = run.get("val_share", 0.2)
+            return evaluate_saved(model, data, folder, console, command, image_size, workers, max_pixels, part, run)
+        share, chosen = run.share(data, val_share, seed)
         if segmenter_folder(model) is not None:
             from convneur.cli import segmenting
 
@@ -112,18 +111,22 @@ def eval_(
                 workers,
                 max_pixels,
                 share,
-                chosen if seed is None else seed,
+                chosen,
+                run,
             )
         check_size(image_size)
         with console.status(f"Loading {model}"):
             loaded, config, labels = open_model(model, trust)
-        source = open_source(data, share, chosen if seed is None else seed, allow_remote)
-        if labels is not None and labels != source.classes:
-            raise ValueError(other_classes(labels, source.classes))
+        source = open_source(data, share, chosen, allow_remote)
+        tell_notes(getattr(source, "notes", ()), console)
+        if labels is not None:
+            found, source = source.classes, images_of(source, labels)
+            tell_missing(labels, found, console)
         if config["num_classes"] != len(source.classes):
             raise ValueError(
                 f"the model has {config['num_classes']} classes and the data {len(source.classes)}; give data that fits"
             )
+        source = run.not_learned(source, data, console)
         tell_whole(source, console)
         preprocessing = Preprocessing.of(config, image_size)
         judged = judge(
@@ -140,19 +143,3 @@ def eval_(
         write_judged(out, judged, command)
         folder.finish()
         return tell(judged, f"Report: {out / 'report.html'}   numbers: {out / 'metrics.json'}")
-
-
-def run_settings(model: Path, data: str) -> dict[str, Any]:
-    """Settings of the run that the model is from, if it learned from the same data: what it held out is known there."""
-    from convneur.models.metadata import number, whole, within
-
-    for folder in (model, model.parent):
-        if (folder / "run.json").is_file():
-            settings = read_json(folder / "run.json", "give --val-share and --seed, and the folder of the model alone")
-            if settings.get("data") != data:
-                return {}
-            with within(str(folder / "run.json")):
-                whole(settings.get("seed", 0), "seed", 0, 1 << 62)
-                number(settings.get("val_share", 0.2), "val_share", 0, 1)
-            return settings
-    return {}

@@ -22,7 +22,7 @@ from convneur.data.semantic.loading import MEAN, STD, normalised
 from convneur.data.transforms import Preprocessing, eval_transform
 from convneur.explain.looking import gated_branches
 from convneur.explain.subject import Subject
-from convneur.export import untrained
+from convneur.export.untrained import untrained
 from convneur.models import VARIANTS, ConvNeur, load_model
 from convneur.tasks.detection.saved import detector_folder
 from convneur.tasks.segmentation.inference import fitted

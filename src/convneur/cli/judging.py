@@ -7,11 +7,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from convneur.cli.common import last_words, listed_classes
+from convneur.cli.common import epochs_json, epochs_sentence, last_words, listed_classes
 from convneur.data.decode import MAX_PIXELS, decode_image
 from convneur.data.module import eval_loader
 from convneur.data.sources import Source
@@ -22,6 +23,9 @@ from convneur.files import write_atomic
 from convneur.printing import Console, Progress, Table, markdown_code
 from convneur.tasks.evaluation import Evaluation, device_for, evaluate
 
+if TYPE_CHECKING:
+    from convneur.recipes.runs import Kept
+
 CARD = """---
 library_name: timm
 pipeline_tag: image-classification
@@ -29,7 +33,7 @@ tags: [image-classification, timm, convneur]
 ---
 # {name}
 
-A ConvNeur image classifier of {count} classes: {classes}. Top-1 on its held-out images: {top1:.1%}.
+A ConvNeur image classifier of {count} classes: {classes}. Top-1 on its held-out images: {top1:.1%}.{epochs}
 
 ```python
 import timm, convneur
@@ -101,6 +105,7 @@ def write_judged(
     command: str,
     curve: Sequence[Mapping[str, float]] = (),
     unreadable: Mapping[str, str] | None = None,
+    kept: Sequence[Kept] = (),
 ) -> None:
     """Write ``metrics.json`` and ``report.html`` to the folder ``out``."""
     told = judged.answers
@@ -119,15 +124,16 @@ def write_judged(
         "confusion": told.confusion.tolist(),
         "unreadable": dict(unreadable or {}) | told.unreadable,
         "curve": list(curve),
+        **({"models": epochs_json(kept)} if kept else {}),
         "command": command,
         "versions": versions(),
     }
     write_atomic(out / "metrics.json", json.dumps(numbers, indent=2) + "\n")
     title = f"{judged.name} on {len(judged.classes)} classes"
-    report_classifier(out / "report.html", title, judged, last_words(command, versions()), curve, unreadable)
+    report_classifier(out / "report.html", title, judged, last_words(command, versions(), kept), curve, unreadable)
 
 
-def tell(judged: Judged, last_line: str) -> None:
+def tell(judged: Judged, *last_lines: str) -> None:
     """Print the numbers, what could not be read, and where to look."""
     console = Console()
     table = Table(title=f"{judged.name}, {len(judged.answers.labels):,} held-out images", show_header=False)
@@ -140,10 +146,11 @@ def tell(judged: Judged, last_line: str) -> None:
         name, reason = next(iter(judged.answers.unreadable.items()))
         lost = len(judged.answers.unreadable)
         console.print(f"{lost} files could not be read; the first: {name} ({reason})")
-    console.print(last_line)
+    for line in last_lines:
+        console.print(line)
 
 
-def card(name: str, judged: Judged, command: str) -> str:
+def card(name: str, judged: Judged, command: str, kept: Sequence[Kept] = ()) -> str:
     """Model card."""
     return CARD.format(
         name=name,
@@ -151,4 +158,5 @@ def card(name: str, judged: Judged, command: str) -> str:
         classes=listed_classes(judged.classes),
         top1=judged.answers.top1,
         command=markdown_code(command),
+        epochs=epochs_sentence(kept),
     )

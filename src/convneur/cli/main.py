@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     guard_process()
-    with Interrupts():
+    with Interrupts() as interrupts:
         try:
             code = tyro.extras.subcommand_cli_from_dict(
                 verbs(arguments),
@@ -68,7 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except AlreadyDone as done:
             Console(stderr=True).print(f"convneur: {done}")
             return 0
-        except (ValueError, OSError, ImportError, KeyboardInterrupt, RuntimeError) as error:
+        except (Exception, KeyboardInterrupt) as error:
+            if interrupts.raised is not None and not isinstance(error, KeyboardInterrupt):
+                error = interrupts.raised  # a library took it for a failure of what it imports
             if os.environ.get("CONVNEUR_TRACEBACK") or not _can_be_mended(error):
                 raise
             Console(stderr=True).print(f"convneur: {_line(error)}")
@@ -78,7 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _can_be_mended(error: BaseException) -> bool:
     """Whether the user can do something about it; other errors of PyTorch are ours, and come with their traceback."""
-    return not isinstance(error, RuntimeError) or _remedy(error) is not None
+    return isinstance(error, ValueError | OSError | ImportError | KeyboardInterrupt) or (
+        isinstance(error, RuntimeError) and _remedy(error) is not None
+    )
 
 
 def _line(error: BaseException) -> str:

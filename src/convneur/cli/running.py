@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import tyro
+
+from convneur.cli.common import epochs_line
+
+if TYPE_CHECKING:
+    from convneur.recipes.runs import Kept
 
 TaskName = Literal["classification", "detection", "instance", "segmentation"]
 
@@ -28,6 +33,8 @@ class RunOptions:
         max_unreadable: Largest share of images that may be unreadable.
         max_megapixels: Larger images count as unreadable.
         cache_gb: GB of memory for decoded images, which saves decoding them again; 0 for none.
+        keep: Which epoch model/ has: the last, or the one that is best on the held-out images (accuracy, ap, miou),
+            whose number there is then somewhat too good. The other lies beside it, in model-best/ or model-last/.
     """
 
     out: Path = Path("runs/train")
@@ -38,6 +45,7 @@ class RunOptions:
     max_unreadable: float = 0.01
     max_megapixels: float = 100.0
     cache_gb: float = 1.0
+    keep: Literal["last", "best"] = "last"
 
     def config(self) -> dict[str, Any]:
         """Arguments of `convneur.recipes.runs.RunConfig`."""
@@ -47,12 +55,14 @@ class RunOptions:
             "max_unreadable": self.max_unreadable,
             "max_pixels": round(self.max_megapixels * 1e6),
             "cache_gb": self.cache_gb,
+            "keep": self.keep,
         }
 
-    def written(self) -> str:
-        """Where a run has put what it made."""
+    def written(self, kept: Sequence[Kept]) -> tuple[str, str]:
+        """Lines that say of which epochs the models of a run are, and where all that it made is."""
         out = self.out
-        return f"Report: {out / 'report.html'}   model: {out / 'model'}   numbers: {out / 'metrics.json'}"
+        where = f"Report: {out / 'report.html'}   model: {out / 'model'}   numbers: {out / 'metrics.json'}"
+        return epochs_line(kept), where
 
 
 DEFAULTS = RunOptions()

@@ -7,13 +7,23 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from convneur.cli.common import last_words, listed_classes, other_classes, tell_notes, tell_whole
+from convneur.cli.common import (
+    epochs_json,
+    epochs_sentence,
+    last_words,
+    listed_classes,
+    tell_missing,
+    tell_notes,
+    tell_whole,
+)
+from convneur.cli.run_data import RunData
 from convneur.data.decode import MAX_PIXELS, UnreadableImageError, decode_image
+from convneur.data.known_classes import pixels_of
 from convneur.data.loading import Pictures, default_workers
 from convneur.data.module import in_order
 from convneur.data.semantic import IGNORED, PixelSource, open_pixels
@@ -31,6 +41,9 @@ from convneur.tasks.segmentation.inference import Inference, segment
 from convneur.tasks.segmentation.models import Segmenter
 from convneur.tasks.segmentation.saved import load_segmenter
 
+if TYPE_CHECKING:
+    from convneur.recipes.runs import Kept
+
 CARD = """---
 library_name: convneur
 pipeline_tag: image-segmentation
@@ -38,7 +51,7 @@ tags: [image-segmentation, timm, convneur]
 ---
 # {name}
 
-A class of {count} for every pixel: {classes}. Mean intersection over union on its held-out images: {miou:.3f}.
+A class of {count} for every pixel: {classes}. Mean intersection over union on its held-out images: {miou:.3f}.{epochs}
 
 ```python
 from convneur.tasks.segmentation import load_segmenter
@@ -102,6 +115,7 @@ def write_judged_segmenter(
     command: str,
     curve: Sequence[Mapping[str, float]] = (),
     unreadable: Mapping[str, str] | None = None,
+    kept: Sequence[Kept] = (),
 ) -> None:
     """Write ``metrics.json`` and ``report.html`` to the folder ``out``."""
     told, classes = judged.told, judged.code.classes
@@ -119,19 +133,20 @@ def write_judged_segmenter(
         "unreadable": dict(unreadable or {}) | told.unreadable,
         "odd": told.odd,
         "curve": list(curve),
+        **({"models": epochs_json(kept)} if kept else {}),
         "command": command,
         "versions": versions(),
     }
     write_atomic(out / "metrics.json", json.dumps(numbers, indent=2) + "\n")
     title = f"{judged.name} on {len(classes)} classes"
-    report_segmenter(out / "report.html", title, judged, last_words(command, versions()), curve, unreadable)
+    report_segmenter(out / "report.html", title, judged, last_words(command, versions(), kept), curve, unreadable)
 
 
 def _by_class(classes: Sequence[str], values: Sequence[float]) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in zip(classes, values, strict=True)}
 
 
-def tell_segmenter(judged: JudgedSegmenter, last_line: str) -> None:
+def tell_segmenter(judged: JudgedSegmenter, *last_lines: str) -> None:
     """Print the numbers, what could not be used, and where to look."""
     console, told = Console(), judged.told
     table = Table(title=f"{judged.name}, {len(told.indices):,} held-out images", show_header=False)
@@ -144,10 +159,11 @@ def tell_segmenter(judged: JudgedSegmenter, last_line: str) -> None:
         if found:
             name, reason = next(iter(found.items()))
             console.print(f"{len(found)} {what}; the first: {name} ({reason})")
-    console.print(last_line)
+    for line in last_lines:
+        console.print(line)
 
 
-def segmenter_card(judged: JudgedSegmenter, command: str) -> str:
+def segmenter_card(judged: JudgedSegmenter, command: str, kept: Sequence[Kept] = ()) -> str:
     """Model card."""
     classes = judged.code.classes
     return CARD.format(
@@ -156,6 +172,7 @@ def segmenter_card(judged: JudgedSegmenter, command: str) -> str:
         classes=listed_classes(classes),
         miou=judged.told.scores.miou,
         command=markdown_code(command),
+        epochs=epochs_sentence(kept),
     )
 
 
@@ -170,6 +187,7 @@ def evaluate_saved(
     max_pixels: int = MAX_PIXELS,
     val_share: float | None = 0.2,
     seed: int = 0,
+    run: RunData | None = None,
 ) -> None:
     """Judge a model on the held-out images of a folder; what ``convneur eval`` does with one.
 
@@ -179,8 +197,9 @@ def evaluate_saved(
         saved = load_segmenter(model)
     source = open_pixels(data, val_share, seed)
     tell_notes(source.notes, console)
-    if list(saved.code.classes) != list(source.code.classes):
-        raise ValueError(other_classes(saved.code.classes, source.code.classes))
+    found, source = source.code.classes, pixels_of(source, saved.code.classes)
+    tell_missing(saved.code.classes, found, console)
+    source = (run or RunData()).not_learned(source, data, console)
     tell_whole(source, console)
     name = full_name(saved.arguments["decoder"], saved.arguments["backbone"])
     how = changed(saved.inference, changes)

@@ -94,6 +94,7 @@ def _train(options: RunOptions, **settings: Any) -> None:
 
 def _finish(trained: Trained, config: TrainConfig, options: RunOptions, console: Any) -> None:
     """Judge the model once more on its own, and write everything people take away from the run."""
+    from convneur.cli.common import card_beside
     from convneur.cli.judging import card, judge, tell, write_judged
     from convneur.models import save_model
 
@@ -108,7 +109,9 @@ def _finish(trained: Trained, config: TrainConfig, options: RunOptions, console:
         max_pixels=config.max_pixels,
         accelerator=config.recipe.fit.accelerator,
     )
-    written = card(config.model, judged, command)
-    save_model(trained.model, out / "model", trained.model_args, trained.source.classes, written)
-    write_judged(out, judged, command, trained.curve, trained.unreadable)
-    tell(judged, options.written())
+    for each in trained.kept:
+        judged_one = each.model is trained.model
+        written = card(config.model, judged, command, trained.kept) if judged_one else card_beside(config.model, each)
+        save_model(each.model, out / each.folder, trained.model_args, trained.source.classes, written)
+    write_judged(out, judged, command, trained.curve, trained.unreadable, trained.kept)
+    tell(judged, *options.written(trained.kept))

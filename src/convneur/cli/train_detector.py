@@ -80,13 +80,16 @@ def _train(options: RunOptions, **settings: Any) -> None:
 def _finish(trained: TrainedDetector, config: TrainDetectorConfig, options: RunOptions, console: Any) -> None:
     """Judge the model once more on its own, and write everything people take away from the run."""
     from convneur.cli import detecting
+    from convneur.cli.common import card_beside
     from convneur.files import write_atomic
     from convneur.tasks.detection.saved import save_detector
 
     command, out = " ".join(["convneur", *sys.argv[1:]]), options.out
     source, name = trained.source, detecting.full_name(config.detector, config.model)
     # Judging may fail, on a held-out file or for want of memory; the model is safe before.
-    save_detector(trained.model, out / "model", trained.arguments, source.classes, source.category_ids, f"# {name}\n")
+    for each in trained.kept:
+        written = card_beside(name, each)
+        save_detector(each.model, out / each.folder, trained.arguments, source.classes, source.category_ids, written)
     judged = detecting.judge_detector(
         trained.model,
         config.detector,
@@ -97,6 +100,6 @@ def _finish(trained: TrainedDetector, config: TrainDetectorConfig, options: RunO
         config.max_pixels,
         config.recipe.fit.accelerator,
     )
-    write_atomic(out / "model" / "README.md", detecting.detector_card(judged, command))
-    detecting.write_judged_detector(out, judged, command, trained.curve, trained.unreadable)
-    detecting.tell_detector(judged, options.written())
+    write_atomic(out / "model" / "README.md", detecting.detector_card(judged, command, trained.kept))
+    detecting.write_judged_detector(out, judged, command, trained.curve, trained.unreadable, trained.kept)
+    detecting.tell_detector(judged, *options.written(trained.kept))

@@ -84,13 +84,16 @@ def _train(options: RunOptions, **settings: Any) -> None:
 def _finish(trained: TrainedSegmenter, config: TrainSegmenterConfig, options: RunOptions, console: Any) -> None:
     """Judge the model once more on its own, and write everything people take away from the run."""
     from convneur.cli import segmenting
+    from convneur.cli.common import card_beside
     from convneur.files import write_atomic
     from convneur.tasks.segmentation.saved import save_segmenter
 
     command, out = " ".join(["convneur", *sys.argv[1:]]), options.out
     code, name = trained.source.code, segmenting.full_name(config.decoder, config.model)
     # Judging may fail, on a held-out file or for want of memory; the model is safe before.
-    save_segmenter(trained.model, out / "model", trained.arguments, code, trained.inference, f"# {name}\n")
+    for each in trained.kept:
+        written = card_beside(name, each)
+        save_segmenter(each.model, out / each.folder, trained.arguments, code, trained.inference, written)
     judged = segmenting.judge_segmenter(
         trained.model,
         name,
@@ -102,7 +105,7 @@ def _finish(trained: TrainedSegmenter, config: TrainSegmenterConfig, options: Ru
         config.recipe.fit.accelerator,
         config.strict,
     )
-    write_atomic(out / "model" / "README.md", segmenting.segmenter_card(judged, command))
+    write_atomic(out / "model" / "README.md", segmenting.segmenter_card(judged, command, trained.kept))
     judged.told.odd |= trained.odd
-    segmenting.write_judged_segmenter(out, judged, command, trained.curve, trained.unreadable)
-    segmenting.tell_segmenter(judged, options.written())
+    segmenting.write_judged_segmenter(out, judged, command, trained.curve, trained.unreadable, trained.kept)
+    segmenting.tell_segmenter(judged, *options.written(trained.kept))

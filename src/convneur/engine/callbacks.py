@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Callback
 
 from convneur.engine.checkpoints import save_checkpoint
@@ -22,6 +23,7 @@ from convneur.printing import (
 
 Curve = list[dict[str, float]]
 LOSSES = ("loss", "val_loss")
+REFRESH = 0.5  # seconds between two looks at the loss
 SHOWN = ("accuracy", "iou", "ap50", "mask_ap50", "miou")  # beside the bar
 
 
@@ -44,6 +46,7 @@ class Live(Callback):
 
     def __init__(self, title: str, batch_size: int, console: Console) -> None:
         self.curve: Curve = []
+        self.shown = 0.0
         self.title, self.batch_size = title, batch_size
         self.waited, self.batches = 0.0, 0
         self.progress = Progress(
@@ -77,11 +80,23 @@ class Live(Callback):
         self.batches += 1
         if not trainer.is_global_zero:
             return
+        if self.last - self.shown < REFRESH:  # to look at the loss is to wait for a GPU
+            self.progress.update(self.row, completed=trainer.global_step)
+            return
+        self.shown = self.last
         rate = self.batches * self.batch_size * trainer.world_size / (self.last - self.start)
-        values = self.curve[-1] if self.curve else {}
-        scores = [f"{k} {v:.3f}" for k, v in values.items() if k in SHOWN]
-        note = ", ".join([*scores, f"{rate:,.0f} images/s"])
+        loss = trainer.callback_metrics.get("loss_step")
+        now = [] if loss is None else [f"epoch {trainer.current_epoch + 1}: loss {float(loss):.3f}"]
+        note = ", ".join([*now, *self._evaluated(), f"{rate:,.0f} images/s"])
         self.progress.update(self.row, completed=trainer.global_step, note=note)
+
+    def _evaluated(self) -> list[str]:
+        """Figures of the last epoch that was evaluated, and which that was."""
+        for row in reversed(self.curve):
+            scores = [f"{name} {value:.3f}" for name, value in row.items() if name in SHOWN]
+            if scores:
+                return [f"after epoch {row['epoch']}: {' '.join(scores)}"]
+        return []
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Evaluation is neither training nor waiting for data."""
@@ -93,6 +108,11 @@ class Live(Callback):
         elapsed = max(1e-9, time.perf_counter() - self.start)
         waited = {"waiting_for_data": self.waited / elapsed}
         self.curve.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **values, **waited})
+        if trainer.is_global_zero:
+            rate = self.batches * self.batch_size * trainer.world_size / elapsed
+            loss = [f"loss {values['loss']:.3f}"] if "loss" in values else []
+            note = ", ".join([f"epoch {trainer.current_epoch + 1}", *loss, *self._evaluated(), f"{rate:,.0f} images/s"])
+            self.progress.update(self.row, completed=trainer.global_step, note=note)
         if trainer.is_global_zero and not self.progress.console.is_terminal:  # a log file gets a line an epoch
             told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
             told += f", {time.perf_counter() - self.start:,.0f} s"
@@ -124,6 +144,43 @@ def require_finite(trainer: pl.Trainer) -> None:
             f"the training has diverged by step {trainer.global_step}; give a lower --optim.lr, or clip gradients with "
             "--optim.clip-grad 1"
         )
+
+
+class FirstStep(Callback):
+    """Refuses what is no finite number before anything is learned, by the name of what brought it in."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the weights that training begins with."""
+        for name, weight in pl_module.named_parameters():
+            if not bool(getattr(weight, "_local_tensor", weight).isfinite().all()):
+                raise ValueError(
+                    f"the weights to start from have numbers that are not finite (the first: {name}); give others with "
+                    "--weights"
+                )
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the images of the first batch."""
+        images = getattr(batch, "images", batch[0] if isinstance(batch, (tuple, list)) else None)
+        if trainer.global_step or images is None:
+            return
+        if not all(bool(image.isfinite().all()) for image in images):
+            raise ValueError("the first images have numbers that are not finite; mend the files of --data")
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the first loss, which no step of the optimizer has had a hand in."""
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if trainer.global_step > 1 or batch_idx or not isinstance(loss, torch.Tensor):
+            return
+        if trainer.precision != "16-mixed" and not bool(loss.isfinite().all()):
+            raise ValueError(
+                "the first loss is no finite number, before anything was learned: images and weights are finite, so it "
+                "is the model, such as a memory whose steps are too long (--backbone.state, --backbone.anchor), or "
+                "--fit.precision"
+            )
 
 
 class Survival(Callback):

@@ -73,7 +73,7 @@ def save_checkpoint(trainer: pl.Trainer, folder: Path, keep: int = 2) -> Path:
             _sync(fresh)
             fresh.replace(path)
             _sync(folder)
-            for old in _all(folder)[keep:]:
+            for old in checkpoints(folder)[keep:]:
                 old.unlink(missing_ok=True)
     except RuntimeError as error:
         if "PytorchStreamWriter" in str(error) or "inline_container" in str(error):  # how torch reports a full disk
@@ -105,7 +105,7 @@ def newest_checkpoint(folder: Path) -> Found:
         OSError: If one cannot be opened.
     """
     damaged: list[DamagedError] = []
-    for path in _all(folder):
+    for path in checkpoints(folder):
         try:
             has_digest = verify(path)
             _load(path, mmap=True)  # looks at what it holds; the numbers stay on the disk
@@ -120,7 +120,7 @@ def newest_checkpoint(folder: Path) -> Found:
 
 def last_checkpoint(folder: Path) -> Path:
     """The one that was written last, whole or not; every epoch ends with one."""
-    return _all(folder)[0]
+    return checkpoints(folder)[0]
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -213,7 +213,7 @@ def _load(path: Path, mmap: bool = False) -> dict[str, Any]:
     return kept
 
 
-def _all(folder: Path) -> list[Path]:
+def checkpoints(folder: Path) -> list[Path]:
     """Checkpoints, the newest first; others' files, such as a copy ``step-best.ckpt``, are none."""
     return sorted(folder.glob(f"step-{'[0-9]' * 9}.ckpt"), reverse=True)
 

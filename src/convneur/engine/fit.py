@@ -14,7 +14,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from convneur.engine.callbacks import Curve, Interrupted, Live, Survival
+from convneur.engine.callbacks import Curve, FirstStep, Interrupted, Live, Survival
 from convneur.engine.checkpoints import PlainIO, newest_checkpoint
 from convneur.engine.config import FitConfig
 from convneur.interrupts import Interrupts, stopped
@@ -83,7 +83,12 @@ def fit(
             gradient_clip_val=clip_grad or None,
             max_epochs=epochs,
             check_val_every_n_epoch=config.evaluate_every,
-            callbacks=[*callbacks, live, survival],  # in this order: what survival saves must hold the others' news
+            callbacks=[
+                FirstStep(),
+                *callbacks,
+                live,
+                survival,
+            ],  # in this order: what survival saves must hold the others' news
             logger=_loggers(folder, config) if folder else False,
             log_every_n_steps=20,
             enable_checkpointing=False,

@@ -20,7 +20,7 @@ from convneur.export import onnx_file, openvino_file, torch_file
 from convneur.export.facts import Facts
 from convneur.export.program import trace
 from convneur.export.runtime import Runtime
-from convneur.files import NEW, check_file, why_unreadable
+from convneur.files import check_file, new_for, why_unreadable
 from convneur.models import Loaded, load_model
 
 FormatName = Literal["onnx", "torch", "aoti", "openvino"]
@@ -198,7 +198,7 @@ def _full_disk_said(folder: Path) -> Iterator[None]:
 
 def _place(made: list[Path], wanted: list[Path]) -> None:
     """Copy files to where they should be, all or none."""
-    fresh = Path(tempfile.mkdtemp(prefix=NEW, dir=wanted[-1].parent))
+    fresh = Path(tempfile.mkdtemp(prefix=new_for(wanted[-1]), dir=wanted[-1].parent))
     try:
         for file in made:
             shutil.copyfile(file, fresh / file.name)

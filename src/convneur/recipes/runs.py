@@ -5,18 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.callbacks import Callback
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
+from convneur.data.contents import Contents, is_same_place, read_contents, write_contents
 from convneur.data.decode import MAX_PIXELS
 from convneur.data.unreadable import Unreadable
+from convneur.engine.best import Best, KeepBest, best_path
 from convneur.engine.checkpoints import last_checkpoint, load_checkpoint
 from convneur.engine.config import FitConfig
 from convneur.engine.fit import Curve, fit, processes
@@ -26,8 +32,11 @@ from convneur.notes import AlreadyDone, done_line
 from convneur.outputs import OutputFolder
 from convneur.printing import Console
 
-# Settings that a resumed run may have otherwise: they do not decide what comes out.
+# Settings that a resumed run may have otherwise: they do not decide what comes out. Data is compared by what it holds.
 FREE = (
+    "id",
+    "data",
+    "images.val_names",
     "workers",
     "allow_remote",
     "cache_gb",
@@ -52,6 +61,8 @@ class RunConfig:
         max_unreadable: Largest share of images that may be unreadable.
         max_pixels: Larger images count as unreadable.
         cache_gb: Memory of each training process and its loaders for decoded images, in GB; 0 for none.
+        keep: Which weights are the model: of the last epoch, or of the one that is best on the held-out images. The
+            others are kept beside it.
     """
 
     data: str
@@ -62,6 +73,7 @@ class RunConfig:
     max_unreadable: float = 0.01
     max_pixels: int = MAX_PIXELS
     cache_gb: float = 1.0
+    keep: Literal["last", "best"] = "last"
 
     def loading(self, config: FitConfig) -> dict[str, Any]:
         """Arguments of `convneur.data.module.PictureData`."""
@@ -158,55 +170,113 @@ def names_hash(images: Any) -> str:
     return hashlib.sha1(names.encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
 
 
-def claim(config: Any, facts: Mapping[str, Any], out: Path, resume: bool, overwrite: bool = False) -> None:
-    """Keep the settings of a run, and facts about its data, in ``run.json``; what is there must have the same.
+def claim(
+    config: Any,
+    facts: Mapping[str, Any],
+    source: Any,
+    out: Path,
+    resume: bool,
+    console: Console,
+    overwrite: bool = False,
+) -> str:
+    """Keep the settings of a run and what its data holds in its folder; what is there must have the same.
 
-    To be called by all processes; the first writes.
+    Data may have moved, or be spelled otherwise: the names and sizes of its images decide. To be called by all
+    processes; the first writes.
 
     Args:
         config: Dataclass of the settings.
         facts: What else decides what comes out.
+        source: The images, all that the data has.
         out: Folder of the run.
         resume: Whether the run goes on.
+        console: Where it is said that data has moved.
         overwrite: Whether a run that is there is removed.
+
+    Returns:
+        What tells the run from all others.
 
     Raises:
         AlreadyDone: If the run is there, finished.
         ValueError: If a resumed run was begun with others.
         FileExistsError: If a finished run has others.
     """
+    images = Contents.of(source, config.data)
     now = json.loads(json.dumps(asdict(config) | dict(facts)))
+    identity = uuid.uuid4().hex
     kept = out / "run.json"
     if kept.is_file() and not overwrite:
-        changed = _differences(read_json(kept, "give another --out"), now)
+        before, finished = read_json(kept, "give another --out"), is_finished(out)
+        then = read_contents(out)
+        changed = _differences(before, now, () if finished else ("keep",))
+        changed += _data_differences(before, then, config.data, images, source.val)
         changed.sort(key=lambda line: not line.startswith("--"))  # what people set says more than what follows from it
         if changed and resume and is_first():
             raise ValueError(
                 f"the run in {out} was begun with {changed[0]}; go on with the same, or give another --out"
             )
-        if changed and is_finished(out) and is_first():
+        if changed and finished and is_first():
             raise FileExistsError(
                 f"--out {out} holds a run already, begun with {changed[0]}; add --overwrite to replace it, or give "
                 "another --out"
             )
-        if not changed and is_finished(out):
+        if not changed and finished:
             raise AlreadyDone(done_line(f"--out {out}"))
+        if resume:
+            identity = str(before.get("id", identity))
+            if then is not None and then.root != images.root and is_first():
+                console.print(
+                    f"the images of this run were in {then.root} and are the same in {images.root}", style="yellow"
+                )
     if not is_first():
-        return
+        return identity
+    if both := len(set(images.train) & set(images.val)):
+        console.print(
+            f"{both:,} of {len(images.val):,} held-out images are trained on, too, so that what they say is too good; "
+            "keep them in one part",
+            style="yellow",
+        )
     with OutputFolder(out, "train", overwrite) as folder:
         if not resume:
             folder.clear()  # what is to be overwritten, or a run without a checkpoint
-        write_atomic(kept, json.dumps(now, indent=2) + "\n")
+        write_atomic(kept, json.dumps(now | {"id": identity}, indent=2) + "\n")  # first: by it the folder is known
+        write_contents(out, images)
+    return identity
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    """Settings that differ and decide what comes out."""
+def _data_differences(
+    before: dict[str, Any], then: Contents | None, data: str, now: Contents, held_out: Any
+) -> list[str]:
+    """How the data of a run, as it was begun, differs from what is given now; one line, or none."""
+    was = str(before.get("data"))
+    if then is None:  # of an earlier version, which kept the names of the held-out images as they were spelled
+        if not is_same_place(was, data):
+            return [f"--data {was} (now {data})"]
+        names = (before.get("images") or {}).get("val_names")
+        return ["other held-out images"] if was == data and names not in (None, names_hash(held_out)) else []
+    if now.has_same_images(then):
+        return []
+    if now.root != then.root:
+        return [f"--data {was} (now {data}, which has other images)"]
+    pairs = ((a, b) for part in ("train", "val") for a, b in zip(getattr(then, part), getattr(now, part), strict=False))
+    old, new = next(((a, b) for a, b in pairs if a != b), (None, None))
+    return [f"the image {_described(old)} (now {_described(new)})" if old and new else "a number of images"]
+
+
+def _described(image: tuple[str, int]) -> str:
+    return f"{image[0]} of {image[1]:,} bytes"
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], free: Sequence[str] = (), prefix: str = "") -> list[str]:
+    """Settings that differ and decide what comes out, besides the data and others that are free."""
     found = []
     for key in sorted(set(before) | set(now)):
         old, new, name = before.get(key), now.get(key), prefix + key
         if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{name}.")
-        elif old != new and name not in FREE and key in before:  # a setting that is newer than the run is its default
+            found += _differences(old, new, free, f"{name}.")
+        elif (
+            old != new and name not in (*FREE, *free) and key in before
+        ):  # a setting that is newer than the run is its default
             what = (
                 name
                 if name.startswith(("images.", "processes"))
@@ -214,6 +284,93 @@ def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") 
             )
             found.append(f"{what} {old} (now {new})")
     return found
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A model that a run keeps.
+
+    Attributes:
+        folder: Name of its folder in that of the run.
+        which: ``last`` or ``best``.
+        epoch: That its weights are of, counted from 1.
+        metric: By which the best epoch is told.
+        model: In eval mode, on the CPU: the average of the weights if there is one.
+    """
+
+    folder: str
+    which: Literal["last", "best"]
+    epoch: int
+    metric: str
+    model: Any
+
+    def words(self) -> str:
+        """What its weights are."""
+        by = f", the best by {self.metric}" if self.which == "best" else ", the last"
+        return f"{self.folder}: weights of epoch {self.epoch}{by}"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What came out of the loop.
+
+    Attributes:
+        curve: Metrics after each epoch.
+        unreadable: What could not be read.
+        metric: By which the best epoch is told.
+        best: The best epoch; None if none was evaluated.
+        keep: What is asked for.
+    """
+
+    curve: Curve
+    unreadable: Unreadable
+    metric: str
+    best: Best | None
+    keep: Literal["last", "best"]
+
+    def kept(self, out: Path, averaged: bool, create: Callable[[], Any]) -> list[Kept]:
+        """What a run keeps: the model first, then what lies beside it; only the last if no epoch was evaluated.
+
+        Args:
+            out: Folder of the run.
+            averaged: Whether the average of the weights is meant.
+            create: Makes a model, whose weights are replaced.
+        """
+
+        def made(which: Literal["last", "best"], epoch: int, weights: Mapping[str, Tensor]) -> Kept:
+            model = create()
+            model.load_state_dict(weights)
+            folder = "model" if which == self.keep or self.best is None else f"model-{which}"
+            return Kept(folder, which, epoch, self.metric, model.eval())
+
+        found = [made("last", int(self.curve[-1]["epoch"]), final_weights(out, averaged))]
+        if self.best is not None:
+            path = best_path(out, self.best)
+            try:
+                weights = load_file(path)
+            except (OSError, SafetensorError) as error:
+                raise ValueError(f"{path} is gone or damaged ({error}); train anew with another --out") from error
+            found.append(made("best", self.best.epoch, weights))
+        return sorted(found, key=lambda each: each.folder)
+
+
+class RunIdentity(Callback):
+    """Keeps in each checkpoint which run wrote it, and goes on from no other's."""
+
+    def __init__(self, identity: str, out: Path) -> None:
+        self.identity, self.out = identity, out
+
+    def state_dict(self) -> dict[str, Any]:
+        """Into the checkpoint."""
+        return {"run": self.identity}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From the checkpoint; a ValueError if another run wrote it."""
+        if state_dict.get("run") != self.identity:
+            raise ValueError(
+                f"the newest checkpoint in {self.out / 'checkpoints'} is of another run; remove it, or train anew "
+                "with another --out"
+            )
 
 
 def fit_recipe(
@@ -225,7 +382,8 @@ def fit_recipe(
     checkpoint: Path | None,
     console: Console,
     find_unused_parameters: bool,
-) -> tuple[Curve, Unreadable]:
+    identity: str,
+) -> Fitted:
     """Train as a recipe says.
 
     Args:
@@ -237,11 +395,10 @@ def fit_recipe(
         checkpoint: To go on from.
         console: For progress.
         find_unused_parameters: Whether some steps leave parameters without gradient, for several processes.
-
-    Returns:
-        Metrics after each epoch, and what could not be read.
+        identity: Of the run, see `claim`.
     """
     unreadable = Unreadable(len(data.source.train) + len(data.source.val), config.max_unreadable)
+    best = KeepBest(out, task.metric, weights_prefix(bool(recipe.ema)))
     curve = fit(
         task,
         data,
@@ -252,11 +409,11 @@ def fit_recipe(
         recipe.fit,
         out,
         checkpoint,
-        [unreadable],
+        [unreadable, best, RunIdentity(identity, out)],
         recipe.optim.clip_grad,
         find_unused_parameters,
     )
-    return curve, unreadable
+    return Fitted(curve, unreadable, task.metric, best.best, config.keep)
 
 
 def final_weights(out: Path, averaged: bool) -> dict[str, Tensor]:
@@ -270,5 +427,10 @@ def final_weights(out: Path, averaged: bool) -> dict[str, Tensor]:
         DamagedError: If it is not as it was written.
     """
     kept = load_checkpoint(last_checkpoint(out / "checkpoints"))["state_dict"]
-    prefix = "ema.module." if averaged else "model."
+    prefix = weights_prefix(averaged)
     return {k.removeprefix(prefix): v for k, v in kept.items() if k.startswith(prefix)}
+
+
+def weights_prefix(averaged: bool) -> str:
+    """Of the weights to keep, or of their average, in the state dict of a task."""
+    return "ema.module." if averaged else "model."

@@ -21,15 +21,15 @@ from convneur.models.metadata import ModelMetadata
 from convneur.models.names import choose
 from convneur.printing import Console
 from convneur.recipes.classification import ClassificationRecipe
+from convneur.recipes.found import tell_found
 from convneur.recipes.given_weights import tell_new
 from convneur.recipes.runs import (
+    Kept,
     Length,
     RunConfig,
     claim,
-    final_weights,
     fit_recipe,
     is_first,
-    names_hash,
     run_folder,
 )
 from convneur.tasks.classification import Classification
@@ -71,6 +71,7 @@ class Trained:
         source: The images.
         preprocessing: Of evaluation.
         unreadable: Files that could not be read, and why.
+        kept: The model and what lies beside it, and of which epochs they are.
     """
 
     model: ConvNeur
@@ -79,6 +80,7 @@ class Trained:
     source: Source
     preprocessing: Preprocessing
     unreadable: dict[str, str]
+    kept: list[Kept]
 
 
 def train_classifier(
@@ -113,6 +115,7 @@ def _trained(config: TrainConfig, out: Path, resume: bool, console: Console, ove
     source = open_source(config.data, config.val_share, config.seed, config.allow_remote)
     if config.hold_out:
         source = hold_out(source, config.val_share, config.seed)
+    whole = source
     if config.train_images:
         source = fewer(source, config.train_images, config.seed)
     torch.manual_seed(config.seed)
@@ -131,8 +134,9 @@ def _trained(config: TrainConfig, out: Path, resume: bool, console: Console, ove
         **config.loading(recipe.fit),
     )
     length = Length.of(recipe, data)
-    _claim(config, data, length.world, out, resume, overwrite)
+    identity = _claim(config, data, whole, length.world, out, resume, console, overwrite)
     checkpoint = resume_from(out, console, first) if resume else None
+    tell_found(source, config, recipe, length.world, out, console)
     task = Classification(
         model,
         recipe.optim,
@@ -149,10 +153,11 @@ def _trained(config: TrainConfig, out: Path, resume: bool, console: Console, ove
         model.compile()
     # A causal read of a single chunk writes nothing, so what makes the writes gets no gradient.
     causal = model.global_config.memory.read == "causal"
-    curve, unreadable = fit_recipe(task, data, config, recipe, out, checkpoint, console, find_unused_parameters=causal)
+    fitted = fit_recipe(task, data, config, recipe, out, checkpoint, console, causal, identity)
     if not first:
         return None
-    return Trained(_final(config, out, model_args), model_args, curve, source, eval_input, unreadable.found)
+    kept = fitted.kept(out, bool(recipe.ema), lambda: _model(replace(config, weights=None), len(source.classes))[0])
+    return Trained(kept[0].model, model_args, fitted.curve, source, eval_input, fitted.unreadable.found, kept)
 
 
 def _check_numbers(config: TrainConfig) -> None:
@@ -169,17 +174,25 @@ def _check_numbers(config: TrainConfig) -> None:
         raise ValueError("--fit.strategy fsdp2 does not scale losses; give --fit.precision bf16")
 
 
-def _claim(config: TrainConfig, data: ImageData, world: int, out: Path, resume: bool, overwrite: bool) -> None:
+def _claim(
+    config: TrainConfig,
+    data: ImageData,
+    whole: Source,
+    world: int,
+    out: Path,
+    resume: bool,
+    console: Console,
+    overwrite: bool,
+) -> str:
     """Keep the settings and the split in ``out``; to resume, they must be those it was begun with."""
     source = data.source
     facts: dict[str, Any] = {"train": len(source.train), "val": len(source.val), "classes": source.classes}
     if isinstance(source.val, Shards):
         facts["workers"] = data.train_workers(world)  # they decide the order of what is read in a row
-    else:
-        facts["val_names"] = names_hash(source.val)
-    claim(config, {"images": facts, "processes": world}, out, resume, overwrite)
+    identity = claim(config, {"images": facts, "processes": world}, whole, out, resume, console, overwrite)
     if source.split is not None and is_first():
         write_atomic(out / "split.json", json.dumps(asdict(source.split)) + "\n")
+    return identity
 
 
 def _model(config: TrainConfig, classes: int, console: Console | None = None) -> tuple[ConvNeur, dict[str, Any]]:
@@ -231,10 +244,3 @@ def _from_ours(
     model.load_state_dict(wanted | usable)
     tell_new(str(config.weights), set(wanted) - set(usable), console)
     return model
-
-
-def _final(config: TrainConfig, out: Path, model_args: dict[str, Any]) -> ConvNeur:
-    """The model of the last checkpoint: whole on one device, however training spread it."""
-    model, _ = _model(replace(config, weights=None), model_args["num_classes"])
-    model.load_state_dict(final_weights(out, bool(config.recipe.ema)))
-    return model.eval()

@@ -16,8 +16,9 @@ from convneur.engine.fit import Curve, resume_from
 from convneur.models import VARIANTS
 from convneur.printing import Console
 from convneur.recipes.detection import DetectionRecipe
+from convneur.recipes.found import tell_found
 from convneur.recipes.given_weights import PRETRAINED, body_of, start_from
-from convneur.recipes.runs import Length, RunConfig, claim, final_weights, fit_recipe, is_first, names_hash, run_folder
+from convneur.recipes.runs import Kept, Length, RunConfig, claim, fit_recipe, is_first, run_folder
 from convneur.tasks.detection import DetectorKind, create_detector
 from convneur.tasks.detection.models import WITH_MASKS, check_arguments
 from convneur.tasks.detection.task import Detection
@@ -50,6 +51,7 @@ class TrainedDetector:
         curve: Metrics after each epoch.
         source: The images.
         unreadable: Files that could not be read, and why.
+        kept: The model and what lies beside it, and of which epochs they are.
     """
 
     model: nn.Module
@@ -57,6 +59,7 @@ class TrainedDetector:
     curve: Curve
     source: ObjectSource
     unreadable: dict[str, str]
+    kept: list[Kept]
 
 
 def train_detector(
@@ -92,8 +95,6 @@ def _trained(
     with_masks = config.detector in WITH_MASKS
     _check_numbers(config)
     source = open_objects(config.data)
-    for note in source.notes if first else ():
-        console.print(note, style="yellow")
     augment = recipe.augment
     jitter = Jitter(augment.jitter, recipe.min_size, recipe.max_size) if augment.jitter else None
     data = ObjectData(
@@ -106,15 +107,16 @@ def _trained(
     torch.manual_seed(config.seed)
     model, arguments = _detector(config, len(source.classes), console if first else None)
     length = Length.of(recipe, data)
-    facts = {
+    images = {
         "train": len(source.train),
         "val": len(source.val),
-        "val_names": names_hash(source.val),
         "classes": source.classes,
         "category_ids": source.category_ids,
     }
-    claim(config, {"images": facts, "processes": length.world}, out, resume, overwrite)
+    facts = {"images": images, "processes": length.world}
+    identity = claim(config, facts, source, out, resume, console, overwrite)
     checkpoint = resume_from(out, console, first) if resume else None
+    tell_found(source, config, recipe, length.world, out, console)
     task = Detection(
         model,
         recipe.optim,
@@ -128,12 +130,11 @@ def _trained(
         steps=length.steps,
     )
     # Some steps may leave parameters without gradient, such as what makes the writes of a causal memory.
-    curve, unreadable = fit_recipe(task, data, config, recipe, out, checkpoint, console, find_unused_parameters=True)
+    fitted = fit_recipe(task, data, config, recipe, out, checkpoint, console, True, identity)
     if not first:
         return None
-    final = create_detector(**arguments)
-    final.load_state_dict(final_weights(out, bool(recipe.ema)))
-    return TrainedDetector(final.eval(), arguments, curve, source, unreadable.found)
+    kept = fitted.kept(out, bool(recipe.ema), lambda: create_detector(**arguments))
+    return TrainedDetector(kept[0].model, arguments, fitted.curve, source, fitted.unreadable.found, kept)
 
 
 def _check_numbers(config: TrainDetectorConfig) -> None:

@@ -16,8 +16,9 @@ from convneur.data.semantic.loading import PixelData, pixel_transform
 from convneur.engine.fit import Curve, resume_from
 from convneur.models import VARIANTS
 from convneur.printing import Console, Progress
+from convneur.recipes.found import tell_found
 from convneur.recipes.given_weights import start_from
-from convneur.recipes.runs import Length, RunConfig, claim, final_weights, fit_recipe, is_first, names_hash, run_folder
+from convneur.recipes.runs import Kept, Length, RunConfig, claim, fit_recipe, is_first, run_folder
 from convneur.recipes.segmentation import SegmentationRecipe
 from convneur.tasks.segmentation import DecoderName, Segmenter, create_segmenter
 from convneur.tasks.segmentation.inference import Inference
@@ -67,6 +68,7 @@ class TrainedSegmenter:
         inference: How the model is asked.
         unreadable: Files that could not be used, and why.
         odd: Training masks with pixels of no class, and how many.
+        kept: The model and what lies beside it, and of which epochs they are.
     """
 
     model: Segmenter
@@ -76,6 +78,7 @@ class TrainedSegmenter:
     inference: Inference
     unreadable: dict[str, str]
     odd: dict[str, int]
+    kept: list[Kept]
 
 
 def train_segmenter(
@@ -111,8 +114,6 @@ def _trained(
     _check_numbers(config)
     inference = inference_of(dict(vars(recipe.inference)), "--inference")  # or nobody could load what is trained
     source = open_pixels(config.data, config.val_share, config.seed, config.strict)
-    for note in source.notes if first else ():
-        console.print(note, style="yellow")
     augment = recipe.augment
     transform = pixel_transform(
         augment.crop, augment.scales, augment.hflip, augment.color_jitter, augment.most, recipe.inference.size
@@ -121,13 +122,14 @@ def _trained(
     torch.manual_seed(config.seed)
     model, arguments = _segmenter(config, len(source.code.classes), console if first else None)
     length = Length.of(recipe, data)
-    facts = {
+    images = {
         "train": len(source.train),
-        "val_names": names_hash(source.val),
         "classes": list(source.code.classes),
     }
-    claim(config, {"images": facts, "processes": length.world}, out, resume, overwrite)
+    facts = {"images": images, "processes": length.world}
+    identity = claim(config, facts, source, out, resume, console, overwrite)
     checkpoint = resume_from(out, console, first) if resume else None
+    tell_found(source, config, recipe, length.world, out, console)
     weights = balanced_weights(_counts(source, config.max_pixels, console)) if recipe.loss.balance == "root" else None
     task = Segmentation(
         model,
@@ -141,13 +143,14 @@ def _trained(
         steps=length.steps,
     )
     # Some steps may leave parameters without gradient, such as what makes the writes of a causal memory.
-    curve, unreadable = fit_recipe(task, data, config, recipe, out, checkpoint, console, find_unused_parameters=True)
+    fitted = fit_recipe(task, data, config, recipe, out, checkpoint, console, True, identity)
     if not first:
         return None
-    final = create_segmenter(**arguments)
-    final.load_state_dict(final_weights(out, bool(recipe.ema)))
-    final.eval()
-    return TrainedSegmenter(final, arguments, curve, source, inference, unreadable.found, unreadable.odd)
+    kept = fitted.kept(out, bool(recipe.ema), lambda: create_segmenter(**arguments))
+    unreadable = fitted.unreadable
+    return TrainedSegmenter(
+        kept[0].model, arguments, fitted.curve, source, inference, unreadable.found, unreadable.odd, kept
+    )
 
 
 def _check_numbers(config: TrainSegmenterConfig) -> None:

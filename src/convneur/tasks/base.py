@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import numpy as np
@@ -33,6 +33,8 @@ class Task(pl.LightningModule):
         steps: Of the optimizer, in the whole run; None to ask the trainer. A run that is to be resumed must give it:
             asking makes Lightning start its loader before it has read from the checkpoint where to start.
     """
+
+    metric: ClassVar[str]  # logged once an epoch; the best one has the most of it
 
     def __init__(
         self,

@@ -32,6 +32,8 @@ class Classification(Task):
         **task: Arguments of `Task`.
     """
 
+    metric = "accuracy"
+
     def __init__(
         self,
         model: ConvNeur,

@@ -31,6 +31,8 @@ class Detection(Task):
         **task: Arguments of `Task`.
     """
 
+    metric = "ap"
+
     def __init__(
         self,
         model: nn.Module,

@@ -28,6 +28,7 @@ class Segmentation(Task):
         **task: Arguments of `Task`.
     """
 
+    metric = "miou"
     confusion: Tensor
 
     def __init__(
