@@ -20,8 +20,9 @@ from PIL import Image
 from convneur.cli.main import main
 from convneur.cli.predict import find_images
 from convneur.data.bulk import open_bulk
-from convneur.data.decode import FORMATS, SUFFIXES, UnreadableImageError, decode_image, image_files
+from convneur.data.decode import FORMATS, SUFFIXES, UnreadableImageError, decode_image
 from convneur.data.hub import HubImages
+from convneur.data.image_files import image_files
 from convneur.data.objects import open_objects
 from convneur.data.paths import inside, matching, read_file
 from convneur.data.semantic.sources import open_pixels

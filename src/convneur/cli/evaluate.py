@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import tyro
 
-from convneur.cli.common import check_size, model_identity, other_classes, tell_whole
+from convneur.cli.common import check_size, model_identity, other_classes, tell_notes, tell_whole
 from convneur.json_files import read_json
 from convneur.notes import files_hash
 from convneur.outputs import OutputFolder
@@ -42,7 +42,7 @@ def eval_(
         model: Folder of a run or model, hf-hub:USER/NAME, a timm name with pretrained weights, or a
             file of convneur export.
         data: As for convneur train. Its validation images are judged by; where it has none, what was held out if the
-            model learned from the same --data, and else all images.
+            model learned from the same --data, and else all training images. See --part for test images.
         out: Folder for metrics.json and report.html.
         image_size: Pixels a side, of a detector's or segmentation model's images the shorter one (0: of the latter, as
             they are); what the model was made for if not given. A classifier is tried at 0.75 and 1.5 times that, too.
@@ -54,7 +54,7 @@ def eval_(
         window: Of a segmentation model: pixels a side of tiles that are looked at one by one; 0 for whole images.
         scales: Of a segmentation model: factors over which answers are averaged.
         flip: Of a segmentation model: average over the mirrored image, too.
-        part: Of a detector's data: the images to judge by.
+        part: To judge by: what the data calls validation, or what it calls test, which training leaves alone.
         trust: Load a .pt2 of convneur export, which runs the code in it: only for files from people you trust. Other
             models need none.
         allow_remote: Read shards from the addresses, and run the commands of the pipe: sources, that a classifier's
@@ -99,8 +99,6 @@ def eval_(
             from convneur.cli import segmenting
 
             check_size(image_size, least=0)
-            if part != "val":
-                raise ValueError(f"--part {part} is for detectors; give a folder whose val/ has the images to judge by")
             changes = segmenting.changes_of(image_size, window, scales, flip)
             return segmenting.evaluate_saved(
                 model,
@@ -113,17 +111,19 @@ def eval_(
                 max_pixels,
                 share,
                 chosen if seed is None else seed,
+                part,
             )
         check_size(image_size)
         with console.status(f"Loading {model}"):
             loaded, config, labels = open_model(model, trust)
-        source = open_source(data, share, chosen if seed is None else seed, allow_remote)
+        source = open_source(data, share, chosen if seed is None else seed, allow_remote, part)
         if labels is not None and labels != source.classes:
             raise ValueError(other_classes(labels, source.classes))
         if config["num_classes"] != len(source.classes):
             raise ValueError(
                 f"the model has {config['num_classes']} classes and the data {len(source.classes)}; give data that fits"
             )
+        tell_notes(source.notes, console)
         tell_whole(source, console)
         preprocessing = Preprocessing.of(config, image_size)
         judged = judge(

@@ -198,7 +198,7 @@ def find_images(paths: Sequence[str]) -> list[str]:
 
 
 def _expanded(path: str) -> Iterator[str]:
-    from convneur.data.decode import image_files
+    from convneur.data.image_files import image_files
     from convneur.data.paths import before_wildcards, matching
 
     path = str(Path(path).expanduser())

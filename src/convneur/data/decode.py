@@ -14,7 +14,6 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from convneur.data.paths import walk
 from convneur.files import regular_file
 
 MAX_PIXELS = 100_000_000
@@ -39,11 +38,6 @@ _STRIP = 1 << 22  # pixels that are converted at a time
 MOST_SCANS = 200  # of a JPEG: each goes over all of the picture, and a few bytes are one
 _SCAN = re.compile(rb"\xff\xda\0(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")  # how one begins
 _BITS, _SAMPLES, _TILE_WIDTH, _TILE_LENGTH, _ROWS = 258, 277, 322, 323, 278  # tags of a TIFF
-
-
-def image_files(folder: Path | str) -> Iterator[str]:
-    """Paths of the image files in a folder and the folders in it, by name; links are followed, each folder once."""
-    return (str(path) for path in walk(folder) if path.suffix.lower() in SUFFIXES)
 
 
 class UnreadableImageError(ValueError):
