@@ -93,4 +93,6 @@ def no_part(where: Path | str, part: str, there: Mapping[Part, object] | Iterabl
     """What to raise where a part is asked for that the data does not have."""
     has = ", ".join(there) or "no parts"
     fix = "leave --part out, or add it" if part == "test" else "add it"
+    if part == "val" and "test" in there:
+        fix = "add it, or have eval judge by --part test"
     return ValueError(f"{where} has no part {part} (it has {has}); {fix}")

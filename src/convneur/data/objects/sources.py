@@ -59,9 +59,9 @@ def open_objects(data: str | Path, part: Judged = "val", known: Sequence[str] | 
         raise FileNotFoundError(f"there is no folder {root}; give one with images and annotations")
     kind = _kind(root)
     there, names = kind.there, None if known is None else list(known)
+    if known is None and "train" not in there:
+        raise no_part(root, "train", there)
     if part in there:
-        if known is None and "train" not in there:
-            raise no_part(root, "train", there)
         source = kind.read([part] if known is not None else ["train", part], names)
         return replace(source, held_out=there[part])
     if part == "test" or "train" not in there:
