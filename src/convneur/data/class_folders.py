@@ -62,7 +62,7 @@ def _class_folders(root: Path) -> list[str]:
             f"{root} has {mistaken[0]}, which looks like a part and not like a class; move it beside the other parts, or "
             "give the class another name"
         )
-    for name in classes:
+    for name in classes if len(classes) > 1 else ():
         if within := [each for each in _subfolders(root / name) if part_of(each)]:
             raise ValueError(
                 f"{root / name} has the folder {within[0]}, and parts stand above the classes; move its images to "

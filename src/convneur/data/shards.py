@@ -146,7 +146,7 @@ def is_remote(url: str) -> bool:
 def _described(path: Path, allow_remote: bool, part: Judged) -> Source:
     told = read_json(path)
     if isinstance(told, dict) and part == "test" and "test" not in told:
-        raise no_part(path, part, [name for name in ("train", "val") if name in told])
+        raise no_part(path, part, {"train": "train", "val": "val"})
     try:
         classes = [str(name) for name in told["classes"]]
         train, held_out = (

@@ -271,7 +271,7 @@ def _digits(part: Judged) -> Source:
     from convneur.data.digits import load_digits
 
     if part != "val":
-        raise no_part("digits", part, ("train", "val"))
+        raise no_part("digits", part, {"train": "train", "val": "val"})
     train, val = load_digits()
     return Source(
         ScanImages(*train), ScanImages(*val), [str(digit) for digit in range(10)], held_out="the digits' own split"
@@ -310,11 +310,10 @@ def assemble(
     Raises:
         ValueError: If the part, or what to learn from, is not there.
     """
+    if "train" not in there and val_share is not None and part == "val":
+        raise no_part(where, "train", there)
     if part not in there and (part == "test" or "train" not in there):
         raise no_part(where, part, there)
-    learns = val_share is not None and part == "val"
-    if "train" not in there and learns:
-        raise no_part(where, "train", there)
     if "train" not in there:
         images, classes = read(part, None)
         need_two(classes, where, "at least two classes")

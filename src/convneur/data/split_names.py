@@ -89,9 +89,9 @@ def look_alike(names: Iterable[str]) -> tuple[str, str] | None:
     return None
 
 
-def no_part(where: Path | str, part: str, there: Mapping[Part, object] | Iterable[str]) -> ValueError:
-    """What to raise where a part is asked for that the data does not have."""
-    has = ", ".join(there) or "no parts"
+def no_part(where: Path | str, part: Part, there: Mapping[Part, str]) -> ValueError:
+    """What to raise where a part is wanted that the data does not have; ``there`` is what it has, in words."""
+    has = ", ".join(there.values()) or "no parts"
     fix = "leave --part out, or add it" if part == "test" else "add it"
     if part == "val" and "test" in there:
         fix = "add it, or have eval judge by --part test"

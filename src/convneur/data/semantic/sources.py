@@ -119,21 +119,22 @@ def open_pixels(
     def pairs(part: Part) -> PixelImages:
         return _pairs(*there[part].folders, strict, notes, *ends)
 
-    if part not in there and (part == "test" or "train" not in there):
-        raise no_part(root, part, there)
+    named = {part: place.name for part, place in there.items()}
     learns = val_share is not None and part == "val"
-    if "train" not in there and learns:
-        raise no_part(root, "train", there)
+    if learns and "train" not in there:
+        raise no_part(root, "train", named)
+    if part not in there and (part == "test" or "train" not in there):
+        raise no_part(root, part, named)
     train = pairs("train") if "train" in there else pairs(part)
     if part in there:
         val = pairs(part) if "train" in there else train
-        held_out = f"folder {there[part].name}"
+        held_out = named[part]
     elif val_share is None:
-        val, held_out = train, f"all of {there['train'].name}"
+        val, held_out = train, f"all of {named['train']}"
     else:
         split = stratified_split([0] * len(train), val_share, seed, ["of images with masks"])
-        held_out = share_of(val_share, there["train"].name, seed)
-        held_out += f" ({there['test'].name} is kept for eval --part test)" if "test" in there else ""
+        held_out = share_of(val_share, named["train"], seed)
+        held_out += f" ({named['test']} is kept for eval --part test)" if "test" in there else ""
         train, val = _part(train, split.train), _part(train, split.val)
     if learns:
         notes += _looked_at(train, code, 2, "to learn from")
@@ -159,7 +160,7 @@ def _layout(root: Path) -> tuple[MaskCode, dict[Part, Place], tuple[str, ...]]:
     code, images, masks = _listed(root), _child(root, ("images",)), _child(root, MASK_FOLDERS)
     beside = {name: (_child(root / name, ("images",)), _child(root / name, MASK_FOLDERS)) for name in _folders(root)}
     parts = find_parts([name for name, (inner, other) in beside.items() if inner and other], root)
-    there = {part: Place(name, cast(tuple[Path, Path], beside[name])) for part, name in parts.items()}
+    there = {part: Place(f"folder {name}", cast(tuple[Path, Path], beside[name])) for part, name in parts.items()}
     if images and masks:
         for part, place in _inside(images, masks).items():
             if part in there:
@@ -180,7 +181,9 @@ def _inside(images: Path, masks: Path) -> dict[Part, Place]:
     """Parts that are folders in those of images and of masks."""
     pictures, labels = find_parts(_folders(images), images), find_parts(_folders(masks), masks)
     return {
-        part: Place(name, (images / name, masks / labels[part])) for part, name in pictures.items() if part in labels
+        part: Place(f"folder {name}", (images / name, masks / labels[part]))
+        for part, name in pictures.items()
+        if part in labels
     }
 
 
