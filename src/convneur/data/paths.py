@@ -45,7 +45,7 @@ def read_file(path: Path | str, most: int = LARGEST_FILE) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise OSError(f"{path} has {size / 1e6:,.0f} MB; a file of its kind may have {most / 1e6:,.0f}")
-        return file.read(most)
+        return file.read(size)  # `most` would ask for as much memory, whatever the file has
 
 
 def read_text(path: Path | str, most: int = LARGEST_TEXT, encoding: str = "utf-8") -> str:

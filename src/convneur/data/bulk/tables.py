@@ -91,9 +91,14 @@ class ParquetImages:
         file, number = self.places[group]
         try:
             with pq.ParquetFile(self.root / self.files[file]) as table:
-                return table.read_row_group(number, columns=[name])[name]
+                column = table.read_row_group(number, columns=[name])[name]
         except pa.ArrowException as error:
-            raise OSError(f"row group {number} is damaged ({str(error).splitlines()[0]})") from error
+            raise OSError(f"row group {number} is damaged ({first_line(error)})") from error
+        if len(column) != self.starts[group + 1] - self.starts[group]:
+            raise OSError(
+                f"row group {number} of {self.files[file]} is damaged: it has {len(column):,} rows and says another number"
+            )
+        return column
 
 
 def open_tables(root: Path, files: Sequence[str]) -> ParquetImages:
