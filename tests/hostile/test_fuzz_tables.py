@@ -1,4 +1,4 @@
-"""Damaged masks, parquet files, shards and lists of classes: each is read, or refused in one line, in bounded memory."""
+"""Damaged masks, parquet files and lists of classes: each is read, or refused in one line, in bounded memory."""
 
 from __future__ import annotations
 

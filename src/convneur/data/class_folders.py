@@ -23,7 +23,7 @@ def open_class_folders(root: Path, val_share: float | None, seed: int, part: Jud
     parts, notes = find_parts(folders, root), _loose_notes(root)
     if pair := look_alike(set(folders) - set(parts.values())):
         raise ValueError(
-            f"{root} has {pair[0]} and {pair[1]}, which look like parts and not like classes; call them train, val or test"
+            f"{root} has {pair[0]} and {pair[1]}, which look like parts, not classes; call them train, val or test"
         )
     if parts:
         _refuse_classes_beside(root, parts.values(), folders)
@@ -59,8 +59,8 @@ def _class_folders(root: Path) -> list[str]:
     check_names(classes, str(root))
     if mistaken := [name for name in classes if part_of(name)]:
         raise ValueError(
-            f"{root} has {mistaken[0]}, which looks like a part and not like a class; move it beside the other parts, or "
-            "give the class another name"
+            f"{root} has {mistaken[0]}, which looks like a part and not like a class; move it beside the other parts, "
+            "or give the class another name"
         )
     for name in classes if len(classes) > 1 else ():
         if within := [each for each in _subfolders(root / name) if part_of(each)]:
@@ -86,8 +86,8 @@ def _refuse_classes_beside(root: Path, parts: Iterable[str], folders: Sequence[s
         places = (Path(path).relative_to(root).parts[:-1] for path in find_image_files(root / name).files)
         if any(not any(map(part_of, place)) for place in places):
             raise ValueError(
-                f"{root} has {', '.join(sorted(parts))}, which look like parts, beside {name}, which has images, too; move "
-                "one or the other, or give the class another name"
+                f"{root} has {', '.join(sorted(parts))}, which look like parts, beside {name}, which has images, too; "
+                "move one or the other, or give the class another name"
             )
 
 
@@ -118,8 +118,8 @@ def _loose_notes(root: Path) -> list[str]:
     notes = []
     if loose:
         notes.append(
-            f"{len(loose):,} {'image lies' if len(loose) == 1 else 'images lie'} beside the folders of {root} and in none of "
-            f"a class; left out; the first: {loose[0]}"
+            f"{len(loose):,} {'image lies' if len(loose) == 1 else 'images lie'} beside the folders of {root} and in "
+            f"none of a class; left out; the first: {loose[0]}"
         )
     for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
         if entry.is_dir() and entry.name.startswith(".") and not is_clutter(entry.name):

@@ -12,10 +12,13 @@ from convneur.data.paths import walk
 
 # Endings of files that hold pictures; those of `SUFFIXES` are used.
 PICTURES = frozenset(
-    ".3fr .ai .apng .arw .avif .avifs .bmp .bpg .cr2 .cr3 .crw .dcm .dcr .dds .dib .djvu .dng .emf .eps .erf .exr .fit"
-    " .fits .flif .gif .hdr .heic .heics .heif .heifs .hif .icns .ico .iiq .j2c .j2k .jfi .jfif .jif .jp2 .jpc .jpe .jpeg"
-    " .jpf .jpg .jpm .jpx .jxl .jxr .kdc .mef .mos .mrw .nef .nrw .orf .pbm .pcx .pef .pfm .pgm .pic .png .pnm .ppm .psb"
-    " .psd .qoi .raf .raw .rw2 .rwl .sgi .sr2 .srf .srw .svg .svgz .tga .tif .tiff .wdp .webp .wmf .x3f .xbm .xcf .xpm".split()
+    """
+    .3fr .ai .apng .arw .avif .avifs .bmp .bpg .cr2 .cr3 .crw .dcm .dcr .dds .dib .djvu .dng .emf .eps .erf .exr .fit
+    .fits .flif .gif .hdr .heic .heics .heif .heifs .hif .icns .ico .iiq .j2c .j2k .jfi .jfif .jif .jp2 .jpc .jpe
+    .jpeg .jpf .jpg .jpm .jpx .jxl .jxr .kdc .mef .mos .mrw .nef .nrw .orf .pbm .pcx .pef .pfm .pgm .pic .png .pnm
+    .ppm .psb .psd .qoi .raf .raw .rw2 .rwl .sgi .sr2 .srf .srw .svg .svgz .tga .tif .tiff .wdp .webp .wmf .x3f .xbm
+    .xcf .xpm
+    """.split()
 )
 HEIF = {".heic", ".heif", ".hif"}
 
@@ -65,8 +68,8 @@ def unused_notes(unused: Sequence[str]) -> list[str]:
     kinds = Counter(Path(name).suffix.lower() or "without an ending" for name in unused)
     told = ", ".join(f"{count:,} {kind}" for kind, count in sorted(kinds.items()))
     fix = "; .heic files can be read with pip install 'convneur[heif]'" if HEIF & kinds.keys() else ""
-    one = len(unused) == 1
+    what = "files look like images" if len(unused) > 1 else "file looks like an image"
+    was = "were" if len(unused) > 1 else "was"
     return [
-        f"{len(unused):,} {'file looks' if one else 'files look'} like {'an image' if one else 'images'} of a kind that is "
-        f"not read and {'was' if one else 'were'} left out ({told}); the first: {unused[0]}{fix}"
+        f"{len(unused):,} {what} of a kind that is not read and {was} left out ({told}); the first: {unused[0]}{fix}"
     ]

@@ -51,8 +51,8 @@ def numbered(
     if texts and len(texts) < len(values):
         other = next(row for row, value in enumerate(values) if not isinstance(value, str))
         raise ValueError(
-            f"{where(texts[0])} has the label {labels[texts[0]]!r} and {where(other)} {labels[other]!r}; give all labels as "
-            "names, or all as numbers from 0"
+            f"{where(texts[0])} has the label {labels[texts[0]]!r} and {where(other)} {labels[other]!r}; give all "
+            "labels as names, or all as numbers from 0"
         )
     if texts:
         return _of_names([str(value) for value in values], classes, where)
@@ -82,8 +82,8 @@ def _of_names(names: list[str], classes: list[str] | None, where: Callable[[int]
         classes = sorted(set(names))
         if all(name.isdigit() for name in classes) and classes != sorted(classes, key=int):
             notes.append(
-                f"the labels are texts of digits and sorted as texts: {', '.join(classes[:4])}, ...; numbers keep their "
-                "order"
+                f"the labels are texts of digits and sorted as texts: {', '.join(classes[:4])}, ...; numbers keep "
+                "their order"
             )
     number = {name: i for i, name in enumerate(classes)}
     for row, name in enumerate(names):
@@ -140,7 +140,7 @@ def check_names(classes: Sequence[str], origin: str) -> None:
         before = seen.setdefault(name.casefold(), name)
         if before != name and len(name) > 1:
             raise ValueError(
-                f"{origin} has the classes {before!r} and {name!r}, which differ in capitals only; give one of them another name"
+                f"{origin} has the classes {before!r} and {name!r}, which differ in capitals only; rename one of them"
             )
 
 

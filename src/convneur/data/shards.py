@@ -11,8 +11,8 @@ Addresses, and ``pipe:`` with a command of the shell, are read only where ``--al
 description decides what is run.
 
 There may be ``test`` and ``test_samples``, too. A sample is an image (.jpg, .png, ...) and a label (.cls, a number from
-0) of the same name; see `convneur.data.tars` for names with dots. Samples that lack one of them, or have a negative label,
-are left out and named.
+0) of the same name; see `convneur.data.tars` for names with dots. Samples that lack one of them, or have a negative
+label, are left out and named.
 """
 
 from __future__ import annotations

@@ -165,8 +165,8 @@ def open_source(
 ) -> Source:
     """Find the images that ``spec`` names; see the top of this file.
 
-    What is called validation is judged by. What is called test is left alone unless ``part`` asks for it; where there is
-    nothing to validate by, a share of the training images is held out.
+    What is called validation is judged by. What is called test is left alone unless ``part`` asks for it; where there
+    is nothing to validate by, a share of the training images is held out.
 
     Args:
         spec: What people give as ``--data``.

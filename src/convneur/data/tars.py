@@ -145,8 +145,8 @@ class _Group(Generic[T]):
     """Files in a row whose names are the same up to the first dot.
 
     WebDataset takes those for one sample, as in ``7.left.png``, ``7.right.png`` and ``7.cls``. Names may also have dots
-    of their own, as in ``photo.v1.jpg`` and ``photo.v2.jpg``: then each has a label of its own, or there is nothing that
-    holds them together.
+    of their own, as in ``photo.v1.jpg`` and ``photo.v2.jpg``: then each has a label of its own, or there is nothing
+    that holds them together.
     """
 
     base: str
@@ -219,8 +219,8 @@ def samples(
 
 
 def _taken_apart(name: str) -> tuple[str, str, str]:
-    """A name up to its first dot and up to its last one, with the folder, and what is behind the last, in small letters;
-    that is empty for names without either."""
+    """A name up to its first dot and up to its last one, with the folder, and what is behind the last, in small
+    letters; that is empty for names without either."""
     folder, slash, file = name.rpartition("/")
     base, (stem, dot, ending) = file.partition(".")[0], file.rpartition(".")
     return folder + slash + base, folder + slash + stem, ending.lower() if dot and base else ""

@@ -95,9 +95,7 @@ class ParquetImages:
         except pa.ArrowException as error:
             raise OSError(f"row group {number} is damaged ({first_line(error)})") from error
         if len(column) != self.starts[group + 1] - self.starts[group]:
-            raise OSError(
-                f"row group {number} of {self.files[file]} is damaged: it has {len(column):,} rows and says another number"
-            )
+            raise OSError(f"row group {number} is damaged: it has {len(column):,} rows and says another number")
         return column
 
 

@@ -41,8 +41,8 @@ class _Kind:
 def open_objects(data: str | Path, part: Judged = "val", known: Sequence[str] | None = None) -> ObjectSource:
     """Read the annotations of a folder; images are read as they are needed.
 
-    What is called validation is judged by, or a fifth of the training images where nothing is. What is called test is left
-    alone unless ``part`` asks for it.
+    What is called validation is judged by, or a fifth of the training images where nothing is. What is called test is
+    left alone unless ``part`` asks for it.
 
     Args:
         data: The folder.
@@ -51,8 +51,8 @@ def open_objects(data: str | Path, part: Judged = "val", known: Sequence[str] | 
 
     Raises:
         FileNotFoundError: If there is no such folder, or a file that it should have is missing.
-        ValueError: If it is of no known kind, has no such part, or two for one, or an annotation makes no sense; one line
-            with file and number.
+        ValueError: If it is of no known kind, has no such part, or two for one, or an annotation makes no sense; one
+            line with file and number.
     """
     root = Path(data).expanduser()
     if not root.is_dir():
@@ -82,8 +82,8 @@ def _kind(root: Path) -> _Kind:
         for part, named in groups.items():
             if len(named) > 1:
                 raise ValueError(
-                    f"{folder} has instances_{named[0]} and instances_{named[1]}; leave one of them there, to say which is "
-                    f"meant by the part {part}"
+                    f"{folder} has instances_{named[0]} and instances_{named[1]}; leave one of them there, to say "
+                    f"which is meant by the part {part}"
                 )
         if groups:
             return _coco_kind(root, {part: files[named[0].name] for part, named in groups.items()})

@@ -165,7 +165,7 @@ def _layout(root: Path) -> tuple[MaskCode, dict[Part, Place], tuple[str, ...]]:
         for part, place in _inside(images, masks).items():
             if part in there:
                 raise ValueError(
-                    f"{root} has the part {part} twice, in {there[part].folders[0]} and {place.folders[0]}; keep one of them"
+                    f"{root} has the part {part} twice, in {there[part].folders[0]} and {place.folders[0]}; keep one"
                 )
             there[part] = place
         if not there:
@@ -268,7 +268,7 @@ def _looked_at(images: PixelImages, code: MaskCode, least: int, what: str) -> li
     if not seen:
         why = f"{unknown:,} of {total:,} pixels have a number or colour that is no class, the others count nowhere"
         raise ValueError(
-            f"no pixel of the {len(images):,} masks {what} has a class ({why}); the first mask: {images.masks.name(0)}; "
+            f"no pixel of the {len(images):,} masks {what} has a class ({why}); the first: {images.masks.name(0)}; "
             "mend the masks, or the list of classes"
         )
     if len(seen) < least:

@@ -33,8 +33,8 @@ def require_counted(confusion: Tensor) -> None:
     """Refuse to judge by no pixels at all; a ValueError."""
     if not confusion.any():
         raise ValueError(
-            "no pixel of the masks to judge by has a class (255, and numbers or colours that are no class, count nowhere); "
-            "mend the masks, or the list of classes"
+            "no pixel of the masks to judge by has a class: 255, and numbers or colours that are no class, count "
+            "nowhere; mend the masks, or the list of classes"
         )
 
 
