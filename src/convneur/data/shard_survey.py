@@ -67,16 +67,3 @@ def _why_lost(sample: tars.Sample[Any], label: int | None) -> str:
     if sample.image is None:
         return "have a label and no image"
     return "have no label" if label is None else "have a negative label, which means none"
-
-
-def _open(url: str, allow_remote: bool) -> IO[bytes]:
-    if not is_remote(url):
-        return regular_file(url).open("rb")
-    if not allow_remote:
-        raise ValueError(f"{url!r} is elsewhere; --allow-remote reads it")
-    try:
-        from webdataset.gopen import gopen
-    except ImportError as error:
-        raise ImportError(NEEDS) from error
-    stream: IO[bytes] = gopen(url)
-    return stream

@@ -22,6 +22,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
@@ -35,6 +36,7 @@ from convneur.data.shard_survey import survey
 from convneur.data.sources import Source, need_two
 from convneur.data.split_names import Judged, group_files, no_part
 from convneur.data.transforms import Transform
+from convneur.files import regular_file
 
 MOST_SHARDS = 100_000
 NEEDS = "descriptions of shards need the package webdataset; pip install 'convneur[wds]'"
@@ -226,6 +228,19 @@ class Sample:
             raise UnreadableImageError(f"the label {label} is none of {classes} classes")
         assert self.image is not None
         return Example(transform(decode_image(self.image, max_pixels)), label, number, [])
+
+
+def _open(url: str, allow_remote: bool) -> IO[bytes]:
+    if not is_remote(url):
+        return regular_file(url).open("rb")
+    if not allow_remote:
+        raise ValueError(f"{url!r} is elsewhere; --allow-remote reads it")
+    try:
+        from webdataset.gopen import gopen
+    except ImportError as error:
+        raise ImportError(NEEDS) from error
+    stream: IO[bytes] = gopen(url)
+    return stream
 
 
 def _samples(shards: Shards, urls: Iterable[str]) -> Iterator[Sample]:
