@@ -229,7 +229,7 @@ def test_sizes_and_parts_that_are_none(trained, scenes, tmp_path, capsys):
     arguments = ["eval", "--model", str(trained), "--data", str(scenes), "--out", str(tmp_path)]
     for more, told in (
         (["--image-size", "-1"], "--image-size -1 is out of range"),
-        (["--part", "test"], "for detectors"),
+        (["--part", "test"], "has no part test (it has folder train, folder val); leave --part out"),
     ):
         code, _, stderr = call(capsys, *arguments, *more)
         assert code == 2

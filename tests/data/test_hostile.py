@@ -20,8 +20,9 @@ from PIL import Image
 from convneur.cli.main import main
 from convneur.cli.predict import find_images
 from convneur.data.bulk import open_bulk
-from convneur.data.decode import FORMATS, LOOKS_LIKE_IMAGE, SUFFIXES, UnreadableImageError, decode_image, image_files
+from convneur.data.decode import FORMATS, SUFFIXES, UnreadableImageError, decode_image
 from convneur.data.hub import HubImages
+from convneur.data.image_files import PICTURES, image_files
 from convneur.data.objects import open_objects
 from convneur.data.paths import inside, matching, read_file
 from convneur.data.semantic.sources import open_pixels
@@ -62,7 +63,7 @@ def test_formats_and_suffixes_are_those_that_pillow_has():
     assert set(FORMATS) <= set(Image.OPEN) | {"AVIF", "HEIF"}
     for suffix in SUFFIXES - {".avif", ".heic", ".heif"}:
         assert Image.EXTENSION[suffix] in FORMATS
-    assert not LOOKS_LIKE_IMAGE & SUFFIXES
+    assert SUFFIXES <= PICTURES
 
 
 @pytest.mark.parametrize("size", [(1, 90_000_000), (90_000_000, 1), (65_536, 2)])

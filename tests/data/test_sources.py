@@ -54,7 +54,7 @@ def test_class_folders_are_split_by_class(tmp_path):
     assert {source.train.name(i) for i in range(24)}.isdisjoint(source.val.name(i) for i in range(6))
 
 
-@pytest.mark.parametrize("val", ["val", "validation", "test"])
+@pytest.mark.parametrize("val", ["val", "validation", "Valid"])
 def test_folders_that_are_split_already(tmp_path, val):
     make_folder(tmp_path / "train", {"red": 4, "blue": 6})
     make_folder(tmp_path / val, {"red": 2})
@@ -87,7 +87,10 @@ def test_parquet(tmp_path, strings):
     source = open_source(str(tmp_path / "train-00.parquet"), val_share=0.3)
     assert_right(source, 5, 2)
     make_table(tmp_path / "test-00.parquet", {"red": 2, "blue": 2}, strings)
-    assert_right(open_source(str(tmp_path)), 10, 4)
+    assert_right(open_source(str(tmp_path)), 8, 2)
+    assert_right(open_source(str(tmp_path), part="test"), 10, 4)
+    make_table(tmp_path / "validation-00.parquet", {"red": 1, "blue": 2}, strings)
+    assert_right(open_source(str(tmp_path)), 10, 3)
 
 
 def test_hugging_face_local_copy(tmp_path):
@@ -97,7 +100,8 @@ def test_hugging_face_local_copy(tmp_path):
     kept.save_to_disk(str(tmp_path / "copy"))
     assert_right(open_source(f"hf:{tmp_path / 'copy'}", val_share=0.5), 6, 6)
     kept["train"].train_test_split(test_size=4, seed=0).save_to_disk(str(tmp_path / "split"))
-    assert_right(open_source(f"hf:{tmp_path / 'split'}"), 8, 4)
+    assert_right(open_source(f"hf:{tmp_path / 'split'}"), 6, 2)
+    assert_right(open_source(f"hf:{tmp_path / 'split'}", part="test"), 8, 4)
 
 
 def test_digits_need_no_files():
@@ -126,7 +130,7 @@ def test_what_is_wrong_is_one_line_that_says_the_fix(tmp_path):
         (tmp_path / "single", ValueError, "single image"),
         (tmp_path / "broken.parquet", ValueError, "no parquet file"),
         (tmp_path / "other.parquet", ValueError, "no column 'image'; it has picture, label"),
-        (tmp_path / "negative.parquet", ValueError, "labels from -1 to 0"),
+        (tmp_path / "negative.parquet", ValueError, "only one class, '0'"),
         (tmp_path / "list.csv", ValueError, "a .csv file; give a folder"),
         (f"wds:{tmp_path / 'empty'}", FileNotFoundError, "no train-"),
         (f"hf:{tmp_path / 'absent'}", FileNotFoundError, "could not be loaded"),

@@ -21,6 +21,7 @@ from convneur.data.module import in_order
 from convneur.data.objects import ObjectSource, open_objects
 from convneur.data.objects.loading import EvalObjects, collate_objects
 from convneur.data.sources import FileImages
+from convneur.data.split_names import Judged
 from convneur.explain.detector import JudgedDetector, draw_found, number_rows, report_detector
 from convneur.explain.report import versions
 from convneur.files import write_atomic, write_image
@@ -191,7 +192,7 @@ def evaluate_saved(
     image_size: int | None = None,
     workers: int | None = None,
     max_pixels: int = MAX_PIXELS,
-    part: str = "val",
+    part: Judged = "val",
     run: RunData | None = None,
 ) -> None:
     """Judge a detector on the held-out images of a folder; what ``convneur eval`` does with one."""

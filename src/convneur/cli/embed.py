@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from convneur.cli.common import tell_notes
+
 
 def embed(
     source: Annotated[str, tyro.conf.Positional],
@@ -99,6 +101,7 @@ def embed(
         loading.stop()
         if bar.tasks:
             bar.stop()
+    tell_notes(done.notes, console)
     if done.unreadable:
         console.print(f"{len(done.unreadable)} images could not be read: {out / 'failed.jsonl'}")
     speed = f"{done.images_per_second:,.1f} images/s" if done.computed else "nothing was left to do"

@@ -41,7 +41,7 @@ def eval_(
         model: Folder of a run or model, hf-hub:USER/NAME, a timm name with pretrained weights, or a
             file of convneur export.
         data: As for convneur train. Its validation images are judged by; where it has none, what was held out if the
-            model learned from the same --data, and else all images.
+            model learned from the same --data, and else all training images. See --part for test images.
         out: Folder for metrics.json and report.html.
         image_size: Pixels a side, of a detector's or segmentation model's images the shorter one (0: of the latter, as
             they are); what the model was made for if not given. A classifier is tried at 0.75 and 1.5 times that, too.
@@ -53,7 +53,7 @@ def eval_(
         window: Of a segmentation model: pixels a side of tiles that are looked at one by one; 0 for whole images.
         scales: Of a segmentation model: factors over which answers are averaged.
         flip: Of a segmentation model: average over the mirrored image, too.
-        part: Of a detector's data: the images to judge by.
+        part: To judge by: what the data calls validation, or what it calls test, which training leaves alone.
         trust: Load a .pt2 of convneur export, which runs the code in it: only for files from people you trust. Other
             models need none.
         allow_remote: Read shards from the addresses, and run the commands of the pipe: sources, that a classifier's
@@ -98,8 +98,6 @@ def eval_(
             from convneur.cli import segmenting
 
             check_size(image_size, least=0)
-            if part != "val":
-                raise ValueError(f"--part {part} is for detectors; give a folder whose val/ has the images to judge by")
             changes = segmenting.changes_of(image_size, window, scales, flip)
             return segmenting.evaluate_saved(
                 model,
@@ -112,13 +110,14 @@ def eval_(
                 max_pixels,
                 share,
                 chosen,
+                part,
                 run,
             )
         check_size(image_size)
         with console.status(f"Loading {model}"):
             loaded, config, labels = open_model(model, trust)
-        source = open_source(data, share, chosen, allow_remote)
-        tell_notes(getattr(source, "notes", ()), console)
+        source = open_source(data, share, chosen, allow_remote, part)
+        tell_notes(source.notes, console)
         if labels is not None:
             found, source = source.classes, images_of(source, labels)
             tell_missing(labels, found, console)

@@ -49,7 +49,7 @@ def explain(
 
     console = Console(stderr=True)
     check_size(image_size)
-    files = find_images(paths)
+    files = find_images(paths, console.print)
     made_from = {
         "model": model_identity(model),
         "image_list": [len(files), files_hash(*files)],

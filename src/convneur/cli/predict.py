@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +17,7 @@ from convneur.printing import print_csv, print_json
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from convneur.data.image_files import ImageFiles
     from convneur.data.sources import FileImages
 
 
@@ -69,7 +70,7 @@ def predict(
             raise ValueError(f"--{flag} {value} is out of range; give at least 1")
     if score is not None and not 0 <= score <= 1:
         raise ValueError(f"--score {score} is out of range; give 0 to 1")
-    files = find_images(paths)
+    files = find_images(paths, console.print)
     max_pixels = round(max_megapixels * 1e6)
     with console.status("Loading PyTorch"):
         import torch
@@ -176,39 +177,49 @@ def _refuse(kind: str, flags: Mapping[str, object]) -> None:
             raise ValueError(f"{flag} means nothing to {kind}, which this model is; leave it out")
 
 
-def find_images(paths: Sequence[str]) -> list[str]:
+def find_images(paths: Sequence[str], tell: Callable[[str], object] = lambda note: None) -> list[str]:
     """Files that ``paths`` name, in order and without repetition.
+
+    Args:
+        paths: Files, folders and globs.
+        tell: Called with what to say of files in folders that look like images and are not used.
 
     Raises:
         FileNotFoundError: If a path names nothing, or a folder holds no images.
         ValueError: For no path, and for an address on the web.
     """
+    from convneur.data.image_files import unused_notes
+
     if not paths:
         raise ValueError("no images given; give image files, folders or globs")
     found: dict[str, None] = {}
+    unused: dict[str, None] = {}
     for path in paths:
         if "://" in path:
             raise ValueError(f"{path} is on the web; download it first, then give the file")
-        before = len(found)
-        found |= dict.fromkeys(_expanded(path))
-        if len(found) == before and not any(True for _ in _expanded(path)):
+        files, others = _expanded(path)
+        if not files:
             what = "holds no images" if Path(path).is_dir() else "does not exist"
-            raise FileNotFoundError(f"{path} {what}; give image files, folders or globs")
+            why = f" ({unused_notes(others)[0]})" if others else ""
+            raise FileNotFoundError(f"{path} {what}; give image files, folders or globs{why}")
+        found |= dict.fromkeys(files)
+        unused |= dict.fromkeys(others)
+    for note in unused_notes([file for file in unused if file not in found]):
+        tell(note)
     return list(found)
 
 
-def _expanded(path: str) -> Iterator[str]:
-    from convneur.data.decode import image_files
+def _expanded(path: str) -> ImageFiles:
+    from convneur.data.image_files import ImageFiles, find_image_files
     from convneur.data.paths import before_wildcards, matching
 
     path = str(Path(path).expanduser())
     if Path(path).is_dir():
-        yield from image_files(path)
-    elif Path(path).exists():
-        yield path
-    else:
-        folder = before_wildcards(Path(path))
-        yield from (str(folder / name) for name in matching(folder, str(Path(path).relative_to(folder))))
+        return find_image_files(path)
+    if Path(path).exists():
+        return ImageFiles([path], [])
+    folder = before_wildcards(Path(path))
+    return ImageFiles([str(folder / name) for name in matching(folder, str(Path(path).relative_to(folder)))], [])
 
 
 def _rows(

@@ -10,6 +10,7 @@ from convneur.data.contents import Contents, is_same_place, not_learned, pick, r
 from convneur.data.shards import Shards
 from convneur.json_files import read_json
 from convneur.models.metadata import number, whole, within
+from convneur.recipes.runs import names_hash
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,10 @@ class RunData:
         """A source without what the model learned from among the images to judge by; says how many those are.
 
         Raises:
-            ValueError: If nothing is left.
+            ValueError: If nothing is left, or the images are not those that a run of an earlier version held out.
         """
         if self.contents is None:
+            self._check_names(source.val, data)
             return source
         kept, count = not_learned(source.val, data, self.contents), len(source.val)
         if isinstance(source.val, Shards):
@@ -58,6 +60,15 @@ class RunData:
             f"{len(kept):,} of {count:,} images are judged by; the model learned from the others", style="yellow"
         )
         return replace(source, val=pick(source.val, kept))
+
+    def _check_names(self, judged: Any, data: str) -> None:
+        """Refuse images of the data of a run of an earlier version that are not those it held out."""
+        names = (self.settings.get("images") or {}).get("val_names")
+        if self.settings.get("data") == data and names is not None and names != names_hash(judged):
+            raise ValueError(
+                f"the model's run held out other images of --data {data} than these, and does not say which it learned "
+                "from; give images new to it, or --part test if it was judged by those"
+            )
 
 
 def run_data_of(model: Path) -> RunData:

@@ -29,6 +29,7 @@ from convneur.data.module import in_order
 from convneur.data.semantic import IGNORED, PixelSource, open_pixels
 from convneur.data.semantic.loading import EvalPixels, listed
 from convneur.data.semantic.masks import Labels
+from convneur.data.split_names import Judged
 from convneur.explain.report import versions
 from convneur.explain.segmenter import JudgedSegmenter, number_rows, overlay, report_segmenter
 from convneur.files import write_atomic, write_image
@@ -187,6 +188,7 @@ def evaluate_saved(
     max_pixels: int = MAX_PIXELS,
     val_share: float | None = 0.2,
     seed: int = 0,
+    part: Judged = "val",
     run: RunData | None = None,
 ) -> None:
     """Judge a model on the held-out images of a folder; what ``convneur eval`` does with one.
@@ -195,7 +197,7 @@ def evaluate_saved(
     """
     with console.status(f"Loading {model}"):
         saved = load_segmenter(model)
-    source = open_pixels(data, val_share, seed)
+    source = open_pixels(data, val_share, seed, part=part)
     tell_notes(source.notes, console)
     found, source = source.code.classes, pixels_of(source, saved.code.classes)
     tell_missing(saved.code.classes, found, console)

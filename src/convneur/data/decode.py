@@ -15,12 +15,11 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from convneur.data.paths import walk
 from convneur.data.samples import LEFT_OUT, Samples, UnreadableImageError, Values, of_array, of_tiff
 from convneur.data.tiff_files import open_tiff
 from convneur.files import regular_file
 
-__all__ = ["MAX_PIXELS", "MAX_SIDE", "SUFFIXES", "UnreadableImageError", "decode_image", "image_files", "open_image"]
+__all__ = ["MAX_PIXELS", "MAX_SIDE", "SUFFIXES", "UnreadableImageError", "decode_image", "open_image"]
 
 MAX_PIXELS = 100_000_000
 MAX_SIDE = 65_535  # pixels, which is what a JPEG can have; Pillow and resizing need memory for each row
@@ -41,23 +40,12 @@ FORMATS = {
     "WEBP": (".webp",),
 }
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-# Other images that people keep. They are not read: they hold what cameras measured, layers or drawings, or need other
-# programs.
-LOOKS_LIKE_IMAGE = frozenset(
-    ".3fr .ai .arw .cr2 .cr3 .dcm .dds .dib .djvu .dng .eps .exr .hdr .icns .ico .jls .jxl .jxr .nef .nrw .orf .pbm "
-    ".pcx .pef .pfm .psb .psd .raf .raw .rw2 .sgi .sr2 .srw .svg .tga .wdp .wmf .xcf".split()
-)
 _HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 _STRIP = 1 << 22  # pixels that are converted at a time
 MOST_SCANS = 200  # of a JPEG: each goes over all of the picture, and a few bytes are one
 _SCAN = re.compile(rb"\xff\xda\0(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")  # how one begins
 _WEBP = 50001  # compression of a TIFF
 _BITS, _SAMPLES, _TILE_WIDTH, _TILE_LENGTH, _ROWS = 258, 277, 322, 323, 278  # tags of a TIFF
-
-
-def image_files(folder: Path | str) -> Iterator[str]:
-    """Paths of the image files in a folder and the folders in it, by name; links are followed, each folder once."""
-    return (str(path) for path in walk(folder) if path.suffix.lower() in SUFFIXES)
 
 
 class TooLargeError(UnreadableImageError):

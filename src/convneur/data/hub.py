@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from convneur.data.paths import inside, read_json, read_text
-from convneur.data.sources import TRAIN_NAMES, VAL_NAMES, Labels, Source, image_bytes, numbered, split_off
+from convneur.data.labels import numbered, shown_names
+from convneur.data.paths import first_line, inside, read_json, read_text
+from convneur.data.sources import Images, Labels, Source, assemble, image_bytes, labelled
+from convneur.data.split_names import Judged, Part, find_parts
 
 CARD, LARGEST_CARD = "README.md", 2**20  # bytes
 _FRONT_MATTER = re.compile(
@@ -37,7 +39,7 @@ class HubImages:
         return f"{self.origin} row {index}"
 
 
-def open_hub(name: str, val_share: float | None, seed: int, allow_remote: bool) -> Source:
+def open_hub(name: str, val_share: float | None, seed: int, allow_remote: bool, part: Judged = "val") -> Source:
     """Open a dataset by its name on the hub, or a folder.
 
     Args:
@@ -45,6 +47,7 @@ def open_hub(name: str, val_share: float | None, seed: int, allow_remote: bool) 
         val_share: As for `convneur.data.sources.open_source`.
         seed: Of that split.
         allow_remote: Let the card of a folder name files elsewhere.
+        part: To judge by.
 
     Raises:
         FileNotFoundError: If it cannot be loaded.
@@ -67,21 +70,27 @@ def open_hub(name: str, val_share: float | None, seed: int, allow_remote: bool) 
         else:
             loaded = datasets.load_dataset(str(path) if path.exists() else name, trust_remote_code=False)
     except Exception as error:  # no network, no such name, no access, a damaged copy
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise FileNotFoundError(f"hf:{name} could not be loaded ({reason})") from error
-    parts = loaded if isinstance(loaded, dict) else {"train": loaded}
-    train, val = (next((parts[n] for n in names if n in parts), None) for names in (TRAIN_NAMES, VAL_NAMES))
-    if train is None:
-        raise ValueError(f"hf:{name} has no split named train; it has {', '.join(parts)}")
+        raise FileNotFoundError(f"hf:{name} could not be loaded ({first_line(error)})") from error
+    splits = loaded if isinstance(loaded, dict) else {"train": loaded}
+    parts = find_parts(splits, f"hf:{name}")
+    if not parts:
+        raise ValueError(f"hf:{name} has no split named train; it has {', '.join(splits)}")
+    notes: list[str] = []
+    if rest := sorted(set(splits) - set(parts.values())):
+        notes.append(f"hf:{name} has splits that are no part, and not used: {shown_names(rest)}")
     # What is downloaded lies in the caches, and folders there hold links into them.
     folders = [*([path] if path.is_dir() else []), Path(datasets.config.HF_DATASETS_CACHE), Path(HF_HUB_CACHE)]
-    images, classes = _images(train, name, None, folders)
-    if val is None:
-        return split_off(images, classes, val_share, seed)
-    return Source(images, _images(val, name, classes, folders)[0], classes)
+
+    def read(part: Part, classes: list[str] | None) -> tuple[Images, list[str]]:
+        return _images(splits[parts[part]], name, parts[part], classes, folders, notes)
+
+    there: dict[Part, str] = {part: f"split {split}" for part, split in parts.items()}
+    return assemble(f"hf:{name}", there, read, val_share, seed, part, notes)
 
 
-def _images(rows: Any, origin: str, classes: list[str] | None, folders: Sequence[Path]) -> tuple[HubImages, list[str]]:
+def _images(
+    rows: Any, origin: str, split: str, classes: list[str] | None, folders: Sequence[Path], notes: list[str]
+) -> tuple[Images, list[str]]:
     import datasets
 
     features = rows.features
@@ -91,9 +100,11 @@ def _images(rows: Any, origin: str, classes: list[str] | None, folders: Sequence
         raise ValueError(f"hf:{origin} needs an image and a label column; it has {', '.join(features)}")
     if isinstance(features[label], datasets.ClassLabel):
         classes = features[label].names
-    numbers, classes = numbered(rows[label][:], classes, f"hf:{origin}")
+    labels = rows[label][:]
     undecoded = rows.cast_column(image, datasets.Image(decode=False))
-    return HubImages(undecoded, image, numbers, f"hf:{origin}", folders), classes
+    images = HubImages(undecoded, image, [0] * len(labels), f"hf:{origin}", folders)
+    found = numbered(labels, classes, f"hf:{origin} {split}")
+    return labelled(images, found, notes)
 
 
 def _check_folder(folder: Path, allow_remote: bool) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from convneur.data.shards import Shards
 from convneur.data.sources import Source, Subset
-from convneur.data.split import Split, stratified_split
+from convneur.data.split import Split, share_of, stratified_split
 
 
 def hold_out(source: Source, share: float, seed: int) -> Source:
@@ -26,8 +26,14 @@ def hold_out(source: Source, share: float, seed: int) -> Source:
     if source.split is not None:
         return source
     _check_indexed(source, "--hold-out")
-    split = stratified_split(source.train.labels, share, seed)
-    return Source(Subset(source.train, split.train), Subset(source.train, split.val), source.classes, split)
+    split = stratified_split(source.train.labels, share, seed, source.classes)
+    return replace(
+        source,
+        train=Subset(source.train, split.train),
+        val=Subset(source.train, split.val),
+        split=split,
+        held_out=share_of(share, "the training images", seed),
+    )
 
 
 def fewer(source: Source, count: int, seed: int) -> Source:
@@ -44,7 +50,7 @@ def fewer(source: Source, count: int, seed: int) -> Source:
     _check_indexed(source, "--train-images")
     if count >= len(source.train):
         return source
-    chosen = stratified_split(source.train.labels, count / len(source.train), seed).val
+    chosen = stratified_split(source.train.labels, count / len(source.train), seed, source.classes).val
     kept: Split | None = source.split
     if kept is not None:
         kept = replace(kept, train=[kept.train[i] for i in chosen])

@@ -7,6 +7,7 @@ import glob
 import itertools
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,19 @@ from convneur.files import regular_file
 
 LARGEST_FILE = 2**30  # bytes of an image or an annotation file: they are read whole
 LARGEST_TEXT = 2**24  # bytes of lists, tables and descriptions
+# What systems and programs leave beside people's files, in small letters; nobody means it when they give a folder.
+CLUTTER = frozenset(
+    {
+        "__macosx",
+        ".ds_store",
+        "thumbs.db",
+        "desktop.ini",
+        ".ipynb_checkpoints",
+        ".appledouble",
+        "@eadir",
+        "$recycle.bin",
+    }
+)
 
 
 def read_file(path: Path | str, most: int = LARGEST_FILE) -> bytes:
@@ -31,7 +45,7 @@ def read_file(path: Path | str, most: int = LARGEST_FILE) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise OSError(f"{path} has {size / 1e6:,.0f} MB; a file of its kind may have {most / 1e6:,.0f}")
-        return file.read(most)
+        return file.read(size)  # `most` would ask for as much memory, whatever the file has
 
 
 def read_text(path: Path | str, most: int = LARGEST_TEXT, encoding: str = "utf-8") -> str:
@@ -50,6 +64,30 @@ def read_json(path: Path | str, most: int = LARGEST_TEXT) -> Any:
         raise ValueError(f"{path} is no JSON that can be read ({error})") from error
     except RecursionError as error:
         raise ValueError(f"{path} is nested too deeply to be read") from error
+
+
+def class_names(path: Path | str) -> list[str]:
+    """Names of classes from a file with one a line; spaces around them and empty lines do not count.
+
+    Raises:
+        ValueError: If the file is no text, names nothing, or a name twice.
+    """
+    names = [line.strip() for line in read_text(path, encoding="utf-8-sig").splitlines() if line.strip()]
+    if not names:
+        raise ValueError(f"{path} names no classes; write one name a line")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"{path} names {twice[0]!r} twice; give each class a name of its own")
+    return names
+
+
+def first_line(error: Exception) -> str:
+    """What went wrong, in one line: what libraries say of a file may fill a screen, or be nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a file or folder of that name was left by a system or a program, such as ``.DS_Store``, ``._a.jpg``."""
+    return name.startswith("._") or name.lower() in CLUTTER
 
 
 def inside(folder: Path | str, name: str, *others: Path | str) -> Path:
@@ -76,7 +114,7 @@ def inside(folder: Path | str, name: str, *others: Path | str) -> Path:
 
 
 def walk(folder: Path | str) -> Iterator[Path]:
-    """All files in a folder and the folders in it, by name of the folder, then of the file.
+    """All files in a folder and the folders in it, but clutter, by name of the folder, then of the file.
 
     Links are followed, but no folder is entered twice, and not by a link where there is a way without.
     """
@@ -90,7 +128,8 @@ def walk(folder: Path | str) -> Iterator[Path]:
                 folders.clear()
                 continue
             entered.add((there.st_dev, there.st_ino))
-            places.append((place, files))
+            folders[:] = [each for each in folders if not is_clutter(each)]
+            places.append((place, [each for each in files if not is_clutter(each)]))
             starts += sorted(path for path in (os.path.join(place, each) for each in folders) if os.path.islink(path))  # noqa: PTH114, PTH118
     for place, files in sorted(places):
         yield from (Path(place) / file for file in sorted(files))
@@ -119,7 +158,7 @@ def matching(folder: Path, pattern: str) -> list[str]:
         files = (path.relative_to(folder) for path in walk(folder))
         return sorted(str(file) for file in files if _fits(file.parts, parts))
     names = glob.glob(pattern, root_dir=folder)  # noqa: PTH207  pathlib gives no relative paths
-    return sorted(name for name in names if (folder / name).is_file())
+    return sorted(name for name in names if (folder / name).is_file() and not any(map(is_clutter, Path(name).parts)))
 
 
 def _fits(parts: Sequence[str], pattern: Sequence[str]) -> bool:

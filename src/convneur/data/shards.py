@@ -1,6 +1,7 @@
 """WebDataset shards: sets too large for single files, read in a row from disk or, if that is allowed, over the network.
 
-``wds:FOLDER`` takes ``train-*.tar`` and ``val-*.tar`` in the folder, and ``classes.txt`` if there are names.
+``wds:FOLDER`` takes ``train-*.tar``, ``val-*.tar`` and, where it is asked for, ``test-*.tar`` in the folder, and
+``classes.txt`` if there are names.
 ``wds:FILE.json`` describes shards that are elsewhere::
 
     {"train": ["https://host/train-{0000..1023}.tar"], "train_samples": 1281167,
@@ -9,14 +10,16 @@
 Addresses, and ``pipe:`` with a command of the shell, are read only where ``--allow-remote`` says so: whoever wrote the
 description decides what is run.
 
-A sample is an image (.jpg, .png, ...) and a label (.cls, a number from 0) of the same name.
+There may be ``test`` and ``test_samples``, too. A sample is an image (.jpg, .png, ...) and a label (.cls, a number from
+0) of the same name; see `convneur.data.tars` for names with dots. Samples that lack one of them, or have a negative
+label, are left out and named.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -26,15 +29,17 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from convneur.data import tars
 from convneur.data.decode import MAX_PIXELS, UnreadableImageError, decode_image
+from convneur.data.labels import number_names
 from convneur.data.loading import PADDING, Batch, Example, black_example, check_batch, collate, default_workers, seeded
-from convneur.data.paths import read_json, read_text
-from convneur.data.sources import TRAIN_NAMES, VAL_NAMES, Source, number_names
+from convneur.data.paths import class_names, is_clutter, read_json
+from convneur.data.shard_survey import survey
+from convneur.data.sources import Source, need_two
+from convneur.data.split_names import Judged, group_files, no_part
 from convneur.data.transforms import Transform
 from convneur.files import regular_file
 
 MOST_SHARDS = 100_000
 NEEDS = "descriptions of shards need the package webdataset; pip install 'convneur[wds]'"
-META = re.compile(r"__[^/]*__($|/)")  # names that WebDataset keeps for itself
 BUFFER = 1000  # samples that are shuffled among each other, beside the order of the shards
 
 
@@ -47,12 +52,15 @@ class Shards:
         count: Samples in all.
         classes: Labels are below it.
         allow_remote: Whether addresses may be read and commands run.
+        surveyed: Whether ``count`` was found by looking, and samples without an image or a label are named: they are
+            passed over then, and count as unreadable otherwise.
     """
 
     urls: tuple[str, ...]
     count: int
     classes: int
     allow_remote: bool = False
+    surveyed: bool = False
 
     def __len__(self) -> int:
         return self.count
@@ -68,12 +76,13 @@ class Shards:
         return OrderedShards(self, transform, batch_size, rank, world, max_pixels)
 
 
-def open_shards(spec: str, allow_remote: bool = False) -> Source:
+def open_shards(spec: str, allow_remote: bool = False, part: Judged = "val") -> Source:
     """Find the shards at ``spec``; see the top of this file.
 
     Args:
         spec: Folder of shards, or a description of them.
         allow_remote: Read addresses that the description names, and run the commands of its ``pipe:``.
+        part: To judge by.
 
     Raises:
         FileNotFoundError: If there are none.
@@ -86,19 +95,47 @@ def open_shards(spec: str, allow_remote: bool = False) -> Source:
             f"wds:{spec} is no file here; give a folder of shards, or write a .json file that describes them"
         )
     if path.suffix == ".json" and path.exists():
-        return _described(path, allow_remote)
-    train, val = (sorted(p for name in names for p in path.glob(f"{name}-*.tar")) for names in (TRAIN_NAMES, VAL_NAMES))
-    if not train or not val:
-        raise FileNotFoundError(f"wds:{spec} has no {'val' if train else 'train'}-*.tar; give a folder that has both")
-    (train_count, top), (val_count, val_top) = _survey(train), _survey(val)
+        return _described(path, allow_remote, part)
+    files = [file for file in path.glob("*") if file.name.lower().endswith(tars.ENDINGS) and not is_clutter(file.name)]
+    groups, rest = group_files(files, f"wds:{spec}")
+    train = groups.get("train", groups.get("test", []) if part == "test" else [])
+    if not train or part not in groups:
+        hint = "; test-*.tar is for eval --part test" if "test" in groups else ""
+        raise FileNotFoundError(
+            f"wds:{spec} has no {part if train else 'train'}-*.tar; give a folder that has both{hint}"
+        )
     listed = path / "classes.txt"
-    classes = read_text(listed).splitlines() if listed.exists() else number_names([top], f"wds:{spec}")
-    if max(top, val_top) >= len(classes) or len(classes) < 2:
-        raise ValueError(f"wds:{spec} has labels up to {max(top, val_top)} and {len(classes)} classes")
-    learned, judged = (
-        Shards(tuple(map(str, files)), count, len(classes)) for files, count in ((train, train_count), (val, val_count))
+    classes = class_names(listed) if listed.exists() else None
+    source = _surveyed(f"wds:{spec}", train, groups[part], classes, part)
+    if rest:
+        source.notes.append(
+            f"{len(rest)} shards of {path} are not used, as their names say no part; the first: {rest[0].name}"
+        )
+    return source
+
+
+def _surveyed(
+    where: str, train: Sequence[Path], judged: Sequence[Path], classes: list[str] | None, part: Judged
+) -> Source:
+    """Shards of this machine, looked through."""
+    looked = [survey(train, f"{where} train")]
+    looked.append(survey(judged, f"{where} {part}") if judged != train else looked[0])
+    classes = classes or number_names([looked[0].top], where)
+    for found in looked:
+        if found.top >= len(classes):
+            raise ValueError(
+                f"{found.top_name} has the label {found.top}, and there are {len(classes)} classes, numbered from 0; "
+                "name more classes, or mend the label"
+            )
+    need_two(classes, where, "at least two classes")
+    if len(looked[0].labels) < 2 and judged != train:
+        raise ValueError(f"all training samples of {where} are of one class; a classifier needs images of at least two")
+    learned, held_out = (
+        Shards(tuple(map(str, files)), found.count, len(classes), surveyed=True)
+        for files, found in zip((train, judged), looked, strict=True)
     )
-    return Source(learned, judged, classes)
+    notes = [note for found in looked[: 1 + (judged != train)] for note in found.notes]
+    return Source(learned, held_out, classes, None, notes, f"shards of {part}")
 
 
 def is_remote(url: str) -> bool:
@@ -106,28 +143,39 @@ def is_remote(url: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", url) is not None  # a single letter is a drive
 
 
-def _described(path: Path, allow_remote: bool) -> Source:
+def _described(path: Path, allow_remote: bool, part: Judged) -> Source:
     told = read_json(path)
+    if isinstance(told, dict) and part == "test" and "test" not in told:
+        raise no_part(path, part, {"train": "train", "val": "val"})
     try:
         classes = [str(name) for name in told["classes"]]
-        train, val = (
+        train, held_out = (
             Shards(_expanded(told[name]), int(told[f"{name}_samples"]), len(classes), allow_remote)
-            for name in ("train", "val")
+            for name in ("train", part)
         )
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(
             f"{path} does not describe shards ({error}); it needs train, train_samples, val, val_samples and classes"
         ) from error
-    remote = next((url for url in train.urls + val.urls if is_remote(url)), None)
+    urls = train.urls + held_out.urls
+    remote = next((url for url in urls if is_remote(url)), None)
     if remote is not None and not allow_remote:
         does = "runs a command" if remote.lower().startswith("pipe:") else "reads from elsewhere"
         raise ValueError(
             f"{path} names {remote!r}, which {does}; give files of this machine, or add --allow-remote if you trust "
             "who wrote it"
         )
-    if missing := next((url for url in train.urls + val.urls if not is_remote(url) and not Path(url).exists()), None):
+    if missing := next((url for url in urls if not is_remote(url) and not Path(url).exists()), None):
         raise FileNotFoundError(f"{path} names {missing}, which is not there")
-    return Source(train, val, classes)
+    if remote is not None:
+        return Source(train, held_out, classes, held_out=f"shards of {part}")
+    source = _surveyed(str(path), [*map(Path, train.urls)], [*map(Path, held_out.urls)], classes, part)
+    for name, said, found in (("train", train, source.train), (part, held_out, source.val)):
+        if said.count != found.count:
+            source.notes.append(
+                f"{path} says {said.count:,} samples of {name}, and {found.count:,} are there that can be used"
+            )
+    return source
 
 
 def _expanded(urls: Iterable[str]) -> tuple[str, ...]:
@@ -147,21 +195,9 @@ def _expanded(urls: Iterable[str]) -> tuple[str, ...]:
     return every
 
 
-def _survey(paths: list[Path]) -> tuple[int, int]:
-    """Samples in local shards, and the largest label."""
-    count, top = 0, 0
-    for path in paths:
-        with regular_file(path).open("rb") as file, tars.whole(str(path)):
-            for member, tar in tars.members(file, tars.mode_of(file), str(path)):
-                if tars.key_and_kind(member.name)[1] == "cls":
-                    found = tars.label(tars.content(member, tar, tars.LARGEST_LABEL), member.name)
-                    count, top = count + 1, max(top, found)
-    return count, top
-
-
-@dataclass
+@dataclass(frozen=True)
 class Sample:
-    """Files of the same name: the first image, and the label."""
+    """An image and its label, as they are stored."""
 
     shard: str
     key: str
@@ -173,16 +209,24 @@ class Sample:
         """Where it is."""
         return f"{self.shard} {self.key}"
 
-    def example(self, number: int, transform: Transform, max_pixels: int, classes: int) -> Example:
-        """Decoded; an `UnreadableImageError` if that is not possible."""
-        if self.image is None or self.label is None:
-            raise UnreadableImageError("the sample lacks an image or a .cls label")
+    def number(self) -> int:
+        """Its label; an `UnreadableImageError` if it has none, or no image."""
         try:
-            label = tars.label(self.label, f"{self.key}.cls")
+            label = None if self.label is None else tars.label(self.label, f"{self.key}.cls")
         except ValueError as error:
             raise UnreadableImageError(str(error)) from error
+        if self.image is None or label is None:
+            raise UnreadableImageError("the sample lacks an image or a .cls label")
+        if label < 0:
+            raise UnreadableImageError(f"the label {label} means none")
+        return label
+
+    def example(self, number: int, transform: Transform, max_pixels: int, classes: int) -> Example:
+        """Decoded; an `UnreadableImageError` if that is not possible."""
+        label = self.number()
         if label >= classes:
             raise UnreadableImageError(f"the label {label} is none of {classes} classes")
+        assert self.image is not None
         return Example(transform(decode_image(self.image, max_pixels)), label, number, [])
 
 
@@ -199,26 +243,23 @@ def _open(url: str, allow_remote: bool) -> IO[bytes]:
     return stream
 
 
-def _samples(urls: Iterable[str], allow_remote: bool) -> Iterator[Sample]:
-    """Samples of shards, in order; a ValueError if a shard is damaged."""
+def _samples(shards: Shards, urls: Iterable[str]) -> Iterator[Sample]:
+    """Samples of some of the shards, in order; a ValueError if a shard is damaged."""
     for url in urls:
-        with _open(url, allow_remote) as file, tars.whole(url):
-            sample: Sample | None = None
+        with _open(url, shards.allow_remote) as file, tars.whole(url):
             mode = "r|*" if is_remote(url) else tars.mode_of(file)
-            for member, tar in tars.members(file, mode, url):
-                key, kind = tars.key_and_kind(member.name)
-                if not kind or key.endswith("/") or not key or META.match(member.name):
-                    continue
-                if sample is None or key != sample.key:
-                    if sample is not None:
-                        yield sample
-                    sample = Sample(url, key)
-                if kind == "cls" and sample.label is None:
-                    sample.label = tars.content(member, tar, tars.LARGEST_LABEL)
-                elif tars.is_image(kind) and sample.image is None:
-                    sample.image = tars.content(member, tar)
-            if sample is not None:
-                yield sample
+            for found in tars.samples(file, mode, url, tars.content):
+                sample = Sample(url, found.key, found.image, found.label)
+                if not (shards.surveyed and _is_lost(sample)):
+                    yield sample
+
+
+def _is_lost(sample: Sample) -> bool:
+    try:
+        sample.number()
+    except UnreadableImageError:
+        return True
+    return False
 
 
 def shard_workers(shards: Shards, workers: int | None, world: int) -> int:
@@ -279,7 +320,7 @@ class ShardStream(IterableDataset[Batch]):
         number = itertools.count()
         while True:
             buffer: list[tuple[int, Sample]] = []
-            for sample in _samples(urls, self.shards.allow_remote):
+            for sample in _samples(self.shards, urls):
                 entry = (next(number), sample)
                 if len(buffer) < BUFFER:
                     buffer.append(entry)
@@ -330,7 +371,7 @@ class OrderedShards(IterableDataset[Batch]):
         return -(-self.shards.count // (self.world * self.batch_size))
 
     def __iter__(self) -> Iterator[Batch]:
-        row = enumerate(_samples(self.shards.urls, self.shards.allow_remote))
+        row = enumerate(_samples(self.shards, self.shards.urls))
         mine = itertools.islice(row, self.rank, self.shards.count, self.world)
         each = -(-self.shards.count // self.world)
         padded = itertools.chain(mine, itertools.repeat((PADDING, Sample("", ""))))

@@ -2,7 +2,7 @@
 
 | `--data` | what |
 |---|---|
-| a folder | class folders, with or without ``train`` and ``val`` above them |
+| a folder | class folders, with or without ``train``, ``val`` and ``test`` above them |
 | a parquet file, or a folder of them | columns ``image`` (bytes) and ``label`` |
 | ``hf:NAME`` or ``hf:FOLDER`` | a Hugging Face dataset, from the hub or a local copy |
 | ``wds:FOLDER`` | WebDataset shards, see `convneur.data.shards` |
@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import bisect
 import io
-import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,15 +23,13 @@ import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
-from convneur.data.decode import image_files
-from convneur.data.paths import inside, read_file, read_text
-from convneur.data.split import Split, stratified_split
+from convneur.data.labels import Numbered, numbered, shown_names
+from convneur.data.paths import class_names, first_line, inside, is_clutter, read_file
+from convneur.data.split import Split, share_of, stratified_split
+from convneur.data.split_names import Judged, Part, group_files, no_part
 from convneur.files import regular_file
 
 Labels = npt.NDArray[np.int64]
-TRAIN_NAMES = ("train", "training")
-MOST_CLASSES = 1_000_000
-VAL_NAMES = ("val", "valid", "validation", "test", "testing")
 
 
 class Images(Protocol):
@@ -64,12 +61,16 @@ class Source:
         val: To judge by.
         classes: Names, in the order of the labels.
         split: How ``val`` was taken from the images, if the source itself did not say.
+        notes: What was left out, and why; for the user.
+        held_out: Where ``val`` comes from, in words.
     """
 
     train: Any
     val: Any
     classes: list[str]
     split: Split | None = None
+    notes: list[str] = field(default_factory=list)
+    held_out: str = ""
 
 
 class FileImages:
@@ -159,8 +160,13 @@ class Subset:
         return self.images.name(int(self.indices[index]))
 
 
-def open_source(spec: str, val_share: float | None = 0.2, seed: int = 0, allow_remote: bool = False) -> Source:
+def open_source(
+    spec: str, val_share: float | None = 0.2, seed: int = 0, allow_remote: bool = False, part: Judged = "val"
+) -> Source:
     """Find the images that ``spec`` names; see the top of this file.
+
+    What is called validation is judged by. What is called test is left alone unless ``part`` asks for it; where there
+    is nothing to validate by, a share of the training images is held out.
 
     Args:
         spec: What people give as ``--data``.
@@ -169,87 +175,78 @@ def open_source(spec: str, val_share: float | None = 0.2, seed: int = 0, allow_r
         seed: Of that split.
         allow_remote: Read what a description of data names elsewhere: addresses on the web, and ``pipe:``, which runs
             a command of the shell. Only for descriptions that are trusted as programs are.
+        part: To judge by.
 
     Raises:
         FileNotFoundError: If there is nothing at ``spec``.
-        ValueError: If there are no images, fewer than two classes, or a class without images.
+        ValueError: If there are no images, fewer than two classes, a class without images, no such part, or two folders
+            or files for a part.
         ImportError: If the kind needs a package that is not installed.
     """
+    source = _open(spec, val_share, seed, allow_remote, part)
+    labels = getattr(source.train, "labels", None)  # shards are looked through when they are opened
+    if labels is not None and source.train is not source.val and len(np.unique(labels)) < 2:
+        raise ValueError(
+            f"all {len(labels):,} training images of {spec} are of the class {source.classes[int(labels[0])]!r}; a "
+            "classifier needs images of at least two"
+        )
+    return source
+
+
+def _open(spec: str, val_share: float | None, seed: int, allow_remote: bool, part: Judged) -> Source:
     if spec == "digits":
-        return _digits()
+        return _digits(part)
     if spec.startswith("hf:"):
         from convneur.data.hub import open_hub
 
-        return open_hub(spec.removeprefix("hf:"), val_share, seed, allow_remote)
+        return open_hub(spec.removeprefix("hf:"), val_share, seed, allow_remote, part)
     if spec.startswith("wds:"):
         from convneur.data.shards import open_shards
 
-        return open_shards(spec.removeprefix("wds:"), allow_remote)
+        return open_shards(spec.removeprefix("wds:"), allow_remote, part)
     root = Path(spec).expanduser()
     if not root.exists():
         raise FileNotFoundError(
             f"--data {spec} does not exist; give a folder of class folders, or one of parquet files"
         )
-    files = [root] if root.is_file() else sorted(root.glob("*.parquet"))
-    if root.is_file() and root.suffix != ".parquet":
+    if root.is_file() and root.suffix.lower() != ".parquet":
         raise ValueError(f"--data {spec} is a {root.suffix or 'plain'} file; give a folder, or a .parquet file")
-    return _parquet(files, val_share, seed) if files else _folder(root, val_share, seed)
+    if root.is_file():
+        return _parquet(root.parent, {"train": [root]}, [], val_share, seed, part)
+    files = [path for path in root.iterdir() if path.suffix.lower() == ".parquet" and not is_clutter(path.name)]
+    if files:
+        return _parquet(root, *group_files(files, root), val_share, seed, part)
+    from convneur.data.class_folders import open_class_folders
+
+    return open_class_folders(root, val_share, seed, part)
 
 
-def _folder(root: Path, val_share: float | None, seed: int) -> Source:
-    train, val = (next((root / n for n in names if (root / n).is_dir()), None) for names in (TRAIN_NAMES, VAL_NAMES))
-    classes = _class_folders(train or root)
-    images = _files(train or root, classes)
-    if train is None or val is None:
-        return split_off(images, classes, val_share, seed)
-    unknown = sorted(set(_subfolders(val)) - set(classes))
-    if unknown:
-        raise ValueError(f"{val} has classes that {train} has not: {', '.join(unknown[:5])}; make them the same")
-    return Source(images, _files(val, classes, may_lack=True), classes)
+def _parquet(
+    root: Path,
+    groups: dict[Part, list[Path]],
+    rest: list[Path],
+    val_share: float | None,
+    seed: int,
+    part: Judged,
+) -> Source:
+    notes: list[str] = []
+    if rest and "train" not in groups:
+        groups = {**groups, "train": rest}
+    elif rest:
+        notes.append(
+            f"{len(rest)} parquet files of {root} are not used, as their names say no part; the first: {rest[0].name}"
+        )
+    listed = root / "classes.txt"
+    known = class_names(listed) if listed.exists() else None
+
+    def read(part: Part, classes: list[str] | None) -> tuple[Images, list[str]]:
+        return _table(groups[part], classes or known, notes)
+
+    there = {part: shown_names([file.name for file in files], 2) for part, files in groups.items()}
+    return assemble(str(root), there, read, val_share, seed, part, notes)
 
 
-def _class_folders(root: Path) -> list[str]:
-    classes = _subfolders(root)
-    _check_classes(classes, str(root), "folders of images, one a class")
-    return classes
-
-
-def _subfolders(root: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _files(root: Path, classes: Sequence[str], may_lack: bool = False) -> FileImages:
-    paths: list[str] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        before = len(paths)
-        paths += image_files(root / name)
-        if len(paths) == before and not may_lack:
-            raise ValueError(f"{root / name} has no images; add some (.jpg, .png, .webp, ...) or remove the folder")
-        labels += [label] * (len(paths) - before)
-    if not paths:
-        raise ValueError(f"{root} has no images; add some (.jpg, .png, .webp, ...)")
-    return FileImages(paths, labels)
-
-
-def _parquet(files: Sequence[Path], val_share: float | None, seed: int) -> Source:
-    def named(names: Sequence[str]) -> list[Path]:
-        return [
-            file for file in files if any(file.stem == n or file.stem.startswith((f"{n}-", f"{n}_")) for n in names)
-        ]
-
-    train, val = named(TRAIN_NAMES), named(VAL_NAMES)
-    listed = files[0].parent / "classes.txt"
-    classes = read_text(listed).splitlines() if listed.exists() else None
-    images, classes = _table(train or [file for file in files if file not in val] or files, classes)
-    return (
-        Source(images, _table(val, classes)[0], classes)
-        if train and val
-        else split_off(images, classes, val_share, seed)
-    )
-
-
-def _table(files: Sequence[Path], classes: list[str] | None) -> tuple[TableImages, list[str]]:
+def _table(files: Sequence[Path], classes: list[str] | None, notes: list[str]) -> tuple[Images, list[str]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -260,29 +257,98 @@ def _table(files: Sequence[Path], classes: list[str] | None) -> tuple[TableImage
             if missing := {"image", "label"} - set(names):
                 raise ValueError(f"{file} has no column {sorted(missing)[0]!r}; it has {', '.join(names)}")
             table = pq.read_table(file, columns=["image", "label"])
+            labels += table["label"].to_pylist()
         except FileNotFoundError:
             raise
-        except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"{file} is no parquet file that can be read ({str(error).splitlines()[0]})") from error
+        except (pa.ArrowException, OSError, ArithmeticError) as error:
+            raise ValueError(f"{file} is no parquet file that can be read ({first_line(error)})") from error
         columns.append(table["image"])
-        labels += table["label"].to_pylist()
-    numbers, classes = numbered(labels, classes, str(files[0]))
-    return TableImages(files, columns, numbers), classes
+    images = TableImages(files, columns, [0] * len(labels))
+    return labelled(images, numbered(labels, classes, str(files[0]), images.name), notes)
 
 
-def _digits() -> Source:
+def _digits(part: Judged) -> Source:
     from convneur.data.digits import load_digits
 
+    if part != "val":
+        raise no_part("digits", part, {"train": "train", "val": "val"})
     train, val = load_digits()
-    return Source(ScanImages(*train), ScanImages(*val), [str(digit) for digit in range(10)])
+    return Source(
+        ScanImages(*train), ScanImages(*val), [str(digit) for digit in range(10)], held_out="the digits' own split"
+    )
 
 
-def split_off(images: Images, classes: list[str], val_share: float | None, seed: int) -> Source:
+def labelled(images: Any, found: Numbered, notes: list[str]) -> tuple[Images, list[str]]:
+    """The images of a table that have a label, and the classes; what was left out goes to ``notes``."""
+    notes += found.notes
+    labels = np.zeros(len(images), np.int64)
+    labels[found.rows] = found.numbers
+    images.labels = labels
+    return images if len(found.rows) == len(labels) else Subset(images, found.rows), found.classes
+
+
+def assemble(
+    where: str,
+    there: Mapping[Part, str],
+    read: Callable[[Part, list[str] | None], tuple[Images, list[str]]],
+    val_share: float | None,
+    seed: int,
+    part: Judged,
+    notes: list[str],
+) -> Source:
+    """A source of parts, by the one rule which of them is judged by.
+
+    Args:
+        where: The data, for messages.
+        there: What the parts that there are were called.
+        read: Reads one with the classes given, or finds them out.
+        val_share: As for `open_source`.
+        seed: As for `open_source`.
+        part: To judge by.
+        notes: For the source.
+
+    Raises:
+        ValueError: If the part, or what to learn from, is not there.
+    """
+    if "train" not in there and val_share is not None and part == "val":
+        raise no_part(where, "train", there)
+    if part not in there and (part == "test" or "train" not in there):
+        raise no_part(where, part, there)
+    if "train" not in there:
+        images, classes = read(part, None)
+        need_two(classes, where, "at least two classes")
+        return Source(images, images, classes, None, notes, there[part])
+    images, classes = read("train", None)
+    need_two(classes, where, "at least two classes")
+    if part in there:
+        judged, _ = read(part, classes)
+        lacking = [name for number, name in enumerate(classes) if number not in set(np.unique(judged.labels).tolist())]
+        if lacking:
+            notes.append(
+                f"{there[part]} has no images of {len(lacking)} of {len(classes)} classes: {shown_names(lacking)}"
+            )
+        return Source(images, judged, classes, None, notes, there[part])
+    source = split_off(images, classes, val_share, seed, there["train"], notes)
+    kept = f" ({there['test']} is kept for eval --part test)" if "test" in there else ""
+    return replace(source, held_out=source.held_out + kept)
+
+
+def split_off(
+    images: Images, classes: list[str], val_share: float | None, seed: int, of: str, notes: list[str]
+) -> Source:
     """Hold a share of the images out; None to judge by all of them."""
     if val_share is None:
-        return Source(images, images, classes)
-    split = stratified_split(images.labels, val_share, seed)
-    return Source(Subset(images, split.train), Subset(images, split.val), classes, split)
+        return Source(images, images, classes, None, notes, f"all of {of}")
+    split = stratified_split(images.labels, val_share, seed, classes)
+    held_out = share_of(val_share, of, seed)
+    return Source(Subset(images, split.train), Subset(images, split.val), classes, split, notes, held_out)
+
+
+def need_two(classes: Sequence[str], origin: str, wanted: str) -> None:
+    """Refuse a source with fewer than two classes."""
+    if len(classes) < 2:
+        found = f"only one class, {classes[0]!r}" if classes else "no class folders"
+        raise ValueError(f"{origin} has {found}; a classifier needs {wanted}")
 
 
 def image_bytes(value: Any, folder: Path, *others: Path) -> bytes:
@@ -309,40 +375,3 @@ def _linked(path: str, *folders: Path) -> bytes:
         return read_file(inside(folders[0], path, *folders[1:]))
     except ValueError as error:
         raise OSError(str(error)) from error
-
-
-def numbered(labels: Sequence[Any], classes: list[str] | None, origin: str) -> tuple[list[int], list[str]]:
-    """Labels as numbers from 0, and the names of the classes; a ValueError if they are none, or there are none."""
-    if not labels:
-        raise ValueError(f"{origin} has no rows; give data with images")
-    if any(label is None for label in labels):
-        raise ValueError(f"{origin} has rows without a label; remove them")
-    if not all(isinstance(label, str) for label in labels) and not all(isinstance(label, int) for label in labels):
-        raise ValueError(f"{origin} has labels that are neither all numbers from 0 nor all names")
-    if isinstance(labels[0], str):
-        classes = classes or sorted(set(labels))
-        number = {name: i for i, name in enumerate(classes)}
-        if unknown := sorted(set(labels) - set(classes)):
-            raise ValueError(
-                f"{origin} has labels that are no class: {', '.join(unknown[:5])}; the classes are {classes}"
-            )
-        labels = [number[label] for label in labels]
-    else:
-        classes = classes or number_names(labels, origin)
-        if min(labels) < 0 or max(labels) >= len(classes):
-            raise ValueError(f"{origin} has labels from {min(labels)} to {max(labels)} and {len(classes)} classes")
-    _check_classes(classes, origin, "at least two classes")
-    return list(labels), classes
-
-
-def number_names(labels: Iterable[int], origin: str) -> list[str]:
-    """Names of classes that only numbers are known of; a ValueError if there would be too many."""
-    if (top := max(labels)) >= MOST_CLASSES:
-        raise ValueError(f"{origin} has a label {top}, and {MOST_CLASSES:,} classes are the most; number them from 0")
-    return [str(number) for number in range(top + 1)]
-
-
-def _check_classes(classes: Sequence[str], origin: str, wanted: str) -> None:
-    if len(classes) < 2:
-        found = f"only one class, {classes[0]!r}" if classes else "no class folders"
-        raise ValueError(f"{origin} has {found}; a classifier needs {wanted}")

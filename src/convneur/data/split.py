@@ -19,13 +19,16 @@ class Split:
     seed: int
 
 
-def stratified_split(labels: Sequence[int] | npt.NDArray[np.int64], share: float, seed: int) -> Split:
+def stratified_split(
+    labels: Sequence[int] | npt.NDArray[np.int64], share: float, seed: int, classes: Sequence[str] | None = None
+) -> Split:
     """Hold out a share of each class: rounded, but at least one image, and never the last.
 
     Args:
         labels: Class of each image.
         share: To hold out, between 0 and 1.
         seed: The same seed on the same labels gives the same split.
+        classes: Names of the classes, for messages.
 
     Raises:
         ValueError: If ``share`` is out of range, or a class has a single image.
@@ -38,9 +41,15 @@ def stratified_split(labels: Sequence[int] | npt.NDArray[np.int64], share: float
     for label in np.unique(numbers):
         (members,) = np.nonzero(numbers == label)
         if len(members) < 2:
-            raise ValueError(f"class {label} has a single image, so none can be held out; add images to it")
+            name = label if classes is None else repr(classes[label])
+            raise ValueError(f"class {name} has a single image, so none can be held out; add images to it")
         count = min(max(1, round(len(members) * share)), len(members) - 1)
         held_out += random.permutation(members)[:count].tolist()
     kept = np.ones(len(numbers), dtype=bool)
     kept[held_out] = False
     return Split(np.nonzero(kept)[0].tolist(), sorted(held_out), share, seed)
+
+
+def share_of(share: float, of: str, seed: int) -> str:
+    """What was held out, in words."""
+    return f"{100 * share:g} % of {of}, seed {seed}"

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import lzma
+import math
+import re
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from dataclasses import dataclass, field
+from typing import IO, Any, Generic, TypeVar
 
 from convneur.data.decode import SUFFIXES
-from convneur.data.paths import LARGEST_FILE
+from convneur.data.paths import LARGEST_FILE, is_clutter
 
+T = TypeVar("T")
+ENDINGS = (".tar", ".tar.gz", ".tgz")  # of shards, in small letters
 LARGEST_HEADER = 2**20  # bytes of names and attributes of a member
-LARGEST_LABEL = 20  # bytes of a .cls file
+LARGEST_LABEL = 200  # bytes of a .cls file
+META = re.compile(r"__[^/]*__($|/)")  # names that WebDataset keeps for itself
 _DAMAGE = (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError, EOFError, OSError)
 _HEADERS = frozenset("xgXLKN")  # kinds of members that describe the next one
 
@@ -96,21 +103,129 @@ def content(member: tarfile.TarInfo, tar: tarfile.TarFile, most: int = LARGEST_F
     return found
 
 
-def label(content: bytes, name: str) -> int:
-    """The number in a ``.cls`` file; a ValueError if there is none, or none from 0."""
+def label(content: bytes, name: str) -> int | None:
+    """The number in a ``.cls`` file, None if it is empty; below 0 it means no class.
+
+    Raises:
+        ValueError: If it is no whole number.
+    """
     text = content.strip()
-    if not text.isdigit():
+    if not text:
+        return None
+    if re.fullmatch(rb"[-+]?[0-9]+", text):
+        return int(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if number != math.floor(number) if math.isfinite(number) else True:
         raise ValueError(f"{name!r} is no number from 0")
-    return int(text)
+    return int(number)
 
 
-def key_and_kind(name: str) -> tuple[str, str]:
-    """Of a member: what the files of a sample have in common, and what is behind it, in small letters."""
+@dataclass
+class Sample(Generic[T]):
+    """Files that belong together.
+
+    Attributes:
+        key: Name of the sample.
+        image: What was taken of the first image.
+        label: Content of the ``.cls`` file.
+        more: Names of further images, which are not used.
+    """
+
+    key: str
+    image: T | None = None
+    label: bytes | None = None
+    more: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Group(Generic[T]):
+    """Files in a row whose names are the same up to the first dot.
+
+    WebDataset takes those for one sample, as in ``7.left.png``, ``7.right.png`` and ``7.cls``. Names may also have dots
+    of their own, as in ``photo.v1.jpg`` and ``photo.v2.jpg``: then each has a label of its own, or there is nothing
+    that holds them together.
+    """
+
+    base: str
+    images: dict[str, tuple[T, str]] = field(default_factory=dict)  # by name up to the last dot; of each the first
+    labels: dict[str, bytes] = field(default_factory=dict)
+    more: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    names: set[str] = field(default_factory=set)
+    apart: bool = False  # whether one of them had a label of its own
+
+    def take_whole(self, stem: str) -> Iterator[Sample[T]]:
+        """Hand out a sample whose name has a dot as soon as it is whole: there may be a shard full of them."""
+        if stem != self.base and stem in self.images and stem in self.labels:
+            self.apart = True
+            yield Sample(stem, self.images.pop(stem)[0], self.labels.pop(stem), self.more.pop(stem, []))
+
+    def finish(self) -> Iterator[Sample[T]]:
+        """What is left."""
+        together = self.base in self.labels or self.base in self.images
+        if together and not self.apart and not (self.images.keys() & self.labels.keys() - {self.base}):
+            (image, _), *others = self.images.values() or [(None, "")]
+            more = [name for _, name in others] + [name for names in self.more.values() for name in names]
+            yield Sample(self.base, image, self.labels.pop(self.base, None), more)
+        else:
+            every = self.labels.get(self.base)
+            for stem, (image, _) in self.images.items():
+                yield Sample(stem, image, self.labels.pop(stem, every), self.more[stem])
+            if self.images and every is not None:
+                self.labels.pop(self.base, None)
+        for stem, content in self.labels.items():
+            yield Sample(stem, None, content)
+
+
+def samples(
+    file: IO[bytes], mode: Any, origin: str, take: Callable[[tarfile.TarInfo, tarfile.TarFile], T]
+) -> Iterator[Sample[T]]:
+    """The samples of a shard, in order: files in a row that belong together by their names.
+
+    Args:
+        file: That holds it.
+        mode: As for `members`.
+        origin: What to call it.
+        take: What to keep of an image.
+
+    Raises:
+        ValueError: As `members`, or if a label is too long.
+    """
+    group: _Group[T] | None = None
+    before = ""
+    for member, tar in members(file, mode, origin):
+        base, stem, ending = _taken_apart(member.name)
+        if not ending or META.match(member.name) or any(map(is_clutter, member.name.split("/"))):
+            continue
+        if group is not None and (base != group.base or f"{stem}.{ending}" in group.names):
+            yield from group.finish()
+            group = None
+        if group is None:
+            group, before = _Group(base), stem
+        if stem != before:
+            yield from group.take_whole(before)
+        before = stem
+        group.names.add(f"{stem}.{ending}")
+        if ending == "cls":
+            group.labels[stem] = content(member, tar, LARGEST_LABEL)
+        elif is_image(ending) and stem not in group.images:
+            group.images[stem] = take(member, tar), member.name
+        elif is_image(ending):
+            group.more[stem].append(member.name)
+    if group is not None:
+        yield from group.finish()
+
+
+def _taken_apart(name: str) -> tuple[str, str, str]:
+    """A name up to its first dot and up to its last one, with the folder, and what is behind the last, in small
+    letters; that is empty for names without either."""
     folder, slash, file = name.rpartition("/")
-    stem, _, kind = file.partition(".")
-    return folder + slash + stem, kind.lower()
+    base, (stem, dot, ending) = file.partition(".")[0], file.rpartition(".")
+    return folder + slash + base, folder + slash + stem, ending.lower() if dot and base else ""
 
 
 def is_image(kind: str) -> bool:
-    """Whether files of a kind are images: ``jpg``, ``left.png``."""
-    return f".{kind.rpartition('.')[-1]}" in SUFFIXES
+    """Whether files of that ending, in small letters and without the dot, are images."""
+    return f".{kind}" in SUFFIXES

@@ -90,6 +90,7 @@ class Embedded(NamedTuple):
         width: D.
         computed: Images of the parts that this call computed.
         seconds: That this took, with the start of the engine.
+        notes: What of the source was left out, and why.
     """
 
     rows: int
@@ -98,6 +99,7 @@ class Embedded(NamedTuple):
     width: int
     computed: int
     seconds: float
+    notes: Sequence[str] = ()
 
     @property
     def images_per_second(self) -> float:
@@ -225,7 +227,7 @@ def _fill(
         parts.sweep()
     seconds = time.perf_counter() - began
     rows = sum(each.rows for each in found.values())
-    result = Embedded(rows, unreadable.found, len(found), features.width, done - before, seconds)
+    result = Embedded(rows, unreadable.found, len(found), features.width, done - before, seconds, images.notes)
     facts: dict[str, Any] = {"finished": True, "embedded": rows, "unreadable": len(unreadable.found)}
     if result.computed:
         facts["last_call"] = {

@@ -242,7 +242,7 @@ def test_only_what_is_judged_by_is_needed_for_judging(tmp_path):
     (tmp_path / "instances_val.json").rename(tmp_path / "instances_test.json")
     source = open_objects(tmp_path, "test", ["dog", "cat"])
     assert (len(source.train), len(source.val)) == (0, 2)
-    with pytest.raises(ValueError, match=r"is of no known kind; it needs .* instances_val\.json"):
+    with pytest.raises(ValueError, match=r"has no part train \(it has instances_test.json\); add it"):
         open_objects(tmp_path)
 
 

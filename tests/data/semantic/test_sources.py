@@ -71,7 +71,8 @@ def test_masks_of_colours(tmp_path):
     colours = np.zeros((*labels.shape, 3), np.uint8)
     for number, colour in enumerate(COLOURS):
         colours[labels == number] = colour
-    Image.fromarray(colours).save(root / "train" / "masks" / "0.png")
+    for split in ("train", "val"):
+        Image.fromarray(colours).save(root / split / "masks" / "0.png")
     source = open_pixels(root)
     decoded, unknown = read(source)
     assert np.array_equal(decoded, labels)

@@ -18,11 +18,13 @@ class BulkImages(Images, Protocol):
     Attributes:
         labels: Zeros; what is judged has labels, and here nothing is.
         fingerprint: A number for which images there are, by names and sizes of the files; folders above do not count.
-        own_labels: ``int64`` or ``string`` if images have labels, else None.
+        own_labels: Name of Arrow's type of the labels if images have some, such as ``int64`` or ``string``; else None.
+        notes: What was left out, and why; for the user.
     """
 
     fingerprint: str
     own_labels: str | None
+    notes: list[str]
 
     def known_labels(self, first: int, stop: int) -> list[Any]:
         """Labels of the images from ``first`` up to ``stop``, None for those without one."""
@@ -42,9 +44,9 @@ class FolderImages(FileImages):
 
     own_labels: str | None = None
 
-    def __init__(self, root: Path, paths: Sequence[str], fingerprint: str) -> None:
+    def __init__(self, root: Path, paths: Sequence[str], fingerprint: str, notes: Sequence[str] = ()) -> None:
         super().__init__(paths, [0] * len(paths))
-        self.root, self.fingerprint = root, fingerprint
+        self.root, self.fingerprint, self.notes = root, fingerprint, list(notes)
 
     def read(self, index: int) -> bytes:
         """Return the file's bytes."""

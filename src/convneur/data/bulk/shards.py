@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ class ShardImages:
         places: (N, 3) shard, first byte and length of each image.
         own: Label of each image, None for those without; None if none has one.
         fingerprint: See `BulkImages`.
+        notes: See `BulkImages`.
     """
 
     def __init__(
@@ -33,11 +35,13 @@ class ShardImages:
         shards: Sequence[str],
         names: Sequence[str],
         places: Sequence[tuple[int, int, int]],
-        own: Sequence[int | None] | None,
+        own: Sequence[int | str | None] | None,
         fingerprint: str,
+        notes: Sequence[str] = (),
     ) -> None:
-        self.root, self.shards, self.own = root, list(shards), own
-        self.own_labels = None if own is None else "int64"
+        self.root, self.shards, self.own, self.notes = root, list(shards), own, list(notes)
+        texts = own is not None and any(isinstance(label, str) for label in own)
+        self.own_labels = None if own is None else "string" if texts else "int64"
         self.named = FileImages(names, [0] * len(names))
         self.labels = self.named.labels
         self.places = np.array(places, dtype=np.int64)
@@ -75,24 +79,46 @@ def open_shard_images(root: Path, shards: Sequence[str], spec: str) -> ShardImag
     """
     names: list[str] = []
     places: list[tuple[int, int, int]] = []
-    own: list[int | None] = []
+    own: list[int | str | None] = []
+    several: list[str] = []
     for number, shard in enumerate(shards):
-        labels: dict[str, int] = {}
+        labels: dict[str, int | str | None] = {}
         began = len(names)
         with regular_file(root / shard).open("rb") as file, tars.whole(str(root / shard)):
             if tars.mode_of(file) != "r:":
                 raise ValueError("it is compressed, and cannot be read from the middle")
-            for member, tar in tars.members(file, "r:", str(root / shard)):
-                key, kind = tars.key_and_kind(member.name)
-                key = f"{shard}:{key}"
-                if kind == "cls":
-                    labels[key] = tars.label(tars.content(member, tar, tars.LARGEST_LABEL), member.name)
-                elif tars.is_image(kind) and names[-1:] != [key]:
-                    names.append(key)  # of two images in a sample the first, as in training
-                    places.append((number, member.offset_data, member.size))
+            for sample in tars.samples(file, "r:", str(root / shard), _place):
+                key = f"{shard}:{sample.key}"
+                if sample.label is not None:
+                    labels[key] = _own(sample.label)
+                if sample.image is not None:
+                    names.append(key)
+                    places.append((number, *sample.image))
+                if sample.more:
+                    several.append(key)
         own += [labels.get(name) for name in names[began:]]
     if not names:
         raise ValueError(f"{spec} holds no images; give shards (.tar) of images, or a folder of them")
+    notes = []
+    if several:
+        notes.append(
+            f"{len(several):,} samples have several images, of which the first is used; the first: {several[0]}"
+        )
+    if any(isinstance(label, str) for label in own):
+        own = [None if label is None else str(label) for label in own]
     sizes = ((shard, (root / shard).stat().st_size) for shard in shards)
     some = any(label is not None for label in own)
-    return ShardImages(root, shards, names, places, own if some else None, fingerprint_of("shards", sizes))
+    return ShardImages(root, shards, names, places, own if some else None, fingerprint_of("shards", sizes), notes)
+
+
+def _place(member: tarfile.TarInfo, tar: tarfile.TarFile) -> tuple[int, int]:
+    return member.offset_data, member.size
+
+
+def _own(content: bytes) -> int | str | None:
+    """A label as it is handed on: numbers, or else text; nothing is learned from it here."""
+    try:
+        number = tars.label(content, "")
+    except ValueError:
+        return content.decode("utf-8", "backslashreplace").strip()
+    return number if number is None or abs(number) < 2**63 else str(number)

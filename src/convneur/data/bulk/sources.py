@@ -17,11 +17,12 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from convneur.data import tars
 from convneur.data.bulk.images import BulkImages, FolderImages, fingerprint_of
 from convneur.data.bulk.shards import open_shard_images
 from convneur.data.bulk.tables import open_tables
-from convneur.data.decode import SUFFIXES, image_files
-from convneur.data.paths import before_wildcards, matching
+from convneur.data.image_files import find_image_files, sort_files, unused_notes
+from convneur.data.paths import before_wildcards, is_clutter, matching
 
 
 class Found(NamedTuple):
@@ -39,24 +40,29 @@ def open_bulk(spec: str) -> BulkImages:
         ValueError: If there are no images, or a file is damaged or of another kind.
     """
     if spec.startswith("wds:"):
-        return open_shard_images(*_found(spec.removeprefix("wds:"), spec, "*.tar"), spec)
+        return open_shard_images(*_found(spec.removeprefix("wds:"), spec, tars.ENDINGS), spec)
     if "://" in spec or spec.startswith("hf:"):
         raise ValueError(f"{spec} is no file here; download it, or write the data set as parquet files, and give those")
-    root, files = _found(spec, spec, "*.parquet")
-    if files and all(file.endswith(".parquet") for file in files):
+    root, files = _found(spec, spec, (".parquet",))
+    if files and all(file.lower().endswith(".parquet") for file in files):
         return open_tables(root, files)
-    files = files or sorted(os.path.relpath(path, root) for path in image_files(root))
-    files = [file for file in files if Path(file).suffix.lower() in SUFFIXES]
-    if not files:
-        raise ValueError(f"{spec} holds no images; give images or parquet files (.tar files: wds:{spec})")
-    return FolderImages(root, files, fingerprint_of("files", ((file, (root / file).stat().st_size) for file in files)))
+    # Files are those of a glob, or a single one; a folder without parquet files is looked through.
+    found = sort_files([root / file for file in files]) if files else find_image_files(root)
+    notes = unused_notes(found.unused)
+    names = sorted(os.path.relpath(file, root) for file in found.files)
+    if not names:
+        told = f" ({notes[0]})" if notes else ""
+        raise ValueError(f"{spec} holds no images; give images or parquet files (.tar files: wds:{spec}){told}")
+    sizes = ((name, (root / name).stat().st_size) for name in names)
+    return FolderImages(root, names, fingerprint_of("files", sizes), notes)
 
 
-def _found(path: str, spec: str, inside: str) -> Found:
-    """A file, what a folder has of a kind, or what a glob matches."""
+def _found(path: str, spec: str, endings: tuple[str, ...]) -> Found:
+    """A file, what a folder has of an ending, or what a glob matches."""
     place = Path(path).expanduser()
     if place.is_dir():
-        return Found(place.resolve(), sorted(file.name for file in place.glob(inside)))
+        files = sorted(file.name for file in place.iterdir() if file.name.lower().endswith(endings))
+        return Found(place.resolve(), [file for file in files if not is_clutter(file)])
     if place.exists():
         return Found(place.resolve().parent, [place.resolve().name])
     fixed = before_wildcards(place)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from convneur.data.bulk.images import fingerprint_of
+from convneur.data.paths import first_line
 from convneur.data.sources import Labels, image_bytes
 from convneur.files import regular_file
 
@@ -21,8 +22,10 @@ class ParquetImages:
         root: Folder of the files.
         files: Their names.
         groups: Rows of each row group, file by file.
-        own_labels: Type of the column ``label``, None if there is none.
+        own_labels: Type of the labels, None if there are none.
         fingerprint: See `BulkImages`.
+        unlabelled: Numbers of the files without labels.
+        notes: See `BulkImages`.
     """
 
     def __init__(
@@ -32,6 +35,8 @@ class ParquetImages:
         groups: Sequence[Sequence[int]],
         own_labels: str | None,
         fingerprint: str,
+        unlabelled: Collection[int] = (),
+        notes: Sequence[str] = (),
     ) -> None:
         self.root, self.files = root, list(files)
         self.places = [(file, group) for file, rows in enumerate(groups) for group in range(len(rows))]
@@ -39,6 +44,7 @@ class ParquetImages:
         self.first_rows = np.cumsum([0, *map(sum, groups)]).tolist()
         self.labels: Labels = np.zeros(self.starts[-1], dtype=np.int64)
         self.own_labels, self.fingerprint = own_labels, fingerprint
+        self.unlabelled, self.notes = frozenset(unlabelled), list(notes)
         self._held: tuple[int, Any] = (-1, None)
 
     def __len__(self) -> int:
@@ -69,7 +75,12 @@ class ParquetImages:
         group = bisect.bisect_right(self.starts, first) - 1
         while self.starts[group] < stop:
             start = self.starts[group]
-            found += self._column(group, "label")[max(first - start, 0) : stop - start].to_pylist()
+            rows = slice(max(first - start, 0), min(stop, self.starts[group + 1]) - start)
+            if self.places[group][0] in self.unlabelled:
+                found += [None] * (rows.stop - rows.start)
+            else:
+                labels = self._column(group, "label")[rows.start : rows.stop].to_pylist()
+                found += map(_text, labels) if self.own_labels == "string" else labels
             group += 1
         return found
 
@@ -80,9 +91,12 @@ class ParquetImages:
         file, number = self.places[group]
         try:
             with pq.ParquetFile(self.root / self.files[file]) as table:
-                return table.read_row_group(number, columns=[name])[name]
+                column = table.read_row_group(number, columns=[name])[name]
         except pa.ArrowException as error:
-            raise OSError(f"row group {number} is damaged ({str(error).splitlines()[0]})") from error
+            raise OSError(f"row group {number} is damaged ({first_line(error)})") from error
+        if len(column) != self.starts[group + 1] - self.starts[group]:
+            raise OSError(f"row group {number} is damaged: it has {len(column):,} rows and says another number")
+        return column
 
 
 def open_tables(root: Path, files: Sequence[str]) -> ParquetImages:
@@ -94,31 +108,62 @@ def open_tables(root: Path, files: Sequence[str]) -> ParquetImages:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    groups, kinds = [], set()
-    for file in files:
+    groups: list[list[int]] = []
+    kinds: dict[int, Any] = {}  # of labels, by number of the file
+    for number, file in enumerate(files):
         try:
             with pq.ParquetFile(regular_file(root / file)) as table:
                 schema, metadata = table.schema_arrow, table.metadata
-        except (pa.ArrowInvalid, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"{root / file} is no parquet file that can be read ({reason})") from error
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{root / file} is no parquet file that can be read ({first_line(error)})") from error
         if "image" not in schema.names:
             raise ValueError(f"{root / file} has no column 'image'; it has {', '.join(schema.names)}")
-        groups.append([metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)])
-        kinds.add(_label_type(schema.field("label").type) if "label" in schema.names else None)
-    own = kinds.pop() if len(kinds) == 1 else None  # labels that only some files have, or of two kinds, are no labels
+        groups.append([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)])
+        if "label" in schema.names:
+            kinds[number] = schema.field("label").type
+    own, notes = _label_type(list(kinds.values()))
+    if own is not None and len(kinds) < len(files):
+        first = next(file for number, file in enumerate(files) if number not in kinds)
+        notes.append(
+            f"{len(files) - len(kinds)} of {len(files)} parquet files have no column 'label'; the first: {first}"
+        )
     print_of = fingerprint_of(
         "tables", ((f, (root / f).stat().st_size, *rows) for f, rows in zip(files, groups, strict=True))
     )
-    images = ParquetImages(root, files, groups, own, print_of)
+    unlabelled = set(range(len(files))) - kinds.keys()
+    images = ParquetImages(root, files, groups, own, print_of, unlabelled, notes)
     if not len(images):
         raise ValueError(f"{root / files[0]} has no rows; give data with images")
     return images
 
 
-def _label_type(kind: Any) -> str | None:
+def _label_type(kinds: Sequence[Any]) -> tuple[str | None, list[str]]:
+    """Name of the type that holds the labels of all files, and what to tell; None if there are no labels."""
+    names = {_name_of(kind) for kind in kinds}
+    if None in names:
+        odd = next(kind for kind in kinds if _name_of(kind) is None)
+        return None, [f"the column 'label' holds {odd}, which is no label; none are written"]
+    if len(names) > 1:
+        names = {"double"} if names <= {"int64", "uint64", "double"} else {"string"}
+    return next(iter(names), None), []
+
+
+def _name_of(kind: Any) -> str | None:
     import pyarrow as pa
 
+    if pa.types.is_dictionary(kind):
+        return _name_of(kind.value_type)
+    if pa.types.is_boolean(kind):
+        return "bool"
     if pa.types.is_integer(kind):
-        return "int64"
-    return "string" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else None
+        return "uint64" if kind == pa.uint64() else "int64"
+    if pa.types.is_floating(kind):
+        return "double"
+    text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    return "string" if any(each(kind) for each in text) else None
+
+
+def _text(label: Any) -> str | None:
+    if isinstance(label, bytes):
+        return label.decode("utf-8", "backslashreplace")
+    return None if label is None else str(label)

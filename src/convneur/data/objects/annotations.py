@@ -105,6 +105,7 @@ class ObjectSource:
         classes: Names, in the order of the labels.
         category_ids: Numbers of the classes in the source, for results in its own form.
         notes: What was left out, and why; for the user.
+        held_out: Where ``val`` comes from, in words.
     """
 
     train: ObjectImages
@@ -112,3 +113,4 @@ class ObjectSource:
     classes: list[str]
     category_ids: list[int]
     notes: list[str] = field(default_factory=list)
+    held_out: str = ""

@@ -10,71 +10,129 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from convneur.data.objects.annotations import ObjectImages, ObjectSource
 from convneur.data.objects.coco import read_coco
 from convneur.data.objects.voc import read_voc
 from convneur.data.objects.yolo import read_names, read_yolo
+from convneur.data.split import share_of, stratified_split
+from convneur.data.split_names import Judged, Part, find_parts, group_files, no_part
 
-TRAIN = ("train",)
-HELD_OUT = {"val": ("val", "valid"), "test": ("test",)}  # names that a part goes by
+VAL_SHARE, SEED = 0.2, 0  # of the training images, where none are called validation
 EMPTY = ObjectImages([], [], [], [])
 
 
-def open_objects(data: str | Path, held_out: str = "val", known: Sequence[str] | None = None) -> ObjectSource:
+@dataclass(frozen=True)
+class _Kind:
+    """Annotations of one kind.
+
+    Attributes:
+        there: What the parts that there are are called.
+        read: Reads some of them, in order; all have the same classes.
+    """
+
+    there: dict[Part, str]
+    read: Callable[[Sequence[Part], list[str] | None], ObjectSource]
+
+
+def open_objects(data: str | Path, part: Judged = "val", known: Sequence[str] | None = None) -> ObjectSource:
     """Read the annotations of a folder; images are read as they are needed.
+
+    What is called validation is judged by, or a fifth of the training images where nothing is. What is called test is
+    left alone unless ``part`` asks for it.
 
     Args:
         data: The folder.
-        held_out: Part to judge by: ``val`` or ``test``.
+        part: To judge by.
         known: Names of the classes, where only the images to judge by are wanted; there are none to train on then.
 
     Raises:
         FileNotFoundError: If there is no such folder, or a file that it should have is missing.
-        ValueError: If it is of no known kind, or an annotation makes no sense; one line with file and number.
+        ValueError: If it is of no known kind, has no such part, or two for one, or an annotation makes no sense; one
+            line with file and number.
     """
-    root, names = Path(data).expanduser(), HELD_OUT[held_out]
+    root = Path(data).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}; give one with images and annotations")
-    train = known is None
-    wanted = [*([TRAIN] if train else []), names]
+    kind = _kind(root)
+    there, names = kind.there, None if known is None else list(known)
+    if known is None and "train" not in there:
+        raise no_part(root, "train", there)
+    if part in there:
+        source = kind.read([part] if known is not None else ["train", part], names)
+        return replace(source, held_out=there[part])
+    if part == "test" or "train" not in there:
+        raise no_part(root, part, there)
+    source = kind.read(["train"], names)
+    split = stratified_split([0] * len(source.val), VAL_SHARE, SEED, ["of all images"])
+    learned = _some(source.val, split.train) if known is None else EMPTY
+    held_out = share_of(VAL_SHARE, there["train"], SEED)
+    held_out += f" ({there['test']} is kept for eval --part test)" if "test" in there else ""
+    return replace(source, train=learned, val=_some(source.val, split.val), held_out=held_out)
+
+
+def _kind(root: Path) -> _Kind:
+    """What kind of annotations a folder has, and which parts."""
     for folder in (root, root / "annotations"):
-        files = [_one(folder, part) for part in wanted]
-        if all(files):
-            return _coco(root, [file for file in files if file])
-    beside = [next(iter(_existing(root / n / "_annotations.coco.json" for n in part)), None) for part in wanted]
-    if all(beside):
-        return _coco(root, [file for file in beside if file])
+        files = {path.name.removeprefix("instances_"): path for path in folder.glob("instances_*.json")}
+        groups, _ = group_files(map(Path, files), folder)
+        for part, named in groups.items():
+            if len(named) > 1:
+                raise ValueError(
+                    f"{folder} has instances_{named[0]} and instances_{named[1]}; leave one of them there, to say "
+                    f"which is meant by the part {part}"
+                )
+        if groups:
+            return _coco_kind(root, {part: files[named[0].name] for part, named in groups.items()})
+    beside = find_parts((path.parent.name for path in root.glob("*/_annotations.coco.json")), root)
+    if beside:
+        return _coco_kind(root, {part: root / name / "_annotations.coco.json" for part, name in beside.items()})
     if (root / "Annotations").is_dir() and (root / "ImageSets").is_dir():
-        images, classes = (EMPTY, list(known)) if known is not None else read_voc(root, "train")
-        judged, _ = read_voc(root, held_out, classes)
-        return ObjectSource(images, judged, classes, list(range(1, len(classes) + 1)))
+        lists = root / "ImageSets" / "Main"
+        parts = find_parts((path.stem for path in lists.glob("*.txt")), lists)
+        return _Kind({part: f"list {name}.txt" for part, name in parts.items()}, lambda p, k: _voc(root, parts, p, k))
     if (root / "images").is_dir() and (root / "labels").is_dir():
-        classes = read_names(root)
-        part = next((name for name in names if (root / "images" / name).is_dir()), names[0])
-        judged = read_yolo(root, part, classes)
-        learned = read_yolo(root, "train", classes) if train else EMPTY
-        return ObjectSource(learned, judged, classes, list(range(1, len(classes) + 1)))
+        parts = find_parts((path.name for path in (root / "images").iterdir() if path.is_dir()), root / "images")
+        return _Kind({part: f"folder {name}" for part, name in parts.items()}, lambda p, k: _yolo(root, parts, p, k))
     raise ValueError(
-        f"{root} is of no known kind; it needs instances_train.json and instances_{held_out}.json (COCO), Annotations, "
+        f"{root} is of no known kind; it needs instances_train.json and instances_val.json (COCO), Annotations, "
         "JPEGImages and ImageSets (VOC), or images, labels and data.yaml (YOLO)"
     )
 
 
-def _one(folder: Path, part: Sequence[str]) -> Path | None:
-    """The file of a part; None if there is none."""
-    files = [file for name in part for file in sorted(folder.glob(f"instances_{name}*.json"))]
-    if len(files) > 1:
-        raise ValueError(
-            f"{folder} has {files[0].name} and {files[1].name}; leave one of them there, to say which is meant"
-        )
-    return files[0] if files else None
+def _coco_kind(root: Path, files: Mapping[Part, Path]) -> _Kind:
+    there: dict[Part, str] = {
+        part: f"folder {file.parent.name}" if file.name.startswith("_") else file.name for part, file in files.items()
+    }
+    return _Kind(there, lambda parts, _: _coco(root, [files[part] for part in parts]))
 
 
-def _existing(files: Iterable[Path]) -> list[Path]:
-    return [file for file in files if file.is_file()]
+def _voc(root: Path, names: Mapping[Part, str], parts: Sequence[Part], known: list[str] | None) -> ObjectSource:
+    images, classes = EMPTY, known
+    if len(parts) == 2:
+        images, classes = read_voc(root, names[parts[0]], known)
+    held_out, classes = read_voc(root, names[parts[-1]], classes)
+    return ObjectSource(images, held_out, classes, list(range(1, len(classes) + 1)))
+
+
+def _yolo(root: Path, names: Mapping[Part, str], parts: Sequence[Part], _: list[str] | None) -> ObjectSource:
+    classes = read_names(root)
+    images = read_yolo(root, names[parts[0]], classes) if len(parts) == 2 else EMPTY
+    held_out = read_yolo(root, names[parts[-1]], classes)
+    return ObjectSource(images, held_out, classes, list(range(1, len(classes) + 1)))
+
+
+def _some(images: ObjectImages, numbers: Sequence[int]) -> ObjectImages:
+    """Some of the images."""
+    return ObjectImages(
+        [images.name(n) for n in numbers],
+        [images.sizes[n] for n in numbers],
+        [images.objects[n] for n in numbers],
+        [images.ids[n] for n in numbers],
+    )
 
 
 def _coco(root: Path, files: Sequence[Path]) -> ObjectSource:

@@ -12,7 +12,7 @@ import numpy as np
 
 from convneur.data.decode import MAX_SIDE, SUFFIXES, UnreadableImageError, open_image
 from convneur.data.objects.annotations import FARTHEST, ObjectImages, Objects, Shape
-from convneur.data.paths import read_text
+from convneur.data.paths import read_text, walk
 from convneur.data.yaml_text import UnaliasedLoader, parse_yaml
 
 LARGEST_YAML = 2**20  # bytes
@@ -47,7 +47,7 @@ def read_yolo(root: Path, split: str, names: list[str]) -> ObjectImages:
         ValueError: If there are no images, or a line is not of this form; with file and line.
     """
     folder = root / "images" / split
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = sorted(path for path in walk(folder) if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise ValueError(f"{folder} has no images; add some (.jpg, .png, .webp, ...)")
     sizes, objects = [], []

@@ -66,12 +66,7 @@ class MaskCode:
                 f"the mask has {values.shape[1]} x {values.shape[0]} px and its image {size[1]} x {size[0]}, both "
                 "turned as their files say; make them the same"
             )
-        if not self.coloured and self.table is None and len(self.classes) == 2 and set(np.unique(values)) == {0, 255}:
-            raise MaskError(
-                "the mask has 0 and 255, and 255 counts nowhere; save 0 and 1, or give classes.csv with 0,0,0 and "
-                "255,255,255 as the colours of the two classes"
-            )
-        labels, unknown = self._of_colours(values) if self.coloured else self._of_numbers(values)
+        labels, unknown = self._labels(values)
         if strict and unknown.any():
             first = values[tuple(np.argwhere(unknown)[0])]
             what = f"colour {', '.join(map(str, first))}" if self.coloured else f"number {first}"
@@ -79,6 +74,19 @@ class MaskCode:
                 f"the {what} is no class ({int(unknown.sum())} pixels); add it to the classes, or leave --strict out"
             )
         return labels, int(unknown.sum())
+
+    def read(self, content: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Labels, int]:
+        """As `decode`, whatever the size of its image is."""
+        labels, unknown = self._labels(_values(content, self.coloured, max_pixels))
+        return labels, int(unknown.sum())
+
+    def _labels(self, values: npt.NDArray[np.int64]) -> tuple[Labels, npt.NDArray[np.bool_]]:
+        if not self.coloured and self.table is None and len(self.classes) == 2 and set(np.unique(values)) == {0, 255}:
+            raise MaskError(
+                "the mask has 0 and 255, and 255 counts nowhere; save 0 and 1, or give classes.csv with 0,0,0 and "
+                "255,255,255 as the colours of the two classes"
+            )
+        return self._of_colours(values) if self.coloured else self._of_numbers(values)
 
     def _of_numbers(self, values: npt.NDArray[np.int64]) -> tuple[Labels, npt.NDArray[np.bool_]]:
         known = self.table if self.table is not None else {number: number for number in range(len(self.classes))}

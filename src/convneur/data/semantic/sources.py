@@ -2,8 +2,8 @@
 
 | ``--data`` | what |
 |---|---|
-| a folder with ``train`` and ``val``, each with ``images`` and ``masks`` | numbers or colours in PNG files |
-| a folder with ``images`` and ``masks``, with ``train`` and ``val`` in them or not | the same, or split here |
+| a folder with ``train``, ``val`` and ``test``, each with ``images`` and ``masks`` | numbers or colours in PNG files |
+| a folder with ``images`` and ``masks``, with those in them or not | the same, or split here |
 | a folder with ``images`` and ``annotations``, each with ``training`` and ``validation`` | ADE20K: 0 counts nowhere |
 | a folder with ``leftImg8bit`` and ``gtFine`` | Cityscapes: 19 of its labels count |
 
@@ -19,16 +19,20 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple, cast
 
 import numpy as np
 
-from convneur.data.decode import SUFFIXES
-from convneur.data.paths import read_text
-from convneur.data.semantic.masks import IGNORED, MOST, MaskCode, some_colours
-from convneur.data.sources import TRAIN_NAMES, VAL_NAMES, FileImages
-from convneur.data.split import stratified_split
+from convneur.data.image_files import find_image_files, unused_notes
+from convneur.data.labels import FEW
+from convneur.data.paths import class_names, is_clutter, read_text, walk
+from convneur.data.semantic.masks import IGNORED, MOST, MaskCode, MaskError, some_colours
+from convneur.data.sources import FileImages
+from convneur.data.split import share_of, stratified_split
+from convneur.data.split_names import Judged, Part, find_parts, no_part
 
 MASK_FOLDERS = ("masks", "annotations", "labels")
+LOOKED_AT = 8  # masks at least, if there are as many
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 # Number in Cityscapes' files of each of the 19 classes that count (Cordts et al., CVPR 2016), and its name and colour.
 CITYSCAPES = {
@@ -77,90 +81,130 @@ class PixelSource:
         val: To judge by.
         code: Classes, and how masks tell them.
         notes: What was left out, and why; for the user.
+        held_out: Where ``val`` comes from, in words.
     """
 
     train: PixelImages
     val: PixelImages
     code: MaskCode
     notes: list[str] = field(default_factory=list)
+    held_out: str = ""
 
 
-def open_pixels(data: str | Path, val_share: float | None = 0.2, seed: int = 0, strict: bool = False) -> PixelSource:
+def open_pixels(
+    data: str | Path, val_share: float | None = 0.2, seed: int = 0, strict: bool = False, part: Judged = "val"
+) -> PixelSource:
     """Find the images and masks of a folder; they are read as they are needed.
+
+    Some masks are looked at: there must be something to learn in them, and something to judge by.
 
     Args:
         data: The folder.
         val_share: Share to hold out where the data has no validation images; None to judge by all of them.
         seed: Of that choice.
         strict: Refuse images without a mask, which are left out otherwise.
+        part: To judge by.
 
     Raises:
         FileNotFoundError: If there is no such folder, or it does not say its classes.
-        ValueError: If it is of no known kind, or has no images with masks.
+        ValueError: If it is of no known kind, has no images with masks, no such part, two folders for a part, or masks
+            without a pixel of a class, or of a single one to learn from.
     """
     root = Path(data).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}; give one with images and masks")
+    code, there, ends = _layout(root)
     notes: list[str] = []
+
+    def pairs(part: Part) -> PixelImages:
+        return _pairs(*there[part].folders, strict, notes, *ends)
+
+    named = {part: place.name for part, place in there.items()}
+    learns = val_share is not None and part == "val"
+    if learns and "train" not in there:
+        raise no_part(root, "train", named)
+    if part not in there and (part == "test" or "train" not in there):
+        raise no_part(root, part, named)
+    train = pairs("train") if "train" in there else pairs(part)
+    if part in there:
+        val = pairs(part) if "train" in there else train
+        held_out = named[part]
+    elif val_share is None:
+        val, held_out = train, f"all of {named['train']}"
+    else:
+        split = stratified_split([0] * len(train), val_share, seed, ["of images with masks"])
+        held_out = share_of(val_share, named["train"], seed)
+        held_out += f" ({named['test']} is kept for eval --part test)" if "test" in there else ""
+        train, val = _part(train, split.train), _part(train, split.val)
+    if learns:
+        notes += _looked_at(train, code, 2, "to learn from")
+    _looked_at(val, code, 1, "to judge by")
+    return PixelSource(train, val, code, notes, held_out)
+
+
+class Place(NamedTuple):
+    """Where a part is: how it is called, and its folders of images and masks."""
+
+    name: str
+    folders: tuple[Path, Path]
+
+
+def _layout(root: Path) -> tuple[MaskCode, dict[Part, Place], tuple[str, ...]]:
+    """Classes, parts, and what stands behind the names of images and masks."""
     if (root / "leftImg8bit").is_dir() and (root / "gtFine").is_dir():
-        parts = [
-            _pairs(
-                root / "leftImg8bit" / split, root / "gtFine" / split, strict, notes, "_leftImg8bit", "_gtFine_labelIds"
-            )
-            for split in ("train", "val")
-        ]
-        return PixelSource(parts[0], parts[1], _cityscapes(), notes)
+        there = _inside(root / "leftImg8bit", root / "gtFine")
+        return _cityscapes(), there, ("_leftImg8bit", "_gtFine_labelIds")
     named = (root / "classes.txt").exists() or (root / "classes.csv").exists()
     if not named and (root / "annotations" / "training").is_dir() and (root / "images" / "training").is_dir():
-        parts = [
-            _pairs(root / "images" / split, root / "annotations" / split, strict, notes)
-            for split in ("training", "validation")
-        ]
-        return PixelSource(parts[0], parts[1], _ade20k(root), notes)
-    code = _listed(root)
-    folders = _split_folders(root)
-    if folders is not None:
-        train, val = (_pairs(images, masks, strict, notes) for images, masks in folders)
-        return PixelSource(train, val, code, notes)
-    masks = _mask_folder(root)
-    if masks is None or not (root / "images").is_dir():
+        return _ade20k(root), _inside(root / "images", root / "annotations"), ()
+    code, images, masks = _listed(root), _child(root, ("images",)), _child(root, MASK_FOLDERS)
+    beside = {name: (_child(root / name, ("images",)), _child(root / name, MASK_FOLDERS)) for name in _folders(root)}
+    parts = find_parts([name for name, (inner, other) in beside.items() if inner and other], root)
+    there = {part: Place(f"folder {name}", cast(tuple[Path, Path], beside[name])) for part, name in parts.items()}
+    if images and masks:
+        for part, place in _inside(images, masks).items():
+            if part in there:
+                raise ValueError(
+                    f"{root} has the part {part} twice, in {there[part].folders[0]} and {place.folders[0]}; keep one"
+                )
+            there[part] = place
+        if not there:
+            return code, {"train": Place("the images", (images, masks))}, ()
+    if not there:
         raise ValueError(
             f"{root} is of no known kind; it needs train and val, each with images and masks, or images and masks alone"
         )
-    every = _pairs(root / "images", masks, strict, notes)
-    if val_share is None:
-        return PixelSource(every, every, code, notes)
-    split = stratified_split([0] * len(every), val_share, seed)
-    return PixelSource(_part(every, split.train), _part(every, split.val), code, notes)
+    return code, there, ()
 
 
-def _split_folders(root: Path) -> list[tuple[Path, Path]] | None:
-    """Folders of images and masks, to train on and to judge by; None if the data is not split."""
-    found = []
-    for names in (TRAIN_NAMES, VAL_NAMES):
-        for name in names:
-            outside, inside = _mask_folder(root / name), _mask_folder(root)
-            if outside is not None and (root / name / "images").is_dir():
-                found.append((root / name / "images", outside))
-                break
-            if inside is not None and (inside / name).is_dir() and (root / "images" / name).is_dir():
-                found.append((root / "images" / name, inside / name))
-                break
-    return found if len(found) == 2 else None
+def _inside(images: Path, masks: Path) -> dict[Part, Place]:
+    """Parts that are folders in those of images and of masks."""
+    pictures, labels = find_parts(_folders(images), images), find_parts(_folders(masks), masks)
+    return {
+        part: Place(f"folder {name}", (images / name, masks / labels[part]))
+        for part, name in pictures.items()
+        if part in labels
+    }
 
 
-def _mask_folder(root: Path) -> Path | None:
-    return next((root / name for name in MASK_FOLDERS if (root / name).is_dir()), None)
+def _folders(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir() if path.is_dir() and not is_clutter(path.name))
+
+
+def _child(root: Path, names: Sequence[str]) -> Path | None:
+    """The first folder of one of these names, in small letters, whatever its case."""
+    there = {name.lower(): root / name for name in _folders(root)}
+    return next((there[name] for name in names if name in there), None)
 
 
 def _pairs(
     images: Path, masks: Path, strict: bool, notes: list[str], image_end: str = "", mask_end: str = ""
 ) -> PixelImages:
     """Images that have a mask of the same name."""
-    if not images.is_dir() or not masks.is_dir():
-        raise FileNotFoundError(f"{images if not images.is_dir() else masks} is missing; images and masks go together")
-    files = sorted(path for path in images.rglob(f"*{image_end}.*") if path.suffix.lower() in SUFFIXES)
-    there = {path.relative_to(masks).with_suffix(""): path for path in sorted(masks.rglob("*")) if _is_mask(path)}
+    found = find_image_files(images)
+    files = [Path(file) for file in found.files if Path(file).stem.endswith(image_end)]
+    there = _masks_by_name(masks, mask_end)
+    used: set[Path] = set()
     pairs, lonely = [], []
     for file in files:
         place, stem = file.relative_to(images).parent, file.stem.removesuffix(image_end) + mask_end
@@ -168,19 +212,72 @@ def _pairs(
         if mask is None:
             lonely.append(file)
         else:
+            used.add(mask)
             pairs.append((str(file), str(mask)))
     if not pairs:
-        raise ValueError(f"{images} has no image with a mask of the same name in {masks}; masks are PNG files")
+        why = f" ({unused_notes(found.unused)[0]})" if found.unused else ""
+        raise ValueError(f"{images} has no image with a mask of the same name in {masks}; masks are PNG files{why}")
     if lonely:
         told = f"{len(lonely)} of {len(files)} images in {images} have no mask in {masks}; the first: {lonely[0].name}"
         if strict:
             raise ValueError(f"{told}; add them, or leave --strict out")
         notes.append(f"{told}; they were left out")
+        if len(pairs) < FEW * len(files):
+            notes.append(f"only {len(pairs) / len(files):.1%} of the images in {images} have a mask; is that meant?")
+    if idle := sorted(set(there.values()) - used):
+        notes.append(
+            f"{len(idle)} of {len(there)} masks in {masks} have no image in {images}; they were left out; the first: "
+            f"{idle[0].name}"
+        )
+    notes += unused_notes(found.unused)
     return PixelImages([image for image, _ in pairs], [mask for _, mask in pairs])
 
 
-def _is_mask(path: Path) -> bool:
-    return path.suffix.lower() in MASK_SUFFIXES
+def _masks_by_name(masks: Path, mask_end: str) -> dict[Path, Path]:
+    """Masks by their paths without ending; a ValueError if two files are the mask of one image."""
+    there: dict[Path, Path] = {}
+    for path in walk(masks):
+        if path.suffix.lower() in MASK_SUFFIXES and path.stem.endswith(mask_end):
+            before = there.setdefault(path.relative_to(masks).with_suffix(""), path)
+            if before != path:
+                raise ValueError(f"{masks} has {before.name} and {path.name}, two masks of one image; keep one of them")
+    return there
+
+
+def _looked_at(images: PixelImages, code: MaskCode, least: int, what: str) -> list[str]:
+    """Refuse masks that have pixels of fewer classes; they are looked at, in no order, until so many were seen.
+
+    Returns:
+        What to tell if hardly a pixel has a class.
+    """
+    seen: set[int] = set()
+    counted = total = unknown = 0
+    faults: list[str] = []
+    for looked, index in enumerate(np.random.default_rng(0).permutation(len(images)).tolist(), start=1):
+        try:
+            labels, odd = code.read(images.masks.read(index))
+        except (MaskError, OSError) as error:
+            faults.append(f"{images.masks.name(index)}: {error}")
+            continue
+        seen |= set(np.unique(labels).tolist()) - {IGNORED}
+        counted, total, unknown = counted + int((labels != IGNORED).sum()), total + labels.size, unknown + odd
+        if looked >= LOOKED_AT and len(seen) >= least:
+            break
+    if not total:
+        raise ValueError(f"none of the {len(images):,} masks {what} can be used; the first: {faults[0]}")
+    if not seen:
+        why = f"{unknown:,} of {total:,} pixels have a number or colour that is no class, the others count nowhere"
+        raise ValueError(
+            f"no pixel of the {len(images):,} masks {what} has a class ({why}); the first: {images.masks.name(0)}; "
+            "mend the masks, or the list of classes"
+        )
+    if len(seen) < least:
+        raise ValueError(
+            f"all {len(images):,} masks {what} have a single class, {code.classes[min(seen)]!r}; the first mask: "
+            f"{images.masks.name(0)}; give masks of at least two classes"
+        )
+    few = counted < FEW * total
+    return [f"only {counted / total:.1%} of the pixels of some masks have a class; is that meant?"] if few else []
 
 
 def _part(images: PixelImages, numbers: Sequence[int]) -> PixelImages:
@@ -201,7 +298,7 @@ def _listed(root: Path) -> MaskCode:
             raise ValueError(f"{table} needs a colour of its own for each class, with r, g and b of 0 to 255")
         return MaskCode(_checked(classes, table), colours.astype(np.uint8), coloured=True)
     if names.exists():
-        classes = [line.strip() for line in read_text(names, encoding="utf-8-sig").splitlines() if line.strip()]
+        classes = class_names(names)
         return MaskCode(_checked(classes, names), some_colours(len(classes)))
     raise FileNotFoundError(
         f"{root} does not say its classes; write {names} with a name a line, the first being number 0 of the masks, or "

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from convneur.data.loading import PADDING
 from convneur.tasks.segmentation.inference import Inference, segment
-from convneur.tasks.segmentation.metrics import SegmentationScores, boundary_scores, confusion_of
+from convneur.tasks.segmentation.metrics import SegmentationScores, boundary_scores, confusion_of, require_counted
 
 
 @dataclass
@@ -57,7 +57,7 @@ def evaluate_segmenter(
         device: To compute on.
 
     Raises:
-        ValueError: If no image could be used.
+        ValueError: If no image could be used, or no pixel has a class.
     """
     model.to(device).eval()
     confusion = torch.zeros(classes, classes, dtype=torch.long)
@@ -79,5 +79,6 @@ def evaluate_segmenter(
             told.by_image.append(float(own.diag().sum() / own.sum().clamp(min=1)))
     if not told.indices:
         raise ValueError("none of the images to judge by could be used; mend or replace them")
+    require_counted(confusion)
     told.scores, told.boundary = SegmentationScores.of(confusion), torch.stack(boundaries).nanmean(0)
     return told

@@ -29,6 +29,15 @@ def confusion_of(answers: Tensor, labels: Tensor, classes: int) -> Tensor:
     return torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
 
 
+def require_counted(confusion: Tensor) -> None:
+    """Refuse to judge by no pixels at all; a ValueError."""
+    if not confusion.any():
+        raise ValueError(
+            "no pixel of the masks to judge by has a class: 255, and numbers or colours that are no class, count "
+            "nowhere; mend the masks, or the list of classes"
+        )
+
+
 @dataclass(frozen=True)
 class SegmentationScores:
     """Numbers that follow from a confusion matrix; all in 0 to 1, NaN where there is nothing.

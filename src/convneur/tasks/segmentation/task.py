@@ -12,7 +12,7 @@ from convneur.engine.optim import OptimConfig
 from convneur.tasks.base import Task
 from convneur.tasks.segmentation.inference import Inference, segment
 from convneur.tasks.segmentation.losses import SegmentationLoss
-from convneur.tasks.segmentation.metrics import SegmentationScores, confusion_of
+from convneur.tasks.segmentation.metrics import SegmentationScores, confusion_of, require_counted
 from convneur.tasks.segmentation.models import Segmenter, parameter_groups
 
 
@@ -72,5 +72,6 @@ class Segmentation(Task):
         confusion = self.confusion
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(confusion)
+        require_counted(confusion)
         scores = SegmentationScores.of(confusion.cpu())  # Apple's GPUs have no double precision
         self.log_dict({"miou": scores.miou, "pixel_accuracy": scores.pixel_accuracy}, on_epoch=True)

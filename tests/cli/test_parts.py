@@ -1,0 +1,45 @@
+"""Parts and files that are left out, as a user meets them."""
+
+import json
+
+import pytest
+
+from convneur.cli.main import main
+from tests.data import formats
+from tests.inference import builders
+
+SMALL = ("--epochs", "1", "--batch-size", "4", "--image-size", "32", "--workers", "0", "--ema", "0")
+TINY = ("--backbone.dims", "8", "8", "8", "8", "--backbone.depths", "1", "1", "1", "1", "--fit.accelerator", "cpu")
+
+
+@pytest.mark.slow
+def test_a_classifier_is_judged_by_what_was_held_out_and_by_test_when_it_is_asked_for(tmp_path, capsys):
+    """The usual names on data sites, with capitals."""
+    formats.class_folders(tmp_path / "data", {"Training": 20, "Testing": 6})
+    run = str(tmp_path / "run")
+    assert main(["train", "--data", str(tmp_path / "data"), "--out", run, *SMALL, *TINY]) in (0, None)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["images"]["classes"] == ["a", "b"]
+    for part, images in (("val", 4), ("test", 6)):
+        out = tmp_path / part
+        arguments = ["eval", "--model", run, "--data", str(tmp_path / "data"), "--part", part, "--out", str(out)]
+        assert main([*arguments, "--workers", "0"]) in (0, None)
+        assert json.loads((out / "metrics.json").read_text())["images"] == images
+
+
+def test_predict_and_embed_name_pictures_that_they_do_not_read(tmp_path, capsys):
+    model = str(builders.saved_model(tmp_path / "model"))
+    for name in ("a.png", "b.nef", "c.svg", "._d.png", ".ipynb_checkpoints/a.png"):
+        formats.write(tmp_path / "photos" / name, formats.PNG)
+    told = "2 files look like images of a kind that is not read and were left out (1 .nef, 1 .svg)"
+    assert main(["predict", str(tmp_path / "photos"), "--model", model, "--format", "csv", "--image-size", "64"]) == 0
+    shown = capsys.readouterr()
+    assert told in shown.err
+    assert len(shown.out.splitlines()) == 2
+    arguments = ["embed", str(tmp_path / "photos"), "--model", model, "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--image-size", "64", "--workers", "0"]) in (0, None)
+    shown = capsys.readouterr()
+    assert told in shown.err
+    assert "1 embeddings" in shown.out
+    (tmp_path / "photos" / "a.png").unlink()
+    assert main(["predict", str(tmp_path / "photos"), "--model", model]) == 2
+    assert "holds no images" in capsys.readouterr().err
