@@ -192,7 +192,7 @@ def _listed(root: Path) -> MaskCode:
     table, names = root / "classes.csv", root / "classes.txt"
     if table.exists():
         try:
-            rows = list(csv.DictReader(io.StringIO(read_text(table, encoding="utf-8-sig"), newline="")))
+            rows = list(csv.DictReader(io.StringIO(read_text(table), newline="")))
             classes = [row["name"].strip() for row in rows]
             colours = np.array([[int(row[c]) for c in "rgb"] for row in rows], np.int64).reshape(-1, 3)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, csv.Error) as error:
@@ -201,7 +201,7 @@ def _listed(root: Path) -> MaskCode:
             raise ValueError(f"{table} needs a colour of its own for each class, with r, g and b of 0 to 255")
         return MaskCode(_checked(classes, table), colours.astype(np.uint8), coloured=True)
     if names.exists():
-        classes = [line.strip() for line in read_text(names, encoding="utf-8-sig").splitlines() if line.strip()]
+        classes = [line.strip() for line in read_text(names).splitlines() if line.strip()]
         return MaskCode(_checked(classes, names), some_colours(len(classes)))
     raise FileNotFoundError(
         f"{root} does not say its classes; write {names} with a name a line, the first being number 0 of the masks, or "
