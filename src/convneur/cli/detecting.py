@@ -74,8 +74,8 @@ def judge_detector(
         accelerator: As for training.
     """
     with_masks = kind in WITH_MASKS
-    if with_masks and not source.val.has_masks:
-        raise ValueError("the detector finds masks, and some objects of the data have none; give data with masks")
+    if with_masks:
+        source.val.check_masks(source.classes)
     workers = default_workers() if workers is None else workers
     loader = in_order(EvalObjects(Pictures(source.val, max_pixels)), collate_objects, 2, workers)
     with Progress(console=console, transient=True) as progress:
@@ -187,7 +187,7 @@ def evaluate_saved(
     """Judge a detector on the held-out images of a folder; what ``convneur eval`` does with one."""
     with console.status(f"Loading {model}"):
         saved = open_detector(model, image_size)
-    source = open_objects(data, part, saved.classes)
+    source = open_objects(data, part, saved.classes, saved.kind in WITH_MASKS)
     tell_notes(source.notes, console)
     if saved.classes != source.classes:
         raise ValueError(other_classes(saved.classes, source.classes))

@@ -91,7 +91,7 @@ def _trained(
     first, recipe = is_first(), config.recipe
     with_masks = config.detector in WITH_MASKS
     _check_numbers(config)
-    source = open_objects(config.data)
+    source = open_objects(config.data, with_masks=with_masks)
     for note in source.notes if first else ():
         console.print(note, style="yellow")
     augment = recipe.augment
