@@ -135,7 +135,7 @@ def test_unknown_names_and_backbones_without_maps_are_one_clear_line():
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_image_of_one_pixel_a_side_is_looked_at_and_learned_from(kind):
     """At 256 px for the longer side less than a pixel is left of the shorter one."""
-    model = detector(kind, max_size=256).eval()
+    model = detector(kind, max_size=256, out_channels=64, mask_channels=16).eval()
     for height, width in ((1, 600), (600, 1), (1, 1)):
         with torch.inference_mode():
             (found,) = model([torch.rand(3, height, width)])

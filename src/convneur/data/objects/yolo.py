@@ -77,7 +77,7 @@ def read_description(root: Path) -> Description:
 
 def _keypoints(file: Path, content: Any) -> int:
     shape = content.get("kpt_shape")
-    if shape is None:
+    if not shape:
         return 0
     if not isinstance(shape, list) or len(shape) != 2 or shape[1] not in ("2", "3") or not str(shape[0]).isdecimal():
         raise ValueError(f"{file} has the kpt_shape {shown(shape)}; give the number of keypoints, and 2 or 3 for each")

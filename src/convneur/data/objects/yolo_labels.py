@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +13,7 @@ NO_LABELS = ("classes.txt", "labels.txt", "notes.txt", "readme.txt", "train.txt"
 
 
 class LabelFiles:
-    """Label files of a split: ``photo.txt`` or ``photo.png.txt`` for ``photo.png``, in the same folder below
-    ``labels/SPLIT`` as the image below ``images/SPLIT``; the ending may be in capitals.
+    """Label files of a split: ``labels/SPLIT/a/photo.txt`` for ``images/SPLIT/a/photo.png``.
 
     Args:
         root: Folder with ``images`` and ``labels``.
@@ -24,31 +22,27 @@ class LabelFiles:
 
     def __init__(self, root: Path, split: str) -> None:
         self.root, self.images, self.labels = root, root / "images" / split, root / "labels" / split
-        self.files: dict[Path, list[Path]] = defaultdict(list)
-        for file in walk(self.labels) if self.labels.is_dir() else ():
-            if file.suffix.lower() == SUFFIX:
-                self.files[file.with_suffix("").relative_to(self.labels)].append(file)
-        self.used: dict[Path, Path] = {}
+        self.used: dict[Path, Path] = {}  # images by their files
 
     def of(self, image: Path) -> Path | None:
         """The file of an image; None if it has none.
 
         Raises:
-            ValueError: If it has several, or shares one with another image.
+            ValueError: If it is that of another image, too.
         """
-        own = image.relative_to(self.images)
-        found = [*self.files.get(own.with_suffix(""), ()), *self.files.get(own, ())]
-        if len(found) > 1:
-            raise ValueError(f"{image} has the label files {found[0]} and {found[1]}; leave the right one there")
-        if not found:
+        file = self._own(image)
+        if not file.is_file():
             return None
-        if found[0] in self.used:
+        if file in self.used:
             raise ValueError(
-                f"{found[0]} is the label file of {self.used[found[0]]} and of {image}; rename one of the images, and "
-                "give each a file of its own"
+                f"{file} is the label file of {self.used[file]} and of {image}; rename one of the images, and give "
+                "each a file of its own"
             )
-        self.used[found[0]] = image
-        return found[0]
+        self.used[file] = image
+        return file
+
+    def _own(self, image: Path) -> Path:
+        return self.labels / image.relative_to(self.images).with_suffix(SUFFIX)
 
     def check(self, images: Sequence[Path]) -> None:
         """A ValueError if labels lie where they are not looked for, or no image has any."""
@@ -57,21 +51,18 @@ class LabelFiles:
         strays = [place for image in bare for place in self._elsewhere(image)]
         if not strays and self.used:
             return
-        first = images[0] if not bare else bare[0]
-        looked_for = self.labels / first.relative_to(self.images).with_suffix(SUFFIX)
         others = strays or self._left()
-        there = f"found {len(others)} others, such as {others[0]}" if others else "found no label files"
+        there = f"found {len(others)} others, such as {others[0]}" if others else "found none there"
         raise ValueError(
-            f"{len(bare)} of the {len(images)} images in {self.images} have no label file: looked for {looked_for} and "
-            f"its like, and {there}; put the files there, by the names of their images"
+            f"{len(bare)} of the {len(images)} images in {self.images} have no label file: looked for "
+            f"{self._own(bare[0])} and its like, and {there}; put them there, each by the name of its image"
         )
 
     def _elsewhere(self, image: Path) -> list[Path]:
-        """Label files of an image flat in ``labels``, or beside it."""
-        folders = [self.root / "labels", image.parent]
+        """Label files of an image flat in ``labels``, beside it, or with another ending."""
+        folders = [self._own(image).parent, self.root / "labels", image.parent]
         named = [f"{name}{ending}" for name in (image.stem, image.name) for ending in (SUFFIX, SUFFIX.upper())]
-        places = [folder / name for folder in folders for name in named]
-        return [place for place in places if place.name.lower() not in NO_LABELS and place.is_file()]
+        return [place for folder in folders for name in named if (place := folder / name).is_file()]
 
     def notes(self) -> list[str]:
         """Files that belong to no image."""
@@ -80,5 +71,9 @@ class LabelFiles:
         return [f"{place}: {len(left)} {words} ({listed([file.name for file in left])})"] if left else []
 
     def _left(self) -> list[Path]:
-        every = (file for files in self.files.values() for file in files if file not in self.used)
-        return [file for file in every if file.name.lower() not in NO_LABELS]
+        files = walk(self.labels) if self.labels.is_dir() else ()
+        return [
+            file
+            for file in files
+            if file.suffix.lower() == SUFFIX and file not in self.used and file.name.lower() not in NO_LABELS
+        ]
