@@ -31,7 +31,7 @@ def read_file(path: Path | str, most: int = LARGEST_FILE) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise OSError(f"{path} has {size / 1e6:,.0f} MB; a file of its kind may have {most / 1e6:,.0f}")
-        return file.read(most)
+        return file.read(size)  # for a limit of a gigabyte Python would ask for one
 
 
 def read_text(path: Path | str, most: int = LARGEST_TEXT) -> str:

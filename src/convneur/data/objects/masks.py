@@ -67,7 +67,7 @@ def _checked_polygon(polygon: list[Any]) -> list[float]:
     points = numbers.ndim == 2 and numbers.shape[1] == 2
     if numbers.dtype.kind not in "if" or not (points or (numbers.ndim == 1 and len(numbers) % 2 == 0)):
         raise ValueError(f"{shown(polygon)} is no list of numbers x, y, x, y, ...")
-    if not (farthest := float(np.abs(numbers).max())) <= FARTHEST:  # nor NaN
+    if not (farthest := float(np.abs(numbers.astype(np.float64)).max())) <= FARTHEST:  # nor NaN
         raise ValueError(f"{shown(polygon)} has a number that is none, or too large")
     flat: list[float] = numbers.ravel().tolist() if points else polygon
     if farthest * 2 * len(flat) > LONGEST_OUTLINE:
