@@ -12,7 +12,9 @@ from convneur.data.objects.gathering import listed
 FEW = 0.1  # share of the images; with fewer labelled, most labels may lie elsewhere
 
 
-def check_labelled(images: ObjectImages, place: str, classes: Sequence[str], learned: bool) -> list[str]:
+def check_labelled(
+    images: ObjectImages, place: str, classes: Sequence[str], learned: bool, left_out: Sequence[str] = ()
+) -> list[str]:
     """Refuse images on which nothing counts.
 
     Args:
@@ -20,6 +22,7 @@ def check_labelled(images: ObjectImages, place: str, classes: Sequence[str], lea
         place: File or folder that says what is on them.
         classes: Names, in the order of the labels.
         learned: Whether they are learned from.
+        left_out: Notes of what was left out before.
 
     Returns:
         Notes for the user: few images with objects, classes without any.
@@ -32,8 +35,8 @@ def check_labelled(images: ObjectImages, place: str, classes: Sequence[str], lea
     kind = "images to learn from" if learned else "images to judge by"
     if not labelled:
         raise ValueError(
-            f"{place}: none of the {total} {kind} has an object that counts ({_why(images)}); annotate some, and check "
-            "that the annotations are those of these images"
+            f"{place}: none of the {total} {kind} has an object that counts ({_why(images, left_out)}); annotate some, and "
+            "check that the annotations are those of these images"
         )
     notes = []
     if labelled < FEW * total:
@@ -54,9 +57,9 @@ def _counted(objects: Objects, learned: bool) -> np.ndarray:
     return objects.labels[kept]
 
 
-def _why(images: ObjectImages) -> str:
+def _why(images: ObjectImages, left_out: Sequence[str]) -> str:
     crowds = sum(int(each.crowd.sum()) for each in images.objects)
     total = sum(map(len, images.objects))
     if not total:
-        return "no object is left of the annotations, or there are none"
+        return "; ".join(["there is none", *left_out])
     return f"of {total} objects {crowds} are crowds or difficult, and {total - crowds} are smaller than a pixel"

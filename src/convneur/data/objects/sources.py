@@ -43,7 +43,7 @@ def open_objects(
     source = _opened(data, held_out, known, with_masks)
     for images, place, learned in ((source.train, "train", True), (source.val, held_out, False)):
         if not learned or known is None:
-            source.notes.extend(check_labelled(images, f"{data}, {place}", source.classes, learned))
+            source.notes.extend(check_labelled(images, f"{data}, {place}", source.classes, learned, source.notes))
         if with_masks:
             images.check_masks(source.classes)
     return source
