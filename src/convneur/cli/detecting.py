@@ -187,9 +187,10 @@ def evaluate_saved(
     """Judge a detector on the held-out images of a folder; what ``convneur eval`` does with one."""
     with console.status(f"Loading {model}"):
         saved = open_detector(model, image_size)
-    source = open_objects(data, part, saved.classes, saved.kind in WITH_MASKS)
+    known = [name.strip() for name in saved.classes]  # as they are read now
+    source = open_objects(data, part, known, saved.kind in WITH_MASKS)
     tell_notes(source.notes, console)
-    if saved.classes != source.classes:
+    if known != source.classes:
         raise ValueError(other_classes(saved.classes, source.classes))
     name = full_name(saved.kind, saved.arguments["backbone"])
     ready_on(device_for(), saved.model)

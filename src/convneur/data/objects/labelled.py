@@ -34,9 +34,10 @@ def check_labelled(
     total, labelled = len(images), sum(map(bool, map(len, counted)))
     kind = "images to learn from" if learned else "images to judge by"
     if not labelled:
+        why = _why(images, left_out)
         raise ValueError(
-            f"{place}: none of the {total} {kind} has an object that counts ({_why(images, left_out)}); annotate some, and "
-            "check that the annotations are those of these images"
+            f"{place}: none of the {total} {kind} has an object that counts ({why}); annotate some, and check that the "
+            "annotations are those of these images"
         )
     notes = []
     if labelled < FEW * total:
