@@ -35,24 +35,24 @@ def read_json(path: Path, fix: str) -> dict[str, Any]:
     return found
 
 
-def parse_json(content: str | bytes) -> Any:
-    """What JSON says, if it is nested no deeper than `MAX_DEPTH` and all of its numbers are finite.
+def parse_json(content: str | bytes, most: int = MAX_BYTES, finite: bool = True) -> Any:
+    """What JSON says, if it is nested no deeper than `MAX_DEPTH`.
+
+    Args:
+        content: Text, or UTF-8, with or without a byte order mark.
+        most: Bytes or letters that it may have.
+        finite: Whether NaN and infinite numbers are refused.
 
     Raises:
-        ValueError: Otherwise, and for a name that is given twice; one line that says why, without the place where
+        ValueError: If it is none, and for a name that is given twice; one line that says why, without the place where
             the JSON is from.
     """
-    if len(content) > MAX_BYTES:
-        raise ValueError(f"it is larger than {MAX_BYTES >> 20} MB")
+    if len(content) > most:
+        raise ValueError(f"it is larger than {most >> 20} MB")
+    numbers: dict[str, Any] = {"parse_float": _finite, "parse_constant": _no_number} if finite else {}
     try:
-        text = content if isinstance(content, str) else content.decode("utf-8")
-        found = json.loads(
-            text,
-            parse_int=_whole,
-            parse_float=_finite,
-            parse_constant=_no_number,
-            object_pairs_hook=_once,
-        )
+        text = content if isinstance(content, str) else content.decode("utf-8-sig")
+        found = json.loads(text, parse_int=_whole, object_pairs_hook=_once, **numbers)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except UnicodeDecodeError as error:
@@ -72,9 +72,9 @@ def shown(value: object) -> str:
 def _check_depth(value: Any, left: int = MAX_DEPTH) -> None:
     if left < 0:
         raise ValueError("it is nested too deeply")
-    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    for each in inside:
-        _check_depth(each, left - 1)
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        if isinstance(each, (dict, list)):
+            _check_depth(each, left - 1)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from convneur.data.objects.masks import decode_masks
 from convneur.models import save_model
 from convneur.tasks.detection import load_detector
 from tests.cli.test_classify import call
+from tests.data.objects.test_yolo import BOX, yolo
 from tests.recipes.runs import SMALL_DETECTOR
 from tests.tasks.detection.builders import write_scenes
 
@@ -198,7 +200,7 @@ def test_boxes_without_masks_are_no_task_for_instance(scenes, tmp_path, capsys):
     assert not open_objects(data).train.has_masks
     code, _, stderr = call(capsys, "train", "instance", "--data", str(data), "--out", str(tmp_path / "out"), *SMALL)
     assert code == 2
-    assert "some objects have a box and no mask" in stderr
+    assert "have a box and no mask, the first a" in stderr
 
 
 def test_a_backbone_of_timm_is_trained_and_comes_back(scenes, tmp_path, capsys):
@@ -262,3 +264,51 @@ def test_backbones_of_one_size_are_refused(scenes, tmp_path, capsys):
     )
     assert code == 2
     assert "takes images of one size only" in stderr
+
+
+def test_an_image_of_one_pixel_a_side_ends_nothing(trained, tmp_path, capsys):
+    for name, size in (("flat", (600, 1)), ("thin", (1, 600)), ("dot", (1, 1)), ("usual", (64, 64))):
+        Image.new("RGB", size, "red").save(tmp_path / f"{name}.png")
+    for verb in ("predict", "explain"):
+        code, _, stderr = call(
+            capsys,
+            verb,
+            str(tmp_path),
+            "--model",
+            str(trained),
+            "--out",
+            str(tmp_path.with_name(f"{tmp_path.name}-{verb}")),
+        )
+        assert (code, stderr) == (0, "") or "Traceback" not in stderr
+        made = {path.stem for path in tmp_path.with_name(f"{tmp_path.name}-{verb}").iterdir()}
+        assert {"flat", "thin", "dot", "usual"} <= made, stderr
+
+
+@pytest.mark.parametrize(
+    ("task", "form", "words"),
+    [
+        ("detection", {"lines": "0 24 18 32 24"}, "a.txt, line 1: 24 is out of range: numbers are shares of the image"),
+        ("detection", {"label": "labels/{split}/a.png.txt"}, "have no label file: looked for"),
+        ("instance", {"lines": f"{BOX} 0.5 0.5 2 0.5 0.5 2"}, "a.txt, line 1: a box and keypoints; write kpt_shape"),
+        ("instance", {}, "have a box and no mask, the first a 'dog' on"),
+    ],
+    ids=["pixels", "elsewhere", "keypoints", "boxes"],
+)
+def test_nothing_to_learn_from_ends_a_run_before_it_begins(task, form, words, tmp_path, capsys):
+    data = yolo(tmp_path / "data", **form)
+    code, stdout, stderr = call(capsys, "train", task, "--data", str(data), "--out", str(tmp_path / "out"), *SMALL)
+    assert (code, stdout) == (2, "")
+    assert words in stderr
+    assert stderr.splitlines()[-1].startswith("convneur: ")
+    assert "Traceback" not in stderr
+
+
+def test_eval_without_labels_is_refused(trained, scenes, tmp_path, capsys):
+    content = json.loads((scenes / "instances_val.json").read_text()) | {"annotations": []}
+    (tmp_path / "instances_val.json").write_text(json.dumps(content))
+    shutil.copytree(scenes / "images", tmp_path / "images")
+    code, _, stderr = call(
+        capsys, "eval", "--model", str(trained), "--data", str(tmp_path), "--out", str(tmp_path / "out")
+    )
+    assert code == 2
+    assert "none of the 4 images to judge by has an object that counts" in stderr

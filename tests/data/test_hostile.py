@@ -301,9 +301,9 @@ def laughs() -> str:
 @pytest.mark.parametrize(
     "text",
     [laughs(), "[" * 100_000, "names: [[a], [b]]", "names: {1: a, b: c}", "names: !!python/object/apply:os.system [x]"]
-    + [f"names: [a, {value}]" for value in ("!!int ''", "!!float ''", "!!bool maybe", "!!timestamp x", "2001-99-99")]
+    + [f"names: [a, {value}]" for value in ("!!int ''", "!!float ''", "!!bool maybe", "!!timestamp x")]
     + [f"names: [a, {value}]" for value in ("1" + ":1" * 100_000, "1" + ":1" * 400 + ".0", "0x" + "f" * 5000)],
-    ids=range(13),
+    ids=range(12),
 )
 def test_yaml_that_runs_or_grows_is_refused(text, tmp_path):
     for folder in ("images", "labels"):
@@ -332,7 +332,7 @@ def test_xml_of_an_encoding_that_is_none_is_refused(encoding, tmp_path):
 def test_boxes_that_are_infinite_in_single_precision_are_refused(tmp_path):
     box = "<bndbox><xmin>-1e300</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
     xml = f"<a><size><height>8</height><width>8</width></size><object><name>a</name>{box}</object></a>"
-    with one_line(ValueError, "a.xml is no annotation that can be read: the box"):
+    with one_line(ValueError, "a.xml is no annotation that can be read: bndbox/xmin"):
         open_objects(voc(tmp_path, xml))
 
 

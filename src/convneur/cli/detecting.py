@@ -80,8 +80,8 @@ def judge_detector(
         accelerator: As for training.
     """
     with_masks = kind in WITH_MASKS
-    if with_masks and not source.val.has_masks:
-        raise ValueError("the detector finds masks, and some objects of the data have none; give data with masks")
+    if with_masks:
+        source.val.check_masks(source.classes)
     workers = default_workers() if workers is None else workers
     loader = in_order(EvalObjects(Pictures(source.val, max_pixels)), collate_objects, 2, workers)
     with Progress(console=console, transient=True) as progress:
@@ -198,10 +198,11 @@ def evaluate_saved(
     """Judge a detector on the held-out images of a folder; what ``convneur eval`` does with one."""
     with console.status(f"Loading {model}"):
         saved = open_detector(model, image_size)
-    source = open_objects(data, part, saved.classes)
+    known = [name.strip() for name in saved.classes]  # as they are read now
+    source = open_objects(data, part, known, saved.kind in WITH_MASKS)
     tell_notes(source.notes, console)
-    found, source = source.classes, objects_of(source, saved.classes)
-    tell_missing(saved.classes, found, console)
+    found, source = source.classes, objects_of(source, known)
+    tell_missing(known, found, console)
     source = (run or RunData()).not_learned(source, data, console)
     name = full_name(saved.kind, saved.arguments["backbone"])
     ready_on(device_for(), saved.model)

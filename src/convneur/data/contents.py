@@ -5,7 +5,6 @@ An image is known by its name below the folder of the data and by its size, so d
 
 from __future__ import annotations
 
-import copy
 import filecmp
 import gzip
 import json
@@ -144,18 +143,7 @@ def not_learned(images: Any, data: str, contents: Contents) -> list[int]:
 
 def pick(images: Any, numbers: Sequence[int]) -> Any:
     """Some of the images of a source, of the same kind."""
-    if not isinstance(images, PixelImages | ObjectImages):
-        return Subset(images, numbers)
-    chosen = copy.copy(images)
-    chosen.paths, chosen.labels = images.paths[list(numbers)], images.labels[list(numbers)]
-    if isinstance(images, PixelImages):
-        assert isinstance(chosen, PixelImages)
-        chosen.masks = pick(images.masks, numbers)
-    else:
-        assert isinstance(chosen, ObjectImages)
-        for name in ("sizes", "objects", "ids"):
-            setattr(chosen, name, [getattr(images, name)[number] for number in numbers])
-    return chosen
+    return images.part(numbers) if isinstance(images, PixelImages | ObjectImages) else Subset(images, numbers)
 
 
 def _by_file_name(images: Listed) -> dict[tuple[str, int], list[str]]:

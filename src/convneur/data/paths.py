@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import glob
 import itertools
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from convneur.files import regular_file
+from convneur.json_files import parse_json
 
 LARGEST_FILE = 2**30  # bytes of an image or an annotation file: they are read whole
 LARGEST_TEXT = 2**24  # bytes of lists, tables and descriptions
@@ -45,25 +45,37 @@ def read_file(path: Path | str, most: int = LARGEST_FILE) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise OSError(f"{path} has {size / 1e6:,.0f} MB; a file of its kind may have {most / 1e6:,.0f}")
-        return file.read(size)  # `most` would ask for as much memory, whatever the file has
+        return file.read(size)  # for a limit of a gigabyte Python would ask for one
 
 
-def read_text(path: Path | str, most: int = LARGEST_TEXT, encoding: str = "utf-8") -> str:
-    """The text of a file, as `read_file`; a ValueError that names the file if it is no text."""
+def read_text(path: Path | str, most: int = LARGEST_TEXT) -> str:
+    """The text of a file, without a byte order mark, as `read_file`; a ValueError that names the file if it is none."""
     try:
-        return read_file(path, most).decode(encoding)
+        return read_file(path, most).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text that can be read ({error})") from error
+        raise ValueError(
+            f"{path} is no UTF-8 text, from byte {error.start} on; save it as UTF-8 (text editors have it in their "
+            "list of encodings)"
+        ) from error
+
+
+def read_lines(path: Path | str, most: int = LARGEST_TEXT) -> list[tuple[int, str]]:
+    """Lines of a file that have something on them, without blanks at either end, with their numbers from 1 on; as
+    `read_text`."""
+    lines = enumerate(read_text(path, most).splitlines(), start=1)
+    return [(number, line.strip()) for number, line in lines if line.strip()]
 
 
 def read_json(path: Path | str, most: int = LARGEST_TEXT) -> Any:
-    """What a JSON file holds, as `read_file`; a ValueError that names the file if it is none, or nested too deeply."""
+    """What a JSON file holds, as `read_text` and `parse_json`; a ValueError that names the file if it is none.
+
+    NaN and infinite numbers, which JSON has not and many programs write, are read.
+    """
+    text = read_text(path, most)
     try:
-        return json.loads(read_text(path, most))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON that can be read ({error})") from error
-    except RecursionError as error:
-        raise ValueError(f"{path} is nested too deeply to be read") from error
+        return parse_json(text, most, finite=False)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 def class_names(path: Path | str) -> list[str]:
@@ -72,7 +84,7 @@ def class_names(path: Path | str) -> list[str]:
     Raises:
         ValueError: If the file is no text, names nothing, or a name twice.
     """
-    names = [line.strip() for line in read_text(path, encoding="utf-8-sig").splitlines() if line.strip()]
+    names = [line for _, line in read_lines(path)]
     if not names:
         raise ValueError(f"{path} names no classes; write one name a line")
     if twice := [name for name, count in Counter(names).items() if count > 1]:

@@ -34,6 +34,19 @@ class UnaliasedLoader(PlainLoader):
         return super().compose_node(parent, index)
 
 
+class TextLoader(UnaliasedLoader):
+    """With all plain values as the text that stands there: ``no``, ``1.0`` and ``null``, too. No name twice."""
+
+    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012  as PyYAML has it
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a name that is given twice."""
+        found = super().construct_mapping(node, deep)
+        if len(found) < len(node.value):
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: some of these names are given twice")
+        return found
+
+
 def parse_yaml(text: str, file: Path, loader: type[PlainLoader] = PlainLoader) -> Any:
     """What YAML says; a ValueError that names the file it is from if it is none, or nested too deeply."""
     try:

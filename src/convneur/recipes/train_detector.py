@@ -94,7 +94,7 @@ def _trained(
     first, recipe = is_first(), config.recipe
     with_masks = config.detector in WITH_MASKS
     _check_numbers(config)
-    source = open_objects(config.data)
+    source = open_objects(config.data, with_masks=with_masks)
     augment = recipe.augment
     jitter = Jitter(augment.jitter, recipe.min_size, recipe.max_size) if augment.jitter else None
     data = ObjectData(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def content(images: tuple[str, ...] = ("a.jpg", "b.jpg")) -> dict[str, Any]:
             {"id": 4, "image_id": 7, "category_id": 90, "bbox": [0, 0, 40, 30], "area": 1200, "iscrowd": 1,
              "segmentation": {"size": [30, 40], "counts": [0, 1200]}},
             {"id": 9, "image_id": 7, "category_id": 90, "bbox": [5, 5, 0.5, 0.5], "area": 0.25, "iscrowd": 0,
-             "segmentation": {"size": [30, 40], "counts": "PQT1"}},
+             "segmentation": {"size": [30, 40], "counts": "k41dP1"}},
         ],
         "categories": [{"id": 90, "name": "cat"}, {"id": 2, "name": "dog"}],
     }  # fmt: skip
@@ -51,7 +52,8 @@ def coco(root: Path, change: Callable[[dict[str, Any]], Any] = lambda _: None) -
 def test_coco_with_gaps_crowds_and_images_without_objects(tmp_path):
     source = open_objects(coco(tmp_path))
     assert (source.classes, source.category_ids) == (["dog", "cat"], [2, 90])
-    assert source.notes == []
+    (note,) = source.notes  # the cats are a crowd and one below a pixel
+    assert note.endswith("train: 1 of 2 classes have no object ('cat')")
     first, second = source.train.objects
     assert first.boxes.tolist() == [[1, 2, 11, 22], [0, 0, 40, 30], [5, 5, 5.5, 5.5]]
     assert first.labels.tolist() == [0, 1, 1]
@@ -91,28 +93,48 @@ def test_what_is_written_is_what_was_read(tmp_path):
         ),
         (lambda c: c["annotations"][0].update(category_id=5), "annotation 3 is of the category 5, which is not in the"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, -3, 4]), r"annotation 3 has the box \[1, 2, -3, 4\]"),
-        (lambda c: c["annotations"][0].pop("bbox"), "annotation 3 lacks something"),
+        (lambda c: c["annotations"][0].pop("bbox"), "annotation 3 has the box null"),
         (lambda c: c["images"][1].update(id=7), "several images with the id 7"),
         (lambda c: c["images"].clear(), "lists no images"),
         (lambda c: c.pop("categories"), "is not in COCO's form"),
         (lambda c: c["categories"].pop(), "annotation 3 is of the category 2"),
         (lambda c: c["categories"][0].update(name="dog"), "several categories named dog"),
-        (lambda c: c["annotations"][0].update(segmentation=[1, 2, 3, 4, 5, 6]), "annotation 3 has a segmentation"),
-        (lambda c: c["annotations"][0].update(area=None), "annotation 3 has a segmentation or an area"),
-        (lambda c: c["annotations"][1]["segmentation"].update(size=[3, 4]), r"annotation 4 .* has the size \[3, 4\]"),
-        (lambda c: c["images"][0].update(height=None), "is not in COCO's form"),
-        (lambda c: c["images"][0].update(id="7"), "is not in COCO's form"),
+        (lambda c: c["annotations"][0].update(area=None), "annotation 3 has the area null"),
+        (lambda c: c["images"][0].update(height=None), "image 7 has the height null"),
+        (lambda c: c["images"][0].update(height=-30), "image 7 has the height -30; give a whole number, from 1"),
+        (lambda c: c["images"][0].update(id="7"), 'image "7" has the id "7"; give a whole number, not text'),
+        (lambda c: c["images"][0].update(file_name=["a.jpg"]), "image 7 has the file_name"),
+        (lambda c: c["images"][1].update(file_name="a.jpg"), r"several images with the file_name a\.jpg"),
+        (lambda c: c.update(images={"id": 7}), "is not in COCO's form"),
+        (lambda c: c["categories"][0].update(name=None), "category 90 has the name null; give text"),
+        (lambda c: c["annotations"][0].update(bbox="[1, 2, 3, 4]"), "annotation 3 has the box"),
+        (lambda c: c["annotations"][0].update(bbox="1234"), 'annotation 3 has the box "1234"'),
+        (lambda c: c["annotations"][0].update(bbox=["1", "2", "3", "4"]), "annotation 3 has the box"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, float("nan")]), "annotation 3 has the box"),
+        (lambda c: c["annotations"][0].update(iscrowd="no"), 'annotation 3 has the iscrowd "no"; give 0 or 1'),
+        (lambda c: c["annotations"][0].update(image_id=float("inf")), "annotation 3 has the image_id Infinity"),
+        (lambda c: c["annotations"][0].update(id=10**4000), "cannot be read: it has a number of 4001 digits"),
+        (lambda c: c["annotations"][0].update(id=10**19), "has the id 10000000000000000000"),
+        (
+            lambda c: [each.update(bbox=[0.1, 0.2, 0.5, 1]) for each in c["annotations"]],
+            "look like shares of the image",
+        ),
+        (lambda c: c["annotations"].clear(), "none of the 2 images to learn from has an object that counts"),
+        (lambda c: [each.update(iscrowd=1) for each in c["annotations"]], "3 are crowds or difficult"),
         (lambda c: c.update(annotations=None), "is not in COCO's form"),
-        (lambda c: c["annotations"].append([1]), "is not in COCO's form"),
+        (lambda c: c["annotations"].append([1]), "annotation at place 4 of the list is no object"),
         (lambda c: c["annotations"][0].update(bbox=[1e300, 2, 3, 4]), r"annotation 3 has the box \[1e\+300, 2, 3, 4\]"),
-        (lambda c: c["annotations"][0].update(area=float("nan")), "annotation 3 has a segmentation or an area"),
+        (lambda c: c["annotations"][0].update(area=float("nan")), "annotation 3 has the area NaN"),
         (lambda c: c["categories"].append({"id": 2, "name": "owl"}), "several categories with the id 2"),
-        (lambda c: c["categories"][0].update(id=2.5), "is not in COCO's form"),
+        (lambda c: c["categories"][0].update(id=2.5), "category at place 1 of the list has the id 2.5"),
     ],
 )
 def test_what_makes_no_sense_is_named_with_file_and_number(tmp_path, change, message):
-    with pytest.raises(ValueError, match=f"instances_train.json.*{message}"):
+    with pytest.raises(ValueError, match=message) as refused:
         open_objects(coco(tmp_path, change))
+    assert str(refused.value).startswith(str(tmp_path))
+    assert "train" in str(refused.value).removeprefix(str(tmp_path))
+    assert "\n" not in str(refused.value)
 
 
 def test_an_image_that_is_missing_is_named(tmp_path):
@@ -122,16 +144,133 @@ def test_an_image_that_is_missing_is_named(tmp_path):
         open_objects(root)
 
 
-def test_outlines_of_two_points_are_left_out_and_told(tmp_path):
-    def flatten(c: dict[str, Any]) -> None:
-        c["annotations"][0]["segmentation"] = [[1, 2, 3, 4]]
+ENCODED = {"size": [30, 40], "counts": [100, 30, 1070]}
+OUTLINES = {  # segmentation: what it becomes, None for a box alone, and what is said where outlines are needed
+    "polygon": ([[1, 2, 11, 2, 11, 22]], [[1, 2, 11, 2, 11, 22]], ""),
+    "polygons, one empty": ([[], [1, 2, 11, 2, 11, 22]], [[1, 2, 11, 2, 11, 22]], ""),
+    "points": ([[[1, 2], [11, 2], [11, 22]]], [[1, 2, 11, 2, 11, 22]], ""),
+    "points of one polygon": ([[1, 2], [11, 2], [11, 22]], [[1, 2, 11, 2, 11, 22]], ""),
+    "encoding": (ENCODED, ENCODED, ""),
+    "list of an encoding": ([ENCODED], ENCODED, ""),
+    "none": (None, None, "2 objects have a box and no mask, the first a 'dog' on"),
+    "empty": ([], None, "2 objects have a box and no mask"),
+    "empty polygon": ([[]], None, "2 objects have a box and no mask"),
+    "line": ([[1, 2, 3, 4]], None, "1 objects with an outline of fewer than three points were left out (annotation 3)"),
+    "two encodings": ([ENCODED, ENCODED], None, "annotation 3 has an outline that cannot be decoded: "),
+    "flat": ([1, 2, 3, 4, 5, 6], None, "annotation 3 has an outline that cannot be decoded: "),
+    "odd": ([[1, 2, 3, 4, 5, 6, 7]], None, "annotation 3 has an outline that cannot be decoded: "),
+    "null in it": ([[None, 2, 3, 4, 5, 6]], None, "annotation 3 has an outline that cannot be decoded: "),
+    "NaN in it": ([[float("nan"), 2, 3, 4, 5, 6]], None, "annotation 3 has an outline that cannot be decoded: "),
+    "text in it": ([["1", 2, 3, 4, 5, 6]], None, "annotation 3 has an outline that cannot be decoded: "),
+    "huge": ([[1e300, 2, 3, 4, 5, 6]], None, "annotation 3 has an outline that cannot be decoded: "),
+    "long": ([[0, 0, 1e8, 0, 1e8, 1e8]], None, "annotation 3 has an outline that cannot be decoded: an outline of"),
+    "uneven": ([[[1, 2], [3]]], None, "annotation 3 has an outline that cannot be decoded: "),
+    "deep": ([[[[1, 2]], [[3, 4]], [[5, 6]]]], None, "annotation 3 has an outline that cannot be decoded: "),
+    "a number": (7, None, "annotation 3 has an outline that cannot be decoded: "),
+    "text": ("1 2 3 4 5 6", None, "annotation 3 has an outline that cannot be decoded: "),
+    "other size": (ENCODED | {"size": [40, 30]}, None, "cannot be decoded: its size is [40, 30], and its image has"),
+    "size null": (ENCODED | {"size": None}, None, "cannot be decoded: its size is null"),
+    "counts missing": ({"size": [30, 40]}, None, "cannot be decoded: its counts null"),
+    "counts too short": (ENCODED | {"counts": [100, 30]}, None, "do not add up to the 1200 pixels"),
+    "counts negative": (ENCODED | {"counts": [-100, 1300]}, None, "do not add up to the 1200 pixels"),
+    "counts of fractions": (ENCODED | {"counts": [0.5, 1199.5]}, None, "are no lengths of runs"),
+    "counts null": (ENCODED | {"counts": [None, 1200]}, None, "are no lengths of runs"),
+    "counts nested": (ENCODED | {"counts": [[1200]]}, None, "are no lengths of runs"),
+    "counts uneven": (ENCODED | {"counts": [[1], 2]}, None, "are no lengths of runs"),
+    "counts object": (ENCODED | {"counts": {}}, None, "are no lengths of runs"),
+    "counts empty": (ENCODED | {"counts": ""}, None, "is no run-length encoding"),
+    "counts no text of COCO": (ENCODED | {"counts": "not an rle"}, None, "is no run-length encoding"),
+    "counts cut off": (ENCODED | {"counts": "PPP"}, None, "is no run-length encoding"),
+    "counts of other pixels": (ENCODED | {"counts": "PQT1"}, None, "do not add up to the 1200 pixels"),
+    "counts without end": (ENCODED | {"counts": "P" * 40 + "1"}, None, "is no run-length encoding"),
+    "counts umlauts": (ENCODED | {"counts": "öäü"}, None, "is no run-length encoding"),
+}  # fmt: skip
 
-    source = open_objects(coco(tmp_path, flatten))
-    assert source.train.objects[0].labels.tolist() == [1, 1]
-    assert source.notes == [
-        "instances_train.json: 1 annotations without an outline of at least three points or a box were left out, the "
-        "first has the id 3"
+
+@pytest.mark.parametrize("part", ["train", "val"])
+@pytest.mark.parametrize("form", OUTLINES)
+def test_boxes_are_kept_whatever_their_outlines_and_outlines_that_are_needed_are_named(tmp_path, form, part):
+    given, kept, words = OUTLINES[form]
+    root = coco(tmp_path)
+    file = root / f"instances_{part}.json"
+    changed = json.loads(file.read_text())
+    extra = {"id": 11, "image_id": 8, "category_id": 2, "bbox": [5, 5, 10, 10], "area": 100, "iscrowd": 0}
+    changed["annotations"].append(extra | {"segmentation": [[5, 5, 15, 5, 15, 15]] if "no mask" not in words else None})
+    changed["annotations"][0]["segmentation"] = given
+    file.write_text(json.dumps(changed))
+    source = open_objects(root)
+    objects = getattr(source, part).objects[0]
+    assert objects.boxes[0].tolist() == [1, 2, 11, 22]
+    assert objects.shapes[0] == kept
+    if kept:
+        assert decode_masks([kept], 30, 40).any()
+    if not words:
+        again = getattr(open_objects(root, with_masks=True), part)
+        assert again.objects[0].shapes[0] == kept
+    elif "left out" in words:
+        again = open_objects(root, with_masks=True)
+        assert f"instances_{part}.json: {words}" in again.notes
+        assert len(getattr(again, part).objects[0]) == 2
+    else:
+        with pytest.raises(ValueError, match=re.escape(words)) as refused:
+            open_objects(root, with_masks=True)
+        assert "\n" not in str(refused.value)
+        assert f"instances_{part}.json: annotation 3" in str(refused.value) or "no mask" in words
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [
+        (lambda a: a.update(iscrowd="0"), lambda o: not o.crowd[0]),
+        (lambda a: a.update(iscrowd="1"), lambda o: o.crowd[0]),
+        (lambda a: a.update(iscrowd=False), lambda o: not o.crowd[0]),
+        (lambda a: a.update(image_id=7.0, category_id=2.0, id=3.0), lambda o: o.labels[0] == 0),
+        (lambda a: a.pop("area"), lambda o: o.areas[0] == 200),
+        (lambda a: a.update(id="a-3"), lambda o: len(o) == 3),
+    ],
+)
+def test_what_can_mean_one_thing_only_is_converted(tmp_path, change, check):
+    def with_another(c: dict[str, Any]) -> None:
+        c["annotations"].append({"id": 50, "image_id": 8, "category_id": 2, "bbox": [3, 3, 9, 9]})
+        change(c["annotations"][0])
+
+    assert check(open_objects(coco(tmp_path, with_another)).train.objects[0])
+
+
+def test_names_of_classes_lose_blanks_at_their_ends(tmp_path):
+    root = coco(tmp_path, lambda c: c["categories"][0].update(name=" cat "))
+    assert open_objects(root).classes == ["dog", "cat"]
+
+
+def test_boxes_of_no_size_or_outside_are_left_out_and_the_first_are_named(tmp_path):
+    def change(c: dict[str, Any]) -> None:
+        for number in range(20, 25):
+            c["annotations"].append({"id": number, "image_id": 8, "category_id": 2, "bbox": [3, 3, 0, 9]})
+        c["annotations"].append({"id": 30, "image_id": 8, "category_id": 2, "bbox": [41, 3, 9, 9]})
+        c["annotations"].append({"id": 31, "image_id": 8, "category_id": 2, "bbox": [35, 25, 9, 9]})
+        c["annotations"].append({"id": 31, "image_id": 8, "category_id": 2, "bbox": [35, 25, 9, 9]})
+
+    source = open_objects(coco(tmp_path, change))
+    assert source.train.objects[1].boxes.tolist() == [[35, 25, 44, 34]] * 2
+    assert source.notes[:3] == [
+        "instances_train.json: 5 objects of no width or no height were left out "
+        "(annotation 20, annotation 21, annotation 22, ...)",
+        "instances_train.json: 1 objects outside of their image were left out (annotation 30)",
+        "instances_train.json: 1 ids are of several annotations each (31); all are used",
     ]
+
+
+def test_few_labelled_images_and_classes_without_objects_are_told(tmp_path):
+    def change(c: dict[str, Any]) -> None:
+        for number in range(20):
+            picture(tmp_path / "images" / f"{number}.png")
+            c["images"].append({"id": 100 + number, "file_name": f"{number}.png", "width": 40, "height": 30})
+
+    *_, few, unused = open_objects(coco(tmp_path, change)).notes
+    assert few.endswith(
+        "only 1 of 22 images to learn from have objects; the others count as images with nothing on them"
+    )
+    assert unused.endswith("1 of 2 classes have no object ('cat')")
 
 
 def test_splits_with_other_categories_are_refused(tmp_path):
@@ -279,5 +418,5 @@ def test_yolo_pictures_count_as_they_are_seen(tmp_path):
 
 @pytest.mark.parametrize("line", ["0 0.5 0.5 -0.1 0.2", "0 nan 0.5 0.1 0.2"])
 def test_yolo_boxes_that_make_no_sense_are_named(tmp_path, line):
-    with pytest.raises(ValueError, match=r"a\.txt, line 1: a box with numbers that are none"):
+    with pytest.raises(ValueError, match=r"a\.txt, line 1: (a box of the size -0.1|nan is out of range)"):
         open_objects(yolo_with(tmp_path, line))

@@ -130,3 +130,17 @@ def test_unknown_names_and_backbones_without_maps_are_one_clear_line():
         create_detector("yolo")
     with pytest.raises(ValueError, match="choose another backbone"):
         FeaturePyramid(timm.create_model("resnet18", features_only=True, out_indices=(1, 2)), out_channels=16)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_of_one_pixel_a_side_is_looked_at_and_learned_from(kind):
+    """At 256 px for the longer side less than a pixel is left of the shorter one."""
+    model = detector(kind, max_size=256, out_channels=64, mask_channels=16).eval()
+    for height, width in ((1, 600), (600, 1), (1, 1)):
+        with torch.inference_mode():
+            (found,) = model([torch.rand(3, height, width)])
+        assert (found["boxes"] <= torch.tensor([width, height, width, height])).all()
+    target = {"boxes": torch.tensor([[0.0, 0.0, 600, 1]]), "labels": torch.tensor([1])}
+    target["masks"] = torch.ones(1, 1, 600, dtype=torch.uint8)
+    losses = model.train()([torch.rand(3, 1, 600)], [target])
+    assert all(loss.isfinite() for loss in losses.values())

@@ -1,10 +1,13 @@
 """What a detector misses and what it makes up."""
 
 import numpy as np
+import pytest
 import torch
+from torch import nn
 
-from convneur.data.objects import Objects
-from convneur.tasks.detection.evaluation import find_mistakes
+from convneur.data.objects import ObjectImages, Objects
+from convneur.data.objects.loading import ObjectBatch
+from convneur.tasks.detection.evaluation import evaluate_detector, find_mistakes
 
 
 def objects(boxes, labels, crowd):
@@ -54,3 +57,24 @@ def test_nothing_there_and_nothing_found():
     assert len(find_mistakes(0, found([], [], []), objects([], [], []))) == 0
     assert find_mistakes(0, found([], [], []), TRUTH).missed == [0, 1, 2]
     assert find_mistakes(0, found([[0, 0, 5, 5]], [1], [0.9]), objects([], [], [])).wrong == [0]
+
+
+class FindsNothing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.transform = nn.Identity()
+
+    def forward(self, images):
+        return [found([], [], []) for _ in images]
+
+
+def test_where_all_that_could_be_found_is_on_unreadable_images_there_is_no_score():
+    images = ObjectImages(["a.png", "b.png"], [(8, 8), (96, 96)], [objects([], [], []), TRUTH], [1, 2])
+
+    def evaluate(index):
+        batch = ObjectBatch([torch.zeros(3, 8, 8)], [{}], torch.tensor([index]), [("other.png", "damaged")])
+        return evaluate_detector(FindsNothing(), images, ["dog", "cat"], [1, 2], [batch], torch.device("cpu"))
+
+    assert evaluate(1).boxes.ap == 0
+    with pytest.raises(ValueError, match="none of the images to judge by that could be read has an object that counts"):
+        evaluate(0)

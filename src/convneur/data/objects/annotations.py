@@ -5,7 +5,7 @@ Shape letters: n objects of an image, H W pixels of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from convneur.data.sources import FileImages
 
+SMALLEST = 1.0  # pixels a side; smaller boxes are not learned from
 FARTHEST = 1e9  # pixels from 0 of a box; numbers that are far larger are infinite in single precision
 Shape = list[list[float]] | dict[str, Any]  # polygons, or a run-length encoding in either of COCO's forms
 
@@ -60,14 +61,36 @@ class ObjectImages(FileImages):
         super().__init__(paths, [0] * len(paths))
         self.sizes, self.objects, self.ids = list(sizes), list(objects), list(ids)
 
+    def part(self, numbers: Sequence[int]) -> ObjectImages:
+        """Some of the images."""
+        return ObjectImages(
+            [self.name(n) for n in numbers],
+            [self.sizes[n] for n in numbers],
+            [self.objects[n] for n in numbers],
+            [self.ids[n] for n in numbers],
+        )
+
     @property
     def has_masks(self) -> bool:
         """Whether every object but crowds has a mask."""
-        return all(
-            shape is not None or crowd
-            for each in self.objects
-            for shape, crowd in zip(each.shapes, each.crowd, strict=True)
-        )
+        return next(self._without_mask(), None) is None
+
+    def check_masks(self, classes: Sequence[str]) -> None:
+        """A ValueError that names the first object without a mask, if there is one."""
+        lacking = list(self._without_mask())
+        if lacking:
+            index, label = lacking[0]
+            raise ValueError(
+                f"{len(lacking)} objects have a box and no mask, the first a {classes[label]!r} on "
+                f"{self.name(index)}; give them polygons or masks, or choose a detector without masks"
+            )
+
+    def _without_mask(self) -> Iterator[tuple[int, int]]:
+        """Index of the image and label of objects but crowds."""
+        for index, each in enumerate(self.objects):
+            for label, shape, crowd in zip(each.labels.tolist(), each.shapes, each.crowd.tolist(), strict=True):
+                if shape is None and not crowd:
+                    yield index, label
 
     def as_coco(self, classes: Sequence[str], category_ids: Sequence[int]) -> dict[str, Any]:
         """The annotations in COCO's form, numbered anew from 1, for those who count by it."""

@@ -3,151 +3,247 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
-
-from convneur.data.objects.annotations import FARTHEST, ObjectImages, Objects, Shape
+from convneur.data.decode import MAX_SIDE
+from convneur.data.objects.annotations import FARTHEST, ObjectImages
+from convneur.data.objects.gathering import Found, LeftOut, gather, listed
+from convneur.data.objects.masks import read_outline
 from convneur.data.paths import LARGEST_FILE, inside, read_json
+from convneur.json_files import shown
+
+LISTS = {"images": "image", "annotations": "annotation", "categories": "category"}
+LARGEST_ID = 2**63 - 1  # the package that counts keeps them in 64 bits
+Record = Mapping[str, Any]
+T = TypeVar("T")
 
 
-def read_coco(file: Path, folders: Sequence[Path], root: Path) -> tuple[ObjectImages, list[str], list[int], list[str]]:
+@dataclass(frozen=True)
+class _Image:
+    id: int
+    file_name: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class _Category:
+    id: int
+    name: str
+
+
+@dataclass(frozen=True)
+class _Annotation:
+    id: int | str
+    image_id: int
+    category_id: int
+    bbox: Sequence[float]  # x, y, width, height
+    area: float
+    crowd: bool
+    segmentation: Any  # see `read_outline`
+
+
+def read_coco(
+    file: Path, folders: Sequence[Path], root: Path, with_masks: bool = False
+) -> tuple[ObjectImages, list[str], list[int], list[str]]:
     """Read one file.
 
-    Numbers of categories may have gaps; their order gives the labels. Polygons of fewer than three points are left out,
-    and objects of which nothing remains.
+    Numbers of categories may have gaps; their order gives the labels. All of the file is checked here: what comes back
+    can be learned from. An outline that is none is a matter of ``with_masks``: the box is enough without.
 
     Args:
         file: In COCO's form.
         folders: Where the images may be; the first that has the first image is taken.
         root: Folder of the data, which no image may be outside of.
+        with_masks: Whether outlines are needed. Objects whose outline has fewer than three points are left out then.
 
     Returns:
         Images, names and numbers of the classes, and what was left out and why.
 
     Raises:
-        ValueError: If the file does not have this form, or an annotation is of an image or a category that is not in
-            it; one line with file and number.
+        ValueError: If the file does not have this form, an annotation is of an image or a category that is not in it,
+            or an outline that is needed cannot be decoded; one line with file and number.
         FileNotFoundError: If an image is not there.
     """
     content = read_json(file, LARGEST_FILE)
-    try:
-        records, images = content["annotations"], content["images"]
-        categories = sorted(content["categories"], key=lambda category: category["id"])
-        known = {
-            _whole(image["id"]): (str(image["file_name"]), _whole(image["height"]), _whole(image["width"]))
-            for image in images
-        }
-        names, numbers = [str(c["name"]) for c in categories], [_whole(c["id"]) for c in categories]
-        if not isinstance(records, list) or not all(isinstance(each, dict) for each in records):
-            raise TypeError("annotations are not a list of objects")
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(
-            f"{file} is not in COCO's form ({type(error).__name__}: {error}); it needs images (id, file_name, height, "
-            "width), annotations and categories (id, name)"
-        ) from error
-    if twice_named := [name for name, count in Counter(names).items() if count > 1]:
-        raise ValueError(f"{file} has several categories named {twice_named[0]}; give each a name of its own")
-    if twice_numbered := [number for number, count in Counter(numbers).items() if count > 1]:
-        raise ValueError(f"{file} has several categories with the id {twice_numbered[0]}; give each one of its own")
-    if not known:
+    images, records = _parsed(file, content, "images", _image), _parsed(file, content, "annotations", _annotation)
+    categories = sorted(_parsed(file, content, "categories", _category), key=lambda category: category.id)
+    _once(file, "images with the id", [image.id for image in images])
+    _once(file, "images with the file_name", [image.file_name for image in images])
+    _once(file, "categories with the id", [category.id for category in categories])
+    _once(file, "categories named", [category.name for category in categories])
+    if not images:
         raise ValueError(f"{file} lists no images; give a file with some")
-    if len(known) < len(images):
-        twice = Counter(image["id"] for image in images).most_common(1)[0][0]
-        raise ValueError(f"{file} has several images with the id {twice}; give each a number of its own")
-    first = next(iter(known.values()))[0]
-    try:
-        folder = next((place for place in folders if inside(place, first, root).is_file()), folders[0])
-        paths = [inside(folder, name, root) for name, _, _ in known.values()]
-    except ValueError as error:
-        raise ValueError(f"{file} lists an image that cannot be used: {error}") from error
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{file} lists {missing[0]}, which is not there ({len(missing)} of {len(known)} are missing)"
-        )
-    labels = {number: label for label, number in enumerate(numbers)}
-    found: dict[int, list[tuple[list[float], int, bool, float, Shape | None]]] = defaultdict(list)
-    left_out: list[Any] = []
+    _refuse_shares(file, records)
+    known = {image.id: image for image in images}
+    labels = {category.id: label for label, category in enumerate(categories)}
+    left_out, found = LeftOut(file.name), defaultdict(list)
     for record in records:
-        each = _checked(file, record, known, labels)
-        if each is None:
-            left_out.append(record.get("id"))
-        else:
-            found[record["image_id"]].append(each)
-    notes = []
-    if left_out:
-        notes.append(
-            f"{file.name}: {len(left_out)} annotations without an outline of at least three points or a box were left "
-            f"out, the first has the id {left_out[0]}"
-        )
-    objects = [_objects(found[number]) for number in known]
-    sizes = [(int(height), int(width)) for _, height, width in known.values()]
-    return ObjectImages(list(map(str, paths)), sizes, objects, list(known)), names, numbers, notes
+        if (each := _found(file, record, known, labels, with_masks, left_out)) is not None:
+            found[record.image_id].append(each)
+    return (
+        ObjectImages(
+            _paths(file, images, folders, root),
+            [(image.height, image.width) for image in images],
+            [gather(found[image.id], image.height, image.width, left_out) for image in images],
+            list(known),
+        ),
+        [category.name for category in categories],
+        list(labels),
+        [*left_out.notes(), *_shared_ids(file, records)],
+    )
 
 
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{value!r} is not a whole number")
+def _parsed(file: Path, content: Any, name: str, parse: Callable[[Record], T]) -> list[T]:
+    """One of the lists of a file."""
+    records = content.get(name) if isinstance(content, dict) else None
+    if not isinstance(records, list):
+        raise ValueError(f"{file} is not in COCO's form: it needs the lists images, annotations and categories")
+    parsed = []
+    for place, record in enumerate(records, start=1):
+        try:
+            if not isinstance(record, dict):
+                raise ValueError("is no object, that is, names and values in {}")
+            parsed.append(parse(record))
+        except ValueError as error:
+            number = record.get("id") if isinstance(record, dict) else None
+            which = shown(number) if isinstance(number, (int, str)) else f"at place {place} of the list"
+            raise ValueError(f"{file}: {LISTS[name]} {which} {error}") from error
+    return parsed
+
+
+def _image(record: Record) -> _Image:
+    height, width = (_whole(record, side, 1, MAX_SIDE) for side in ("height", "width"))
+    return _Image(_id(record, "id"), _text(record, "file_name"), height, width)
+
+
+def _category(record: Record) -> _Category:
+    name = record.get("name")
+    if isinstance(name, int) and not isinstance(name, bool):  # digits, for one
+        name = str(name)
+    return _Category(_id(record, "id"), _text({"name": name}, "name").strip())
+
+
+def _annotation(record: Record) -> _Annotation:
+    number, box = record.get("id"), record.get("bbox")
+    if not isinstance(number, str):
+        number = _id(record, "id")
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)) or box[2] < 0 or box[3] < 0:
+        raise ValueError(f"has the box {shown(box)}; give x, y, width and height in pixels, the last two 0 or more")
+    area = record.get("area", box[2] * box[3])
+    if not _is_number(area, FARTHEST**2) or area < 0:
+        raise ValueError(f"has the area {shown(area)}; give a number of pixels")
+    crowd = record.get("iscrowd", 0)
+    if crowd not in (0, 1, "0", "1"):  # and False and True; text is true in Python whatever it says
+        raise ValueError(f"has the iscrowd {shown(crowd)}; give 0 or 1")
+    return _Annotation(
+        number,
+        _id(record, "image_id"),
+        _id(record, "category_id"),
+        [float(value) for value in box],
+        float(area),
+        bool(int(crowd)),
+        record.get("segmentation"),
+    )
+
+
+def _id(record: Record, name: str) -> int:
+    return _whole(record, name, -LARGEST_ID, LARGEST_ID)
+
+
+def _whole(record: Record, name: str, least: int, most: int) -> int:
+    value = record.get(name)
+    if isinstance(value, float) and value.is_integer():  # as tables write whole numbers
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        words = f"from {least} to {most}" if least == 1 else "not text"
+        raise ValueError(f"{_has(record, name)}; give a whole number, {words}")
     return value
 
 
-def _checked(
-    file: Path, record: Mapping[str, Any], known: Mapping[int, Any], labels: Mapping[int, int]
-) -> tuple[list[float], int, bool, float, Shape | None] | None:
-    """Box, label, whether it is a crowd, area and mask of an annotation; None if there is nothing to it."""
+def _text(record: Record, name: str) -> str:
+    value = record.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{_has(record, name)}; give text")
+    return value
+
+
+def _has(record: Record, name: str) -> str:
+    return f"has the {name} {shown(record[name])}" if name in record else f"has no {name}"
+
+
+def _is_number(value: Any, most: float = FARTHEST) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= most  # nor NaN
+
+
+def _once(file: Path, what: str, values: Sequence[Any]) -> None:
+    (value, count), *_ = [*Counter(values).most_common(1), (None, 0)]
+    if count > 1:
+        raise ValueError(f"{file} has several {what} {value}; give each one of its own")
+
+
+def _refuse_shares(file: Path, records: Sequence[_Annotation]) -> None:
+    numbers = [value for record in records for value in record.bbox]
+    if any(value % 1 for value in numbers) and max(map(abs, numbers)) <= 1:
+        raise ValueError(
+            f"{file} has boxes with numbers up to {max(numbers):g} only, which look like shares of the image; COCO's "
+            "are in pixels: multiply x and width by the image's width, y and height by its height"
+        )
+
+
+def _shared_ids(file: Path, records: Sequence[_Annotation]) -> list[str]:
+    shared = [str(number) for number, count in Counter(record.id for record in records).items() if count > 1]
+    if not shared:
+        return []
+    return [f"{file.name}: {len(shared)} ids are of several annotations each ({listed(shared)}); all are used"]
+
+
+def _paths(file: Path, images: Sequence[_Image], folders: Sequence[Path], root: Path) -> list[str]:
     try:
-        number, image, category = record["id"], _whole(record["image_id"]), _whole(record["category_id"])
-        x, y, width, height = (float(value) for value in record["bbox"])
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(
-            f"{file}: annotation {record.get('id', record)} lacks something ({type(error).__name__}: {error}); it "
-            "needs id, image_id, category_id and bbox (x, y, width, height)"
-        ) from error
-    if image not in known:
-        raise ValueError(
-            f"{file}: annotation {number} is of the image {image}, which is not in the file; add the image or remove "
-            "the annotation"
+        first = images[0].file_name
+        folder = next((place for place in folders if inside(place, first, root).is_file()), folders[0])
+        paths = [inside(folder, image.file_name, root) for image in images]
+        missing = [path for path in paths if not path.is_file()]
+    except ValueError as error:
+        raise ValueError(f"{file} lists an image that cannot be used: {error}") from error
+    if missing:
+        raise FileNotFoundError(
+            f"{file} lists {missing[0]}, which is not there ({len(missing)} of {len(images)} are missing)"
         )
-    if category not in labels:
-        raise ValueError(
-            f"{file}: annotation {number} is of the category {category}, which is not in the file; add the category or "
-            "remove the annotation"
-        )
-    if not all(abs(value) <= FARTHEST for value in (x, y, width, height)) or width < 0 or height < 0:
-        raise ValueError(
-            f"{file}: annotation {number} has the box {record['bbox']}; give numbers of pixels, "
-            "width and height 0 or more"
-        )
-    shape = record.get("segmentation") or None
+    return list(map(str, paths))
+
+
+def _found(
+    file: Path,
+    record: _Annotation,
+    known: Mapping[int, _Image],
+    labels: Mapping[int, int],
+    with_masks: bool,
+    left_out: LeftOut,
+) -> Found | None:
+    """An object; None if its outline is needed and goes around nothing."""
+    which = f"annotation {record.id}"
+    for kind, number, those in (("image", record.image_id, known), ("category", record.category_id, labels)):
+        if number not in those:
+            raise ValueError(
+                f"{file}: {which} is of the {kind} {number}, which is not in the file; add the {kind} or remove the "
+                "annotation"
+            )
+    image, shape = known[record.image_id], None
     try:
-        if isinstance(shape, list):
-            shape = [polygon for polygon in shape if len(polygon) >= 6 and len(polygon) % 2 == 0] or None
-            if shape is None:
-                return None
-        elif shape is not None and (tuple(shape["size"]) != known[image][1:] or not shape["counts"]):
-            raise ValueError(f"its mask has the size {shape['size']} and the image {list(known[image][1:])}")
-        area = float(record.get("area", width * height))
-        if not abs(area) <= FARTHEST**2:
-            raise ValueError(f"its area is {area}")
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(
-            f"{file}: annotation {number} has a segmentation or an area that cannot be read ({error}); give lists of "
-            "x, y, x, y, ... or a run-length encoding of the image's size"
-        ) from error
-    if width * height == 0:
+        shape = read_outline(record.segmentation, image.height, image.width)
+    except ValueError as error:
+        if with_masks:
+            raise ValueError(
+                f"{file}: {which} has an outline that cannot be decoded: {error}; correct or remove the annotation"
+            ) from error
+    if shape == [] and with_masks:
+        left_out.add("objects with an outline of fewer than three points were left out", which)
         return None
-    return [x, y, x + width, y + height], labels[category], bool(record.get("iscrowd", 0)), area, shape
-
-
-def _objects(found: Sequence[tuple[list[float], int, bool, float, Shape | None]]) -> Objects:
-    boxes, labels, crowd, areas, shapes = zip(*found, strict=True) if found else ((), (), (), (), ())
-    return Objects(
-        np.array(boxes, np.float32).reshape(-1, 4),
-        np.array(labels, np.int64),
-        np.array(crowd, np.bool_),
-        np.array(areas, np.float32),
-        list(shapes),
+    x, y, width, height = record.bbox
+    return Found(
+        which, (x, y, x + width, y + height), labels[record.category_id], record.crowd, record.area, shape or None
     )

@@ -19,10 +19,8 @@ from torchvision.transforms import v2
 from convneur.data.decode import UnreadableImageError
 from convneur.data.loading import PADDING, Pictures, seeded
 from convneur.data.module import PictureData
-from convneur.data.objects.annotations import ObjectImages, ObjectSource
+from convneur.data.objects.annotations import SMALLEST, ObjectImages, ObjectSource
 from convneur.data.objects.masks import decode_masks
-
-SMALLEST = 1.0  # pixels a side; smaller boxes are not learned from
 
 
 class Seen(NamedTuple):
@@ -206,7 +204,7 @@ class ObjectData(PictureData):
         **options: Other arguments of `PictureData`.
 
     Raises:
-        ValueError: If masks are wanted and there are none.
+        ValueError: If masks are wanted and an object has none.
     """
 
     collate = staticmethod(collate_objects)
@@ -214,8 +212,8 @@ class ObjectData(PictureData):
     def __init__(
         self, source: ObjectSource, transform: v2.Compose, batch_size: int, with_masks: bool = False, **options: Any
     ) -> None:
-        if with_masks and not (source.train.has_masks and source.val.has_masks):
-            raise ValueError("some objects have a box and no mask; choose a detector without masks")
+        for images in (source.train, source.val) if with_masks else ():
+            images.check_masks(source.classes)
         super().__init__(source, batch_size, **options)
         self.transform, self.with_masks = transform, with_masks
 

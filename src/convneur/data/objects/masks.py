@@ -11,7 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from convneur.data.objects.annotations import FARTHEST, Shape
+from convneur.json_files import shown
+
 LONGEST_OUTLINE = 1e7  # pixels around a mask; its encoding takes memory for each
+LONGEST_RUN = 8  # letters of one number in the text of an encoding: 40 bits
 NEEDS = "detection needs the package faster-coco-eval; pip install 'convneur[detection]'"
 
 
@@ -21,6 +25,91 @@ def _codec() -> Any:
     except ImportError as error:
         raise ImportError(NEEDS) from error
     return mask
+
+
+def read_outline(value: Any, height: int, width: int) -> Shape | None:
+    """The outline of an annotation, checked so that `decode_masks` can decode it.
+
+    Args:
+        value: ``segmentation`` as JSON has it: polygons x, y, x, y, ... or lists of points x, y; a run-length encoding
+            in either of COCO's forms, or a list with one.
+        height: H of its image.
+        width: W.
+
+    Returns:
+        A shape; an empty list if no polygon has three points; None if there is no outline.
+
+    Raises:
+        ValueError: If it cannot be decoded; one line that says why.
+    """
+    if value is None or value in ([], [[]], {}):
+        return None
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
+        (value,) = value
+    if isinstance(value, dict):
+        return _checked_encoding(value, height, width)
+    if not isinstance(value, list) or not all(isinstance(each, list) for each in value):
+        raise ValueError(f"{shown(value)} is neither polygons, lists of x, y, x, y, ..., nor one run-length encoding")
+    if len(value) > 2 and all(len(each) == 2 and not isinstance(each[0], list) for each in value):
+        value = [value]  # the points of one polygon
+    polygons = [_checked_polygon(each) for each in value if each]
+    if len(polygons) > 1:
+        _check_outlines(polygons)
+    return [polygon for polygon in polygons if len(polygon) >= 6]
+
+
+def _checked_polygon(polygon: list[Any]) -> list[float]:
+    """x, y, x, y, ... of a polygon, which may be a list of points."""
+    try:
+        numbers = np.array(polygon)
+    except ValueError:  # some are lists
+        numbers = np.array(None)
+    points = numbers.ndim == 2 and numbers.shape[1] == 2
+    if numbers.dtype.kind not in "if" or not (points or (numbers.ndim == 1 and len(numbers) % 2 == 0)):
+        raise ValueError(f"{shown(polygon)} is no list of numbers x, y, x, y, ...")
+    if not (farthest := float(np.abs(numbers.astype(np.float64)).max())) <= FARTHEST:  # nor NaN
+        raise ValueError(f"{shown(polygon)} has a number that is none, or too large")
+    flat: list[float] = numbers.ravel().tolist() if points else polygon
+    if farthest * 2 * len(flat) > LONGEST_OUTLINE:
+        _check_outlines([flat])
+    return flat
+
+
+def _checked_encoding(code: dict[str, Any], height: int, width: int) -> Shape:
+    size, counts = code.get("size"), code.get("counts")
+    if size != [height, width]:
+        raise ValueError(f"its size is {shown(size)}, and its image has [{height}, {width}], height and width")
+    if isinstance(counts, str):
+        runs = _runs_of_text(counts)
+    else:
+        try:
+            runs = np.array(counts if isinstance(counts, list) else None)
+        except ValueError:  # some are lists
+            runs = np.array(None)
+    pixels = height * width
+    if runs.ndim != 1 or runs.dtype.kind != "i":
+        raise ValueError(f"its counts {shown(counts)} are no lengths of runs")
+    if not ((runs >= 0) & (runs <= pixels)).all() or int(runs.sum()) != pixels:
+        raise ValueError(f"its counts {shown(counts)} do not add up to the {pixels} pixels of its image")
+    return {"size": [height, width], "counts": counts}
+
+
+def _runs_of_text(text: str) -> npt.NDArray[np.int64]:
+    """Lengths of the runs that COCO's text stands for: five bits a letter, the sixth for more to come, the difference
+    to the run before the last from the fourth on (``rleFrString`` of pycocotools)."""
+    letters = np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(letters & 32 == 0)
+    starts = np.concatenate([[0], ends + 1])[:-1]
+    lengths = ends - starts + 1
+    whole = len(ends) and ends[-1] == len(letters) - 1 and (letters >= 0).all() and (letters < 64).all()
+    if not whole or lengths.max() > LONGEST_RUN:
+        raise ValueError(f"{shown(text)} is no run-length encoding")
+    places = np.arange(len(letters)) - np.repeat(starts, lengths)
+    runs = np.add.reduceat((letters & 31) << 5 * places, starts)
+    runs -= np.where(letters[ends] & 16, np.int64(1) << 5 * lengths, 0)
+    for first in (1, 2):
+        runs[first::2] = np.cumsum(runs[first::2])
+    return runs
 
 
 def decode_masks(shapes: Sequence[Any], height: int, width: int) -> npt.NDArray[np.uint8]:

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from convneur.data.objects.annotations import ObjectImages, ObjectSource
 from convneur.data.objects.coco import read_coco
+from convneur.data.objects.labelled import check_labelled
 from convneur.data.objects.voc import read_voc
-from convneur.data.objects.yolo import read_names, read_yolo
+from convneur.data.objects.yolo import read_description, read_yolo
 from convneur.data.split import share_of, stratified_split
 from convneur.data.split_names import Judged, Part, find_parts, group_files, no_part
 
@@ -38,8 +39,10 @@ class _Kind:
     read: Callable[[Sequence[Part], list[str] | None], ObjectSource]
 
 
-def open_objects(data: str | Path, part: Judged = "val", known: Sequence[str] | None = None) -> ObjectSource:
-    """Read the annotations of a folder; images are read as they are needed.
+def open_objects(
+    data: str | Path, part: Judged = "val", known: Sequence[str] | None = None, with_masks: bool = False
+) -> ObjectSource:
+    """Read and check the annotations of a folder; images are read as they are needed.
 
     What is called validation is judged by, or a fifth of the training images where nothing is. What is called test is
     left alone unless ``part`` asks for it.
@@ -48,16 +51,26 @@ def open_objects(data: str | Path, part: Judged = "val", known: Sequence[str] | 
         data: The folder.
         part: To judge by.
         known: Names of the classes, where only the images to judge by are wanted; there are none to train on then.
+        with_masks: Whether every object must have an outline.
 
     Raises:
         FileNotFoundError: If there is no such folder, or a file that it should have is missing.
-        ValueError: If it is of no known kind, has no such part, or two for one, or an annotation makes no sense; one
-            line with file and number.
+        ValueError: If it is of no known kind, has no such part, or two for one, an annotation makes no sense, or there
+            is nothing to learn from or to judge by; one line with file and number.
     """
-    root = Path(data).expanduser()
+    source = _opened(Path(data).expanduser(), part, known, with_masks)
+    for images, place, learned in ((source.train, "train", True), (source.val, part, False)):
+        if not learned or known is None:
+            source.notes.extend(check_labelled(images, f"{data}, {place}", source.classes, learned, source.notes))
+        if with_masks:
+            images.check_masks(source.classes)
+    return source
+
+
+def _opened(root: Path, part: Judged, known: Sequence[str] | None, with_masks: bool) -> ObjectSource:
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}; give one with images and annotations")
-    kind = _kind(root)
+    kind = _kind(root, with_masks)
     there, names = kind.there, None if known is None else list(known)
     if known is None and "train" not in there:
         raise no_part(root, "train", there)
@@ -68,13 +81,13 @@ def open_objects(data: str | Path, part: Judged = "val", known: Sequence[str] | 
         raise no_part(root, part, there)
     source = kind.read(["train"], names)
     split = stratified_split([0] * len(source.val), VAL_SHARE, SEED, ["of all images"])
-    learned = _some(source.val, split.train) if known is None else EMPTY
+    learned = source.val.part(split.train) if known is None else EMPTY
     held_out = share_of(VAL_SHARE, there["train"], SEED)
     held_out += f" ({there['test']} is kept for eval --part test)" if "test" in there else ""
-    return replace(source, train=learned, val=_some(source.val, split.val), held_out=held_out)
+    return replace(source, train=learned, val=source.val.part(split.val), held_out=held_out)
 
 
-def _kind(root: Path) -> _Kind:
+def _kind(root: Path, with_masks: bool) -> _Kind:
     """What kind of annotations a folder has, and which parts."""
     for folder in (root, root / "annotations"):
         files = {path.name.removeprefix("instances_"): path for path in folder.glob("instances_*.json")}
@@ -86,10 +99,11 @@ def _kind(root: Path) -> _Kind:
                     f"which is meant by the part {part}"
                 )
         if groups:
-            return _coco_kind(root, {part: files[named[0].name] for part, named in groups.items()})
+            return _coco_kind(root, {part: files[named[0].name] for part, named in groups.items()}, with_masks)
     beside = find_parts((path.parent.name for path in root.glob("*/_annotations.coco.json")), root)
     if beside:
-        return _coco_kind(root, {part: root / name / "_annotations.coco.json" for part, name in beside.items()})
+        named_so = {part: root / name / "_annotations.coco.json" for part, name in beside.items()}
+        return _coco_kind(root, named_so, with_masks)
     if (root / "Annotations").is_dir() and (root / "ImageSets").is_dir():
         lists = root / "ImageSets" / "Main"
         parts = find_parts((path.stem for path in lists.glob("*.txt")), lists)
@@ -103,44 +117,35 @@ def _kind(root: Path) -> _Kind:
     )
 
 
-def _coco_kind(root: Path, files: Mapping[Part, Path]) -> _Kind:
+def _coco_kind(root: Path, files: Mapping[Part, Path], with_masks: bool) -> _Kind:
     there: dict[Part, str] = {
         part: f"folder {file.parent.name}" if file.name.startswith("_") else file.name for part, file in files.items()
     }
-    return _Kind(there, lambda parts, _: _coco(root, [files[part] for part in parts]))
+    return _Kind(there, lambda parts, _: _coco(root, [files[part] for part in parts], with_masks))
 
 
 def _voc(root: Path, names: Mapping[Part, str], parts: Sequence[Part], known: list[str] | None) -> ObjectSource:
-    images, classes = EMPTY, known
+    images, classes, notes = EMPTY, known, list[str]()
     if len(parts) == 2:
-        images, classes = read_voc(root, names[parts[0]], known)
-    held_out, classes = read_voc(root, names[parts[-1]], classes)
-    return ObjectSource(images, held_out, classes, list(range(1, len(classes) + 1)))
+        images, classes, notes = read_voc(root, names[parts[0]], known)
+    held_out, classes, more = read_voc(root, names[parts[-1]], classes)
+    return ObjectSource(images, held_out, classes, list(range(1, len(classes) + 1)), notes + more)
 
 
 def _yolo(root: Path, names: Mapping[Part, str], parts: Sequence[Part], _: list[str] | None) -> ObjectSource:
-    classes = read_names(root)
-    images = read_yolo(root, names[parts[0]], classes) if len(parts) == 2 else EMPTY
-    held_out = read_yolo(root, names[parts[-1]], classes)
-    return ObjectSource(images, held_out, classes, list(range(1, len(classes) + 1)))
+    description = read_description(root)
+    images, notes = read_yolo(root, names[parts[0]], description) if len(parts) == 2 else (EMPTY, [])
+    held_out, more = read_yolo(root, names[parts[-1]], description)
+    classes = description.classes
+    return ObjectSource(images, held_out, classes, list(range(1, len(classes) + 1)), notes + more)
 
 
-def _some(images: ObjectImages, numbers: Sequence[int]) -> ObjectImages:
-    """Some of the images."""
-    return ObjectImages(
-        [images.name(n) for n in numbers],
-        [images.sizes[n] for n in numbers],
-        [images.objects[n] for n in numbers],
-        [images.ids[n] for n in numbers],
-    )
-
-
-def _coco(root: Path, files: Sequence[Path]) -> ObjectSource:
+def _coco(root: Path, files: Sequence[Path], with_masks: bool) -> ObjectSource:
     """The last is to judge by; the first, if there are two, to train on."""
-    held_out, classes, numbers, notes = read_coco(files[-1], _folders(root, files[-1]), root)
+    held_out, classes, numbers, notes = read_coco(files[-1], _folders(root, files[-1]), root, with_masks)
     if len(files) == 1:
         return ObjectSource(EMPTY, held_out, classes, numbers, notes)
-    images, train_classes, train_numbers, more = read_coco(files[0], _folders(root, files[0]), root)
+    images, train_classes, train_numbers, more = read_coco(files[0], _folders(root, files[0]), root, with_masks)
     if (classes, numbers) != (train_classes, train_numbers):
         raise ValueError(f"{files[0].name} and {files[-1].name} have different categories; give both the same list")
     return ObjectSource(images, held_out, classes, numbers, more + notes)

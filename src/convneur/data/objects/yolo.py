@@ -1,113 +1,182 @@
 """Annotations as YOLO keeps them: ``images/SPLIT`` and ``labels/SPLIT`` with a text file per image, and ``data.yaml``.
 
-A line of a text file is a class and a box (centre and size, as shares of the image), or a class and the corners of a
-polygon.
+A line of a text file is a class and a box (centre and size, as shares of the image), a class and the corners of a
+polygon (oriented boxes, OBB, are polygons of four), or a class, a box and keypoints, of which the box is read.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from convneur.data.decode import MAX_SIDE, SUFFIXES, UnreadableImageError, open_image
-from convneur.data.objects.annotations import FARTHEST, ObjectImages, Objects, Shape
-from convneur.data.paths import read_text, walk
-from convneur.data.yaml_text import UnaliasedLoader, parse_yaml
+from convneur.data.decode import SUFFIXES
+from convneur.data.objects.annotations import ObjectImages, Objects, Shape
+from convneur.data.objects.gathering import Found, LeftOut, gather, seen_size
+from convneur.data.objects.yolo_labels import LabelFiles
+from convneur.data.paths import read_lines, read_text, walk
+from convneur.data.yaml_text import TextLoader, parse_yaml
+from convneur.json_files import shown
 
 LARGEST_YAML = 2**20  # bytes
-ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: how the camera was held; on its side
+LONGEST_NAME = 200  # letters
+LEAST, MOST = -0.5, 1.5  # shares; boxes may stick out of the image, numbers far outside are no shares
+VISIBILITIES = (0, 1, 2)  # of a keypoint: not labelled, hidden, seen
 
 
-def read_names(root: Path) -> list[str]:
-    """Names of the classes from ``data.yaml``: a list, or a name for each number.
+@dataclass(frozen=True)
+class Description:
+    """What ``data.yaml`` says.
+
+    Attributes:
+        names: Of the classes, by their numbers, in order; numbers may begin at any and have gaps.
+        keypoints: Numbers that follow the box of an object with keypoints; 0 where there are none.
+    """
+
+    names: dict[int, str]
+    keypoints: int = 0
+
+    @property
+    def classes(self) -> list[str]:
+        """Names in the order of the labels."""
+        return list(self.names.values())
+
+
+def read_description(root: Path) -> Description:
+    """Read ``data.yaml``: ``names`` is a list, or has a name for each number; ``kpt_shape`` says that there are
+    keypoints.
+
+    All values are taken as they are written, so that ``no``, ``on`` and ``1.0`` are names.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If it names no classes, or one twice.
     """
     file = root / "data.yaml"
-    content = parse_yaml(read_text(file, LARGEST_YAML), file, UnaliasedLoader) if file.exists() else None
-    names = content.get("names") if isinstance(content, dict) else None
-    if isinstance(names, dict):
-        names = [names[number] for number in sorted(names)] if all(isinstance(n, int) for n in names) else None
-    if not names or not isinstance(names, list) or any(isinstance(name, (list, dict, set)) for name in names):
+    content = parse_yaml(read_text(file, LARGEST_YAML), file, TextLoader) if file.exists() else None
+    given = content.get("names") if isinstance(content, dict) else None
+    if isinstance(given, list):
+        given = {str(number): name for number, name in enumerate(given)}
+    given = given if isinstance(given, dict) else {}
+    if not given or not all(isinstance(text, str) and text.strip() for pair in given.items() for text in pair):
         raise ValueError(f"{file} does not name the classes; write names: [first, second, ...] into it")
-    return [str(name) for name in names]
+    if long := [name for name in given.values() if len(name) > LONGEST_NAME]:
+        raise ValueError(f"{file} names a class with {len(long[0])} letters; give at most {LONGEST_NAME}")
+    if odd := [number for number in given if not number.isdecimal() or len(number) > 9]:
+        raise ValueError(f"{file} names a class {shown(odd[0])}; give whole numbers, as the label files have them")
+    names = {int(number): given[number].strip() for number in sorted(given, key=int)}
+    for what, each in (("number", list(map(int, given))), ("name", list(names.values()))):
+        if len(set(each)) < len(given):
+            twice = next(value for value in each if each.count(value) > 1)
+            raise ValueError(f"{file} has several classes of the {what} {twice!r}; give each one of its own")
+    return Description(names, _keypoints(file, content))
 
 
-def read_yolo(root: Path, split: str, names: list[str]) -> ObjectImages:
+def _keypoints(file: Path, content: Any) -> int:
+    shape = content.get("kpt_shape")
+    if not shape:
+        return 0
+    if not isinstance(shape, list) or len(shape) != 2 or shape[1] not in ("2", "3") or not str(shape[0]).isdecimal():
+        raise ValueError(f"{file} has the kpt_shape {shown(shape)}; give the number of keypoints, and 2 or 3 for each")
+    return int(shape[0][:9]) * int(shape[1])
+
+
+def read_yolo(root: Path, split: str, description: Description) -> tuple[ObjectImages, list[str]]:
     """Read one split.
 
     Args:
         root: Folder with ``images`` and ``labels``.
         split: Name of the folders in them.
-        names: Of the classes.
+        description: Of the classes and keypoints.
+
+    Returns:
+        Images, and what was left out and why.
 
     Raises:
-        ValueError: If there are no images, or a line is not of this form; with file and line.
+        ValueError: If there are no images, no labels, or a line is not of this form; with file and line.
     """
-    folder = root / "images" / split
+    folder, place = root / "images" / split, root / "labels" / split
     paths = sorted(path for path in walk(folder) if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise ValueError(f"{folder} has no images; add some (.jpg, .png, .webp, ...)")
+    files = LabelFiles(root, split)
+    found = [(path, files.of(path)) for path in paths]
+    files.check(paths)
+    left_out = LeftOut(str(place.relative_to(root)))
     sizes, objects = [], []
-    for path in paths:
-        height, width = _seen_size(path)
-        sizes.append((height, width))
-        file = root / "labels" / split / path.relative_to(folder).with_suffix(".txt")
-        objects.append(_read(file, height, width, len(names)))
-    return ObjectImages([str(path) for path in paths], sizes, objects, list(range(1, len(paths) + 1)))
+    for path, file in found:
+        sizes.append(seen_size(path))
+        objects.append(_objects(file, *sizes[-1], description, left_out))
+    images = ObjectImages([str(path) for path in paths], sizes, objects, list(range(1, len(paths) + 1)))
+    return images, [*files.notes(), *left_out.notes()]
 
 
-def _seen_size(path: Path) -> tuple[int, int]:
-    """Height and width as the image is decoded later: turned as the camera was held. 0 and 0 if it cannot be read; then
-    it is left out where it is decoded, and named."""
-    try:
-        with open_image(path, MAX_SIDE**2) as image:  # nothing is decoded here, and no limit of the user known
-            width, height = image.size
-            turned = image.getexif().get(ORIENTATION, 1) in TURNED
-    except UnreadableImageError:
-        return 0, 0
-    return (width, height) if turned else (height, width)
-
-
-def _read(file: Path, height: int, width: int, classes: int) -> Objects:
-    """An image without a file has nothing on it."""
-    boxes, labels, areas, shapes = [], [], [], []
-    for number, line in enumerate(read_text(file).splitlines() if file.exists() else [], start=1):
-        if not line.strip():
-            continue
+def _objects(file: Path | None, height: int, width: int, description: Description, left_out: LeftOut) -> Objects:
+    """An image without a file has nothing on it; what is on one that cannot be read counts nowhere."""
+    found = []
+    labels = {number: label for label, number in enumerate(description.names)}
+    for number, line in read_lines(file) if file else []:
         try:
-            label, *values = line.split()
-            if not 0 <= int(label) < classes:
-                raise ValueError(f"class {label} of {classes}")
-            points = np.array([float(value) for value in values])
-            if not (np.abs(points) <= FARTHEST).all() or (len(points) == 4 and (points[2:] < 0).any()):
-                raise ValueError("a box with numbers that are none, or of negative size")
-            if len(points) != 4 and (len(points) < 6 or len(points) % 2):
-                raise ValueError(f"{len(points)} numbers after the class, which are neither a box nor a polygon")
+            label, values = _numbers(line.split(), labels, description)
         except ValueError as error:
             raise ValueError(f"{file}, line {number}: {error}") from error
-        shape: Shape | None = None
-        if len(points) == 4:
-            centre, size = points[:2] * (width, height), points[2:] * (width, height)
-            box = [*(centre - size / 2), *(centre + size / 2)]
-            area = float(size.prod())
-        else:
-            corners = points.reshape(-1, 2) * (width, height)
-            box, shape = [*corners.min(0), *corners.max(0)], [corners.flatten().tolist()]
-            x, y = corners.T
-            area = float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
-        if box[2] <= box[0] or box[3] <= box[1]:
-            continue  # nothing to it
-        boxes.append(box)
-        labels.append(int(label))
-        areas.append(area)
-        shapes.append(shape)
-    return Objects(
-        np.array(boxes, np.float32).reshape(-1, 4),
-        np.array(labels, np.int64),
-        np.zeros(len(labels), np.bool_),
-        np.array(areas, np.float32),
-        shapes,
+        box, area, shape = _measured(values, height, width)
+        if file and height:
+            found.append(Found(f"{file.name}, line {number}", box, label, False, area, shape))
+    return gather(found, height, width, left_out)
+
+
+def _numbers(
+    words: Sequence[str], labels: Mapping[int, int], description: Description
+) -> tuple[int, npt.NDArray[np.float64]]:
+    """Label, counted from 0, and shares: four of a box, or more of a polygon."""
+    number, *values = map(float, words)
+    if number not in labels:
+        known = [f"{each} ({name})" for each, name in description.names.items()]
+        some = ", ".join(known[:3]) + (f", ... {known[-1]}" if len(known) > 3 else "")
+        raise ValueError(f"it is of the class {words[0]}, and data.yaml names {some}")
+    if description.keypoints and len(values) > 4:
+        if len(values) != 4 + description.keypoints:
+            raise ValueError(
+                f"{len(values)} numbers after the class; by the kpt_shape in data.yaml there are "
+                f"{4 + description.keypoints}, or 4 of a box alone"
+            )
+        values = values[:4]
+    elif _has_keypoints(values):
+        raise ValueError("a box and keypoints; write kpt_shape: [keypoints, 3] into data.yaml, and the box is read")
+    if len(values) != 4 and (len(values) < 6 or len(values) % 2):
+        raise ValueError(f"{len(values)} numbers after the class, which are neither a box (4) nor a polygon")
+    if odd := [value for value in values if not LEAST <= value <= MOST]:  # NaN, too
+        raise ValueError(
+            f"{odd[0]:g} is out of range: numbers are shares of the image, 0 to 1; divide pixels by its width or "
+            "height, percent by 100"
+        )
+    if len(values) == 4 and min(values[2:]) < 0:
+        raise ValueError(f"a box of the size {values[2]:g} x {values[3]:g}; give a width and height of 0 or more")
+    return labels[int(number)], np.array(values)
+
+
+def _has_keypoints(values: Sequence[float]) -> bool:
+    """Whether numbers can be a box in the image and, within it, keypoints x, y, visibility."""
+    if len(values) < 7 or (len(values) - 4) % 3 or any(seen not in VISIBILITIES for seen in values[6::3]):
+        return False
+    box = np.array(values[:4])
+    first, last = box[:2] - box[2:] / 2 - 0.01, box[:2] + box[2:] / 2 + 0.01
+    points = np.array([point for *point, seen in zip(values[4::3], values[5::3], values[6::3], strict=True) if seen])
+    return bool(
+        len(points) and (first >= -0.02).all() and (last <= 1.02).all() and ((points >= first) & (points <= last)).all()
     )
+
+
+def _measured(values: npt.NDArray[np.float64], height: int, width: int) -> tuple[list[float], float, Shape | None]:
+    """Box, area and outline in pixels."""
+    if len(values) == 4:
+        centre, size = values[:2] * (width, height), values[2:] * (width, height)
+        return [*(centre - size / 2), *(centre + size / 2)], float(size.prod()), None
+    corners = values.reshape(-1, 2) * (width, height)
+    x, y = corners.T
+    area = float(abs(x @ np.roll(y, -1) - y @ np.roll(x, -1)) / 2)
+    return [*corners.min(0), *corners.max(0)], area, [corners.flatten().tolist()]

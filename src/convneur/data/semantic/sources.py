@@ -71,6 +71,10 @@ class PixelImages(FileImages):
         super().__init__(paths, [0] * len(paths))
         self.masks = FileImages(masks, [0] * len(masks))
 
+    def part(self, numbers: Sequence[int]) -> PixelImages:
+        """Some of the images."""
+        return PixelImages([self.name(n) for n in numbers], [self.masks.name(n) for n in numbers])
+
 
 @dataclass(frozen=True)
 class PixelSource:
@@ -135,7 +139,7 @@ def open_pixels(
         split = stratified_split([0] * len(train), val_share, seed, ["of images with masks"])
         held_out = share_of(val_share, named["train"], seed)
         held_out += f" ({named['test']} is kept for eval --part test)" if "test" in there else ""
-        train, val = _part(train, split.train), _part(train, split.val)
+        train, val = train.part(split.train), train.part(split.val)
     if learns:
         notes += _looked_at(train, code, 2, "to learn from")
     _looked_at(val, code, 1, "to judge by")
@@ -280,16 +284,12 @@ def _looked_at(images: PixelImages, code: MaskCode, least: int, what: str) -> li
     return [f"only {counted / total:.1%} of the pixels of some masks have a class; is that meant?"] if few else []
 
 
-def _part(images: PixelImages, numbers: Sequence[int]) -> PixelImages:
-    return PixelImages([images.name(n) for n in numbers], [images.masks.name(n) for n in numbers])
-
-
 def _listed(root: Path) -> MaskCode:
     """Classes that a file beside the images names."""
     table, names = root / "classes.csv", root / "classes.txt"
     if table.exists():
         try:
-            rows = list(csv.DictReader(io.StringIO(read_text(table, encoding="utf-8-sig"), newline="")))
+            rows = list(csv.DictReader(io.StringIO(read_text(table), newline="")))
             classes = [row["name"].strip() for row in rows]
             colours = np.array([[int(row[c]) for c in "rgb"] for row in rows], np.int64).reshape(-1, 3)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, csv.Error) as error:

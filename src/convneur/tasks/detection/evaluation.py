@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -83,6 +84,15 @@ def judge(
     return boxes, average_precision(truth, results, "masks") if with_masks else None
 
 
+def refuse_unknown(boxes: AveragePrecision) -> None:
+    """A ValueError if there was nothing to find."""
+    if math.isnan(boxes.ap):
+        raise ValueError(
+            "none of the images to judge by that could be read has an object that counts; mend those that could not be "
+            "read, or annotate others"
+        )
+
+
 @torch.inference_mode()
 def evaluate_detector(
     model: nn.Module,
@@ -103,6 +113,9 @@ def evaluate_detector(
         batches: Of `convneur.data.objects.loading.EvalObjects` over ``images``.
         device: To compute on.
         with_masks: Whether masks are judged, too.
+
+    Raises:
+        ValueError: If no image can be read, or none of those has anything to find.
     """
     require_counter()
     model.to(device).eval()
@@ -127,6 +140,7 @@ def evaluate_detector(
         raise ValueError("none of the images to judge by could be read; mend or replace them")
     ids = [images.ids[index] for index in indices]
     boxes, masks = judge(images, classes, category_ids, results, ids, with_masks)
+    refuse_unknown(boxes)
     mistakes.sort(key=len, reverse=True)
     return DetectorEvaluation(images, indices, results, boxes, masks, mistakes, seconds, unreadable)
 

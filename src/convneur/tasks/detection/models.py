@@ -88,6 +88,21 @@ def create_detector(
     )
     freeze_stages(pyramid.body, frozen_stages)
     given: dict[str, Any] = {"min_size": min_size, "max_size": max_size} | arguments
+    detector: Any = _with_heads(kind, pyramid, num_classes, smallest_anchor, mask_channels, given)
+    detector.transform = PastingTransform(detector.transform)
+    return detector
+
+
+def _with_heads(
+    kind: DetectorKind,
+    pyramid: FeaturePyramid,
+    num_classes: int,
+    smallest_anchor: int,
+    mask_channels: int,
+    given: dict[str, Any],
+) -> nn.Module:
+    """A detector on a pyramid, with torchvision's transform."""
+    out_channels = pyramid.out_channels
     if kind == "fcos":
         return FCOS(pyramid, num_classes + 1, **given)
     sizes = [smallest_anchor * 2**level for level in range(5)]
@@ -105,7 +120,6 @@ def create_detector(
     # torchvision takes no mask predictor beside a number of classes
     detector = MaskRCNN(pyramid, num_classes + 1, **({"mask_head": parts["mask_head"]} | given))
     detector.roi_heads.mask_predictor = parts["mask_predictor"]
-    detector.transform = PastingTransform(detector.transform)
     return detector
 
 
@@ -181,5 +195,4 @@ def _cascade(
             for number in range(len(IOUS))
         ]
     )
-    detector.transform = PastingTransform(detector.transform)
     return detector

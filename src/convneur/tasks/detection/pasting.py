@@ -1,4 +1,5 @@
-"""Masks onto images, as torchvision does it, in less time where there are many, or left as they are.
+"""What goes into a detector and comes out: thin images, and masks onto images, as torchvision does it, in less time
+where there are many, or left as they are.
 
 torchvision fills an image of zeros for each mask and stacks them; here all are written into one tensor.
 """
@@ -19,7 +20,7 @@ Size = tuple[int, int]
 
 
 class PastingTransform(GeneralizedRCNNTransform):
-    """torchvision's transform, but for how masks get onto the images.
+    """torchvision's transform, but for images of less than a pixel a side, and how masks get onto the images.
 
     Args:
         transform: That of a detector, whose settings are taken over.
@@ -34,7 +35,23 @@ class PastingTransform(GeneralizedRCNNTransform):
             transform.size_divisible,
             transform.fixed_size,
         )
+        self.fixed_size: tuple[int, int] | None = transform.fixed_size
         self.pasting = True  # see `masks_of_boxes`
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
+        """As torchvision does it, but to at least a pixel a side: of 600 x 1 px nothing would be left."""
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return super().resize(image, target)
+        height, width = image.shape[-2:]
+        scale = self.max_size / max(height, width)
+        if min(height, width) * scale >= 1:
+            return super().resize(image, target)
+        kept = self.fixed_size
+        self.fixed_size = max(1, round(width * scale)), max(1, round(height * scale))
+        try:
+            return super().resize(image, target)
+        finally:
+            self.fixed_size = kept
 
     def postprocess(
         self, result: list[dict[str, Tensor]], image_shapes: list[Size], original_image_sizes: list[Size]

@@ -12,7 +12,7 @@ from convneur.data.loading import PADDING
 from convneur.data.objects import ObjectImages
 from convneur.engine.optim import OptimConfig
 from convneur.tasks.base import Task
-from convneur.tasks.detection.evaluation import judge
+from convneur.tasks.detection.evaluation import judge, refuse_unknown
 from convneur.tasks.detection.learning import boxes_in_full_precision, parameter_groups
 from convneur.tasks.detection.metrics import coco_results, require_counter
 from convneur.tasks.detection.pasting import masks_of_boxes
@@ -90,6 +90,8 @@ class Detection(Task):
             torch.distributed.all_gather_object(gathered, (found, judged))
             found, judged = [each for part, _ in gathered for each in part], [n for _, part in gathered for n in part]
         boxes, masks = judge(self.held_out, self.classes, self.category_ids, found, judged, self.with_masks)
+        if not self.trainer.sanity_checking:  # a few images, before training, may have nothing on them
+            refuse_unknown(boxes)
         for worth, prefix in ((boxes, ""), (masks, "mask_")):
             if worth is not None:
                 scores = {"ap": worth.ap, "ap50": worth.ap50, "ap75": worth.ap75}
