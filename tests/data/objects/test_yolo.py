@@ -150,16 +150,16 @@ def test_labels_that_are_elsewhere_are_refused_with_where_they_are(tmp_path, lab
     for split in ("train", "val") if others else ():
         Image.new("RGB", (40, 30)).save(root / "images" / split / "b.png")
         (root / "labels" / split / "b.txt").write_text(BOX)
-    with pytest.raises(ValueError, match=r"images/val have no label file: looked for .*labels/val/a\.txt") as refused:
+    with pytest.raises(ValueError, match=r"images/train have no label file: looked for .*labels/train/a\.txt") as refused:
         open_objects(root)
-    assert f"such as {root / label.format(split='val')}" in str(refused.value)
+    assert f"such as {root / label.format(split='train')}" in str(refused.value)
 
 
 def test_no_labels_at_all_are_refused_in_training_and_in_evaluation(tmp_path):
     root = yolo(tmp_path, label="images/{split}/notes.md")
-    for known in (None, ["dog", "cat"]):
+    for known, part in ((None, "train"), (["dog", "cat"], "val")):
         with pytest.raises(
-            ValueError, match=r"1 of the 1 images in .*images/val have no label file: .*found none there"
+            ValueError, match=rf"1 of the 1 images in .*images/{part} have no label file: .*found none there"
         ):
             open_objects(root, known=known)
     for split in ("train", "val"):
