@@ -150,7 +150,8 @@ def test_labels_that_are_elsewhere_are_refused_with_where_they_are(tmp_path, lab
     for split in ("train", "val") if others else ():
         Image.new("RGB", (40, 30)).save(root / "images" / split / "b.png")
         (root / "labels" / split / "b.txt").write_text(BOX)
-    with pytest.raises(ValueError, match=r"images/train have no label file: looked for .*labels/train/a\.txt") as refused:
+    message = r"images/train have no label file: looked for .*labels/train/a\.txt"
+    with pytest.raises(ValueError, match=message) as refused:
         open_objects(root)
     assert f"such as {root / label.format(split='train')}" in str(refused.value)
 
