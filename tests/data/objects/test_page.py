@@ -81,9 +81,10 @@ TRIED = {
     ("COCO", "`area`", "missing", "converted"): coco(),
     ("COCO", "`area`", "null, NaN, negative", "refused"): coco(area=None),
     ("COCO", "`segmentation`", "polygons, run-length encodings", "accepted"): coco(),
-    ("COCO", "`segmentation`", "points `[x, y]`, a list with one encoding", "converted"): coco(
-        segmentation=[[[1, 2], [9, 2], [9, 9]]]
+    ("COCO", "`segmentation`", "a list with one encoding", "converted"): coco(
+        segmentation=[{"size": [30, 40], "counts": [100, 30, 1070]}]
     ),
+    ("COCO", "`segmentation`", "points `[x, y]`", KEPT): coco(segmentation=[[[1, 2], [9, 2], [9, 9]]]),
     ("COCO", "`segmentation`", "missing, null, `[]`, `[[]]`", KEPT): coco(segmentation=[[]]),
     ("COCO", "`segmentation`", "null or NaN in it, counts that do not add up, damaged text", KEPT): coco(
         segmentation={"size": [30, 40], "counts": "not an rle"}

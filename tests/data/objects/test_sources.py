@@ -148,8 +148,7 @@ ENCODED = {"size": [30, 40], "counts": [100, 30, 1070]}
 OUTLINES = {  # segmentation: what it becomes, None for a box alone, and what is said where outlines are needed
     "polygon": ([[1, 2, 11, 2, 11, 22]], [[1, 2, 11, 2, 11, 22]], ""),
     "polygons, one empty": ([[], [1, 2, 11, 2, 11, 22]], [[1, 2, 11, 2, 11, 22]], ""),
-    "points": ([[[1, 2], [11, 2], [11, 22]]], [[1, 2, 11, 2, 11, 22]], ""),
-    "points of one polygon": ([[1, 2], [11, 2], [11, 22]], [[1, 2, 11, 2, 11, 22]], ""),
+    "points": ([[[1, 2], [11, 2], [11, 22]]], None, "annotation 3 has an outline that cannot be decoded: "),
     "encoding": (ENCODED, ENCODED, ""),
     "list of an encoding": ([ENCODED], ENCODED, ""),
     "none": (None, None, "2 objects have a box and no mask, the first a 'dog' on"),

@@ -31,8 +31,8 @@ def read_outline(value: Any, height: int, width: int) -> Shape | None:
     """The outline of an annotation, checked so that `decode_masks` can decode it.
 
     Args:
-        value: ``segmentation`` as JSON has it: polygons x, y, x, y, ... or lists of points x, y; a run-length encoding
-            in either of COCO's forms, or a list with one.
+        value: ``segmentation`` as JSON has it: polygons x, y, x, y, ...; a run-length encoding in either of COCO's
+            forms, or a list with one.
         height: H of its image.
         width: W.
 
@@ -50,8 +50,6 @@ def read_outline(value: Any, height: int, width: int) -> Shape | None:
         return _checked_encoding(value, height, width)
     if not isinstance(value, list) or not all(isinstance(each, list) for each in value):
         raise ValueError(f"{shown(value)} is neither polygons, lists of x, y, x, y, ..., nor one run-length encoding")
-    if len(value) > 2 and all(len(each) == 2 and not isinstance(each[0], list) for each in value):
-        value = [value]  # the points of one polygon
     polygons = [_checked_polygon(each) for each in value if each]
     if len(polygons) > 1:
         _check_outlines(polygons)
@@ -59,20 +57,18 @@ def read_outline(value: Any, height: int, width: int) -> Shape | None:
 
 
 def _checked_polygon(polygon: list[Any]) -> list[float]:
-    """x, y, x, y, ... of a polygon, which may be a list of points."""
+    """x, y, x, y, ... of a polygon."""
     try:
         numbers = np.array(polygon)
     except ValueError:  # some are lists
         numbers = np.array(None)
-    points = numbers.ndim == 2 and numbers.shape[1] == 2
-    if numbers.dtype.kind not in "if" or not (points or (numbers.ndim == 1 and len(numbers) % 2 == 0)):
+    if numbers.dtype.kind not in "if" or numbers.ndim != 1 or len(numbers) % 2:
         raise ValueError(f"{shown(polygon)} is no list of numbers x, y, x, y, ...")
     if not (farthest := float(np.abs(numbers.astype(np.float64)).max())) <= FARTHEST:  # nor NaN
         raise ValueError(f"{shown(polygon)} has a number that is none, or too large")
-    flat: list[float] = numbers.ravel().tolist() if points else polygon
-    if farthest * 2 * len(flat) > LONGEST_OUTLINE:
-        _check_outlines([flat])
-    return flat
+    if farthest * 2 * len(polygon) > LONGEST_OUTLINE:
+        _check_outlines([polygon])
+    return polygon
 
 
 def _checked_encoding(code: dict[str, Any], height: int, width: int) -> Shape:
