@@ -2,6 +2,9 @@
 
 import io
 import random
+import socket
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
@@ -243,3 +246,24 @@ def test_the_strongest_posterization_is_no_error():
     for draw in range(60):
         with seeded(draw):
             assert torch.isfinite(transform(picture)).all()
+
+
+LEFT = """
+import os, socket, sys, threading, time
+from multiprocessing import resource_sharer
+if sys.argv[1] == "as a loader's worker":
+    from convneur.data.loading import ignore_interrupts
+    ignore_interrupts(0)
+address, _ = resource_sharer.DupFd(os.dup(1))._id
+for _ in range(2):
+    with socket.socket(socket.AF_UNIX) as left:
+        left.connect(address)
+time.sleep(0.3)
+"""
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="processes hand memory over by other means here")
+@pytest.mark.parametrize("how", ["as it is", "as a loader's worker"])
+def test_workers_whose_process_ends_while_it_fetches_say_nothing(how):
+    run = subprocess.run([sys.executable, "-c", LEFT, how], capture_output=True, text=True, check=True, timeout=60)
+    assert ("Error" in run.stderr) == (how == "as it is"), run.stderr

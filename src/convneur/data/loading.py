@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -245,8 +247,18 @@ def seeded(*key: int) -> Iterator[None]:
 
 
 def ignore_interrupts(_worker: int) -> None:
-    """Let a worker process live on when Ctrl-C reaches it, as long as the process that trains needs it."""
+    """Let a worker process live on when Ctrl-C reaches it, as long as the process that trains needs it.
+
+    Where that process ends while it fetches a batch, the thread that hands over memory is left without it. That is no
+    error of the worker's, and not worth a traceback.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _except_when_left  # which `multiprocessing.resource_sharer` calls in its thread
+
+
+def _except_when_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def default_workers() -> int:
