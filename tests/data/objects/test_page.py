@@ -88,7 +88,7 @@ TRIED = {
     ("COCO", "`segmentation`", "null or NaN in it, counts that do not add up, damaged text", KEPT): coco(
         segmentation={"size": [30, 40], "counts": "not an rle"}
     ),
-    ("COCO", "`segmentation`", "fewer than three points", "kept for detection, left out for instance and named"): coco(
+    ("COCO", "`segmentation`", "fewer than three points, no pixel of the image", "kept for detection, left out for instance and named"): coco(
         segmentation=[[1, 2, 3, 4]]
     ),
     ("VOC", "file", "byte order mark, CRLF, blank lines first", "accepted"): voc("<annotation>", "\n\n<annotation>"),

@@ -58,7 +58,7 @@ def read_coco(
         file: In COCO's form.
         folders: Where the images may be; the first that has the first image is taken.
         root: Folder of the data, which no image may be outside of.
-        with_masks: Whether outlines are needed. Objects whose outline has fewer than three points are left out then.
+        with_masks: Whether outlines are needed. Objects whose outline is around nothing are left out then.
 
     Returns:
         Images, names and numbers of the classes, and what was left out and why.
@@ -241,7 +241,7 @@ def _found(
                 f"{file}: {which} has an outline that cannot be decoded: {error}; correct or remove the annotation"
             ) from error
     if shape == [] and with_masks:
-        left_out.add("objects with an outline of fewer than three points were left out", which)
+        left_out.add("objects with an outline around nothing were left out", which)
         return None
     x, y, width, height = record.bbox
     return Found(
