@@ -203,7 +203,8 @@ def _refuse_other_forms(file: Path, records: Sequence[_Annotation], known: Mappi
     if look_like_corners(given, np.hstack([given[:, :2], given[:, :2] + given[:, 2:]]), sizes):
         raise ValueError(
             f"{file} has boxes that look like corners x0, y0, x1, y1, such as {shown(boxed[0].bbox)}: as x, y, width "
-            "and height, which COCO has, many end far outside of their image; write those, or correct the sizes of the images"
+            "and height, which COCO has, many end far outside of their image; write those, or correct "
+            "the sizes of the images"
         )
 
 
