@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from convneur.files import NEW, remove_entry, replace_folder, write_atomic
+from convneur.files import NEW, new_for, remove_entry, replace_folder, write_atomic
 from convneur.notes import AlreadyDone, files_hash
 from convneur.outputs import BESIDE, WRITES, OutputFile, OutputFolder
 from tests.cli.test_cli import call
@@ -336,6 +337,16 @@ def export(path: Path, made_from: dict, overwrite: bool = False, text: str = "ou
         for file in target.files:
             write_atomic(file, text)
         target.finish("told")
+
+
+@pytest.mark.parametrize("name", ["m.xml", "m [1].xml"])
+def test_what_a_killed_export_left_is_removed_and_that_of_others_kept(name, tmp_path):
+    left = Path(tempfile.mkdtemp(prefix=new_for(tmp_path / name), dir=tmp_path))
+    (left / name).write_text("half")
+    others = Path(tempfile.mkdtemp(prefix=new_for(tmp_path / "n.xml"), dir=tmp_path))
+    export(tmp_path / name, {"size": 1})
+    assert not left.exists()
+    assert others.exists(), "another export may be at work"
 
 
 def test_an_exported_file_stays_until_told_otherwise(tmp_path):

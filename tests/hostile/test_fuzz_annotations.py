@@ -123,21 +123,23 @@ NAMES = "names: { 0: dog, 1: cat }\nkpt_shape: [ 2, 3 ]\n"
 
 def json_folder(root: Path, seed: int) -> None:
     draw = random.Random(seed)
-    for n in range(2):
+    for n in range(4):
         Image.new("RGB", (40, 30)).save(root / f"{n}.png")
     text = json.dumps(replaced(coco(), draw)) if seed % 4 else mutated(json.dumps(coco()).encode(), seed // 4)
     (root / "instances_train.json").write_bytes(text if isinstance(text, bytes) else text.encode())
-    (root / "instances_val.json").write_text(json.dumps(coco()))
+    (root / "instances_val.json").write_text(json.dumps(coco()).replace("0.png", "2.png").replace("1.png", "3.png"))
 
 
 def xml_folder(root: Path, seed: int) -> None:
     for place in ("JPEGImages", "Annotations", "ImageSets/Main"):
         (root / place).mkdir(parents=True)
-    Image.new("RGB", (40, 30)).save(root / "JPEGImages" / "0.png")
+    for n in range(2):
+        Image.new("RGB", (40, 30)).save(root / "JPEGImages" / f"{n}.png")
     text = reworded(XML, random.Random(seed)).encode() if seed % 2 else mutated(XML.encode(), seed // 2)
     (root / "Annotations" / "0.xml").write_bytes(text)
-    for split in ("train", "val"):
-        (root / "ImageSets" / "Main" / f"{split}.txt").write_text("0\n")
+    (root / "Annotations" / "1.xml").write_bytes(text.replace(b"0.png", b"1.png"))
+    for n, split in enumerate(("train", "val")):
+        (root / "ImageSets" / "Main" / f"{split}.txt").write_text(f"{n}\n")
 
 
 def text_folder(root: Path, seed: int) -> None:

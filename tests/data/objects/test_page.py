@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ def changed(name: str, /, **changes: Any) -> Any:
 
     def make(root: Path) -> Path:
         test_sources.coco(root, lambda content: content[name][0].update(changes))
-        shutil.copy(root / "instances_train.json", root / "instances_val.json")
+        told = (root / "instances_train.json").read_text()
+        (root / "instances_val.json").write_text(told.replace("a.jpg", "c.jpg").replace("b.jpg", "d.jpg"))
         return root
 
     return make
@@ -58,6 +59,17 @@ def yolo(lines: str = BOX, names: str = "names: [dog, cat]", label: str = "label
     return lambda root: test_yolo.yolo(root, lines, names, label)
 
 
+def roboflow(root: Path) -> Path:
+    test_yolo.yolo(root, described="names: [dog, cat]\ntrain: ../train/images\nval: ../val/images")
+    for split in ("train", "val"):
+        (root / split).mkdir()
+        for kind in ("images", "labels"):
+            (root / kind / split).rename(root / split / kind)
+    for kind in ("images", "labels"):
+        (root / kind).rmdir()
+    return root
+
+
 def voc(old: str = "", new: str = "") -> Any:
     return lambda root: test_voc.voc(root, lambda text: text.replace(old, new) if old else text)
 
@@ -70,11 +82,14 @@ TRIED = {
     ("COCO", "`id` of an annotation", "one that another has", "accepted"): coco(id=50),
     ("COCO", "`id` of an image or category", "one that another has", "refused"): changed("images", id=8),
     ("COCO", "`height`, `width`", "0, negative, null", "refused"): changed("images", height=-1),
-    ("COCO", "`file_name`", "no text, one that another has", "refused"): changed("images", file_name=None),
+    ("COCO", "`file_name`", "no text, one that another has", "refused"): changed("images", file_name="./b.jpg"),
     ("COCO", "`name` of a category", "blanks at its ends, a number", "converted"): changed("categories", name=7),
     ("COCO", "`name` of a category", "null, empty, one that another has", "refused"): changed("categories", name=None),
     ("COCO", "`bbox`", "text, null, NaN, negative size", "refused"): coco(bbox="[1, 2, 3, 4]"),
     ("COCO", "`bbox`", "shares of the image in all of the file", "refused"): shares,
+    ("COCO", "`bbox`", "corners x0, y0, x1, y1", "refused"): lambda root: test_sources.coco(
+        root, lambda content: [each.update(bbox=[20, 15, 38, 28]) for each in content["annotations"]]
+    ),
     ("COCO", "`bbox`", "no width or height, outside of the image", "left out and named"): coco(bbox=[90, 90, 9, 9]),
     ("COCO", "`iscrowd`", "0, 1, false, true, `\"0\"`, `\"1\"`", "converted"): coco(iscrowd="0"),
     ("COCO", "`iscrowd`", "other text, null", "refused"): coco(iscrowd="no"),
@@ -89,13 +104,16 @@ TRIED = {
     ("COCO", "`segmentation`", "null or NaN in it, counts that do not add up, damaged text", KEPT): coco(
         segmentation={"size": [30, 40], "counts": "not an rle"}
     ),
-    ("COCO", "`segmentation`", "fewer than three points", "kept for detection, left out for instance and named"): coco(
+    ("COCO", "`segmentation`", "around no pixel", "kept for detection, left out for instance and named"): coco(
         segmentation=[[1, 2, 3, 4]]
     ),
     ("VOC", "file", "byte order mark, CRLF, blank lines first", "accepted"): voc("<annotation>", "\n\n<annotation>"),
     ("VOC", "`filename`", "missing, without ending, with another ending or a path", "accepted"): voc(".png<", ".jpg<"),
     ("VOC", "`filename`", "that of another image", "refused"): voc("one.png", "two.png"),
     ("VOC", "`size`", "0, as some tools write it", "converted"): voc("<width>40", "<width>0"),
+    ("VOC", "box", "shares of the image in all of the list", "refused"): lambda root: test_voc.voc(
+        root, lambda text: re.sub(r"(<[xy]m..>)\d+", r"\g<1>0.5", text)
+    ),
     ("VOC", "`difficult`", "1 for all of a split", "refused"): voc(">0</difficult>", ">1</difficult>"),
     ("VOC", "`object`", "none in a split", "refused"): lambda root: test_voc.voc(
         root, lambda text: text[: text.index("<object>")] + "</annotation>"
@@ -106,8 +124,13 @@ TRIED = {
     ),
     ("YOLO", "`names`", "`no`, `on`, `1.0`, `null`", "converted"): yolo(BOX, "names: [no, 1.0]"),
     ("YOLO", "`names`", "one twice, empty", "refused"): yolo(BOX, "names: [dog, dog]"),
+    ("YOLO", "folders", "`train/images` and `train/labels`", "accepted"): roboflow,
+    ("YOLO", "`train`, `val`, `test`", "a folder that is called as another part", "refused"): yolo(
+        BOX, "names: [dog, cat]\ntrain: images/val"
+    ),
     ("YOLO", "class", "one that is not named", "refused"): yolo("0 0.5 0.5 0.5 0.2", "names: {1: dog}"),
     ("YOLO", "box", "pixels, percent, NaN", "refused"): yolo("0 24 18 32 24"),
+    ("YOLO", "box", "corners x0, y0, x1, y1", "refused"): yolo("0 0.2 0.2 0.9 0.9"),
     ("YOLO", "box", "no width or height, outside of the image", "left out and named"): yolo(f"{BOX}\n0 0.5 0.5 0 0.1"),
     ("YOLO", "oriented box (OBB)", "four corners", "accepted"): yolo(test_yolo.ORIENTED),
     ("YOLO", "keypoints", "with `kpt_shape` in `data.yaml`", KEPT): yolo(

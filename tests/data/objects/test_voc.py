@@ -92,3 +92,14 @@ def test_two_images_for_one_annotation_are_no_guess(tmp_path):
     Image.new("RGB", (40, 30)).save(root / "JPEGImages" / "one.jpg")
     with pytest.raises(ValueError, match=r"one\.xml .*there are one\.jpg and one\.png"):
         open_objects(root)
+
+
+def test_a_list_to_learn_from_and_judge_by_is_split(tmp_path):
+    root = voc(tmp_path)
+    lists = root / "ImageSets" / "Main"
+    (lists / "trainval.txt").write_text("one\ntwo\n")
+    assert open_objects(root).held_out == "list val.txt"
+    for name in ("train.txt", "val.txt"):
+        (lists / name).unlink()
+    source = open_objects(root)
+    assert (len(source.train), len(source.val)) == (1, 1)

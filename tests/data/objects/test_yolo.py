@@ -112,7 +112,7 @@ def test_lines_of_no_use_are_named(tmp_path):
         ("0 0.5 0.5 0.2 0.2 0.9", "5 numbers after the class"),
         ("0 0.42 0.39 0.42 0.47 0.30 0.30 2 0.50 0.50 2", "write kpt_shape"),
         ("0 0.42 0.39 0.42 0.47 0.30 0.30 1 0 0 0", "write kpt_shape"),
-        ("0,0.5,0.5,0.1,0.1", "could not convert"),
+        ("0,0.5,0.5,0.1,0.1", "is not all numbers, parted by blanks"),
         ("0.5 0.5 0.5 0.1 0.1", "it is of the class 0.5"),
         ("2 0.5 0.5 0.1 0.1", r"it is of the class 2, and data\.yaml names 0 \(dog\), 1 \(cat\)"),
     ],
@@ -177,3 +177,22 @@ def test_files_without_an_image_are_told_and_a_file_of_two_images_is_refused(tmp
     Image.new("RGB", (40, 30)).save(root / "images" / "train" / "a.jpg")
     with pytest.raises(ValueError, match=r"a\.txt is the label file of .*a\.jpg and of .*a\.png; rename"):
         open_objects(root)
+
+
+def test_the_description_may_have_another_name(tmp_path):
+    root = yolo(tmp_path)
+    (root / "data.yaml").rename(root / "animals.yml")
+    assert open_objects(root).classes == ["dog", "cat"]
+
+
+def test_images_without_folders_of_parts_are_refused_in_words(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    with pytest.raises(ValueError, match="images has no folder of a part; move its images into images/train"):
+        open_objects(tmp_path)
+
+
+def test_pictures_of_other_kinds_are_named(tmp_path):
+    root = yolo(tmp_path)
+    (root / "images" / "train" / "b.nef").write_bytes(b"raw")
+    assert any("1 .nef" in note for note in open_objects(root).notes)

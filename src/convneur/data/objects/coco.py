@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from convneur.data.decode import MAX_SIDE
-from convneur.data.objects.annotations import FARTHEST, ObjectImages
+from convneur.data.objects.annotations import FARTHEST, ObjectImages, Shape
+from convneur.data.objects.box_forms import look_like_corners, look_like_shares
 from convneur.data.objects.gathering import Found, LeftOut, gather, listed
 from convneur.data.objects.masks import read_outline
 from convneur.data.paths import LARGEST_FILE, inside, read_json
@@ -58,7 +62,7 @@ def read_coco(
         file: In COCO's form.
         folders: Where the images may be; the first that has the first image is taken.
         root: Folder of the data, which no image may be outside of.
-        with_masks: Whether outlines are needed. Objects whose outline has fewer than three points are left out then.
+        with_masks: Whether outlines are needed. Objects whose outline is around nothing are left out then.
 
     Returns:
         Images, names and numbers of the classes, and what was left out and why.
@@ -72,13 +76,13 @@ def read_coco(
     images, records = _parsed(file, content, "images", _image), _parsed(file, content, "annotations", _annotation)
     categories = sorted(_parsed(file, content, "categories", _category), key=lambda category: category.id)
     _once(file, "images with the id", [image.id for image in images])
-    _once(file, "images with the file_name", [image.file_name for image in images])
+    _once(file, "images with the file_name", [posixpath.normpath(image.file_name) for image in images])
     _once(file, "categories with the id", [category.id for category in categories])
     _once(file, "categories named", [category.name for category in categories])
     if not images:
         raise ValueError(f"{file} lists no images; give a file with some")
-    _refuse_shares(file, records)
     known = {image.id: image for image in images}
+    _refuse_other_forms(file, records, known)
     labels = {category.id: label for label, category in enumerate(categories)}
     left_out, found = LeftOut(file.name), defaultdict(list)
     for record in records:
@@ -185,12 +189,22 @@ def _once(file: Path, what: str, values: Sequence[Any]) -> None:
         raise ValueError(f"{file} has several {what} {value}; give each one of its own")
 
 
-def _refuse_shares(file: Path, records: Sequence[_Annotation]) -> None:
+def _refuse_other_forms(file: Path, records: Sequence[_Annotation], known: Mapping[int, _Image]) -> None:
     numbers = [value for record in records for value in record.bbox]
-    if any(value % 1 for value in numbers) and max(map(abs, numbers)) <= 1:
+    if look_like_shares(numbers):
         raise ValueError(
             f"{file} has boxes with numbers up to {max(numbers):g} only, which look like shares of the image; COCO's "
             "are in pixels: multiply x and width by the image's width, y and height by its height"
+        )
+    boxed = [record for record in records if record.image_id in known]
+    given = np.array([record.bbox for record in boxed], np.float64).reshape(-1, 4)
+    images = [known[record.image_id] for record in boxed]
+    sizes = np.array([(image.width, image.height) for image in images], np.float64).reshape(-1, 2)
+    if look_like_corners(given, np.hstack([given[:, :2], given[:, :2] + given[:, 2:]]), sizes):
+        raise ValueError(
+            f"{file} has boxes that look like corners x0, y0, x1, y1, such as {shown(boxed[0].bbox)}: as x, y, width "
+            "and height, which COCO has, many end far outside of their image; write those, or correct "
+            "the sizes of the images"
         )
 
 
@@ -241,9 +255,20 @@ def _found(
                 f"{file}: {which} has an outline that cannot be decoded: {error}; correct or remove the annotation"
             ) from error
     if shape == [] and with_masks:
-        left_out.add("objects with an outline of fewer than three points were left out", which)
+        left_out.add("objects with an outline around nothing were left out", which)
         return None
     x, y, width, height = record.bbox
+    if isinstance(shape, list) and shape and _is_elsewhere(shape, record.bbox):
+        left_out.add("objects have an outline that is not where their box is", which)
     return Found(
         which, (x, y, x + width, y + height), labels[record.category_id], record.crowd, record.area, shape or None
     )
+
+
+def _is_elsewhere(polygons: Shape, box: Sequence[float]) -> bool:
+    """Whether the box around an outline and that of its annotation have less than half in common (IoU)."""
+    points = np.concatenate([np.array(polygon, np.float64).reshape(-1, 2) for polygon in polygons])
+    ends = [points.min(0), points.max(0)]
+    own = np.array(box).reshape(2, 2)
+    common = (np.minimum(ends[1], own.sum(0)) - np.maximum(ends[0], own[0])).clip(0).prod()
+    return bool(common < 0.5 * ((ends[1] - ends[0]).prod() + own[1].prod() - common))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -40,6 +41,12 @@ def check_labelled(
             "annotations are those of these images"
         )
     notes = []
+    if learned and (small := [n for n, each in enumerate(images.objects) if (~each.crowd).sum() > len(counted[n])]):
+        count = sum(int((~images.objects[n].crowd).sum()) - len(counted[n]) for n in small)
+        notes.append(
+            f"{place}: {count} objects are smaller than a pixel and not learned from, the first on "
+            f"{Path(images.name(small[0])).name}"
+        )
     if labelled < FEW * total:
         notes.append(
             f"{place}: only {labelled} of {total} {kind} have objects; the others count as images with nothing on them"

@@ -37,7 +37,7 @@ def read_outline(value: Any, height: int, width: int) -> Shape | None:
         width: W.
 
     Returns:
-        A shape; an empty list if no polygon has three points; None if there is no outline.
+        A shape; an empty list if it goes around nothing on the image; None if there is no outline.
 
     Raises:
         ValueError: If it cannot be decoded; one line that says why.
@@ -53,7 +53,14 @@ def read_outline(value: Any, height: int, width: int) -> Shape | None:
     polygons = [_checked_polygon(each) for each in value if each]
     if len(polygons) > 1:
         _check_outlines(polygons)
-    return [polygon for polygon in polygons if len(polygon) >= 6]
+    return [polygon for polygon in polygons if _is_around_something(polygon, height, width)]
+
+
+def _is_around_something(polygon: list[float], height: int, width: int) -> bool:
+    """Whether it has three points, an area, and a part on the image."""
+    x, y = np.array(polygon, np.float64).reshape(-1, 2).T
+    area = abs((x - x[0]) @ np.roll(y, -1) - np.roll(x - x[0], -1) @ y)
+    return bool(len(x) > 2 and area and x.max() > 0 and y.max() > 0 and x.min() < width and y.min() < height)
 
 
 def _checked_polygon(polygon: list[Any]) -> list[float]:
@@ -72,6 +79,7 @@ def _checked_polygon(polygon: list[Any]) -> list[float]:
 
 
 def _checked_encoding(code: dict[str, Any], height: int, width: int) -> Shape:
+    """The encoding; an empty list if it has no pixel."""
     size, counts = code.get("size"), code.get("counts")
     if size != [height, width]:
         raise ValueError(f"its size is {shown(size)}, and its image has [{height}, {width}], height and width")
@@ -87,7 +95,7 @@ def _checked_encoding(code: dict[str, Any], height: int, width: int) -> Shape:
         raise ValueError(f"its counts {shown(counts)} are no lengths of runs")
     if not ((runs >= 0) & (runs <= pixels)).all() or int(runs.sum()) != pixels:
         raise ValueError(f"its counts {shown(counts)} do not add up to the {pixels} pixels of its image")
-    return {"size": [height, width], "counts": counts}
+    return {"size": [height, width], "counts": counts} if runs[1::2].any() else []
 
 
 def _runs_of_text(text: str) -> npt.NDArray[np.int64]:

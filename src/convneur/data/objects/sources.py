@@ -6,10 +6,12 @@
 | a folder with ``train`` and ``valid``, with ``_annotations.coco.json`` beside the images | COCO, as Roboflow has it |
 | a folder with ``Annotations``, ``JPEGImages`` and ``ImageSets`` | Pascal VOC |
 | a folder with ``images`` and ``labels``, and ``data.yaml`` | YOLO |
+| a folder with ``data.yaml``, ``train/images``, ``train/labels`` and the like | YOLO, as Roboflow has it |
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,12 +61,24 @@ def open_objects(
             is nothing to learn from or to judge by; one line with file and number.
     """
     source = _opened(Path(data).expanduser(), part, known, with_masks)
+    _refuse_shared(source, data)
     for images, place, learned in ((source.train, "train", True), (source.val, part, False)):
         if not learned or known is None:
             source.notes.extend(check_labelled(images, f"{data}, {place}", source.classes, learned, source.notes))
         if with_masks:
             images.check_masks(source.classes)
     return source
+
+
+def _refuse_shared(source: ObjectSource, data: str | Path) -> None:
+    """What is learned from is never judged by; a file may be listed in two ways."""
+    learned = {os.path.realpath(source.train.name(number)) for number in range(len(source.train))}
+    names = [source.val.name(number) for number in range(len(source.val))] if learned else []
+    if shared := [name for name in names if os.path.realpath(name) in learned]:
+        raise ValueError(
+            f"{data}: {len(shared)} of the {len(names)} images to judge by are learned from, too, the first "
+            f"{shared[0]}; leave each in one of the two"
+        )
 
 
 def _opened(root: Path, part: Judged, known: Sequence[str] | None, with_masks: bool) -> ObjectSource:
@@ -106,14 +120,27 @@ def _kind(root: Path, with_masks: bool) -> _Kind:
         return _coco_kind(root, named_so, with_masks)
     if (root / "Annotations").is_dir() and (root / "ImageSets").is_dir():
         lists = root / "ImageSets" / "Main"
-        parts = find_parts((path.stem for path in lists.glob("*.txt")), lists)
+        names = {path.stem for path in lists.glob("*.txt")}
+        parts = find_parts(names, lists)
+        if "train" not in parts and "trainval" in names:  # to learn from and to judge by, in one list
+            parts["train"] = "trainval"
         return _Kind({part: f"list {name}.txt" for part, name in parts.items()}, lambda p, k: _voc(root, parts, p, k))
     if (root / "images").is_dir() and (root / "labels").is_dir():
         parts = find_parts((path.name for path in (root / "images").iterdir() if path.is_dir()), root / "images")
-        return _Kind({part: f"folder {name}" for part, name in parts.items()}, lambda p, k: _yolo(root, parts, p, k))
+        if not parts:
+            raise ValueError(
+                f"{root / 'images'} has no folder of a part; move its images into images/train and images/val, and "
+                "their labels into labels/train and labels/val"
+            )
+        return _yolo_kind(root, parts, "images/{}", "labels/{}")
+    own = find_parts((path.parent.name for path in root.glob("*/images") if (path.parent / "labels").is_dir()), root)
+    if own:
+        return _yolo_kind(root, own, "{}/images", "{}/labels")
+    others = sorted([*root.glob("*.json"), *root.glob("annotations/*.json")])
     raise ValueError(
         f"{root} is of no known kind; it needs instances_train.json and instances_val.json (COCO), Annotations, "
         "JPEGImages and ImageSets (VOC), or images, labels and data.yaml (YOLO)"
+        + (f"; if {others[0].relative_to(root)} is in COCO's form, call it instances_train.json" if others else "")
     )
 
 
@@ -124,6 +151,13 @@ def _coco_kind(root: Path, files: Mapping[Part, Path], with_masks: bool) -> _Kin
     return _Kind(there, lambda parts, _: _coco(root, [files[part] for part in parts], with_masks))
 
 
+def _yolo_kind(root: Path, names: Mapping[Part, str], images: str, labels: str) -> _Kind:
+    """``images`` and ``labels`` are folders of a part, by its name."""
+    places = {part: (root / images.format(name), root / labels.format(name)) for part, name in names.items()}
+    there: dict[Part, str] = {part: f"folder {name}" for part, name in names.items()}
+    return _Kind(there, lambda parts, _: _yolo(root, [places[part] for part in parts]))
+
+
 def _voc(root: Path, names: Mapping[Part, str], parts: Sequence[Part], known: list[str] | None) -> ObjectSource:
     images, classes, notes = EMPTY, known, list[str]()
     if len(parts) == 2:
@@ -132,10 +166,11 @@ def _voc(root: Path, names: Mapping[Part, str], parts: Sequence[Part], known: li
     return ObjectSource(images, held_out, classes, list(range(1, len(classes) + 1)), notes + more)
 
 
-def _yolo(root: Path, names: Mapping[Part, str], parts: Sequence[Part], _: list[str] | None) -> ObjectSource:
+def _yolo(root: Path, places: Sequence[tuple[Path, Path]]) -> ObjectSource:
+    """Images and labels; the last are to judge by, the first, if there are two, to train on."""
     description = read_description(root)
-    images, notes = read_yolo(root, names[parts[0]], description) if len(parts) == 2 else (EMPTY, [])
-    held_out, more = read_yolo(root, names[parts[-1]], description)
+    images, notes = read_yolo(root, *places[0], description) if len(places) == 2 else (EMPTY, [])
+    held_out, more = read_yolo(root, *places[-1], description)
     classes = description.classes
     return ObjectSource(images, held_out, classes, list(range(1, len(classes) + 1)), notes + more)
 

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from convneur.data.decode import MAX_SIDE, SUFFIXES
 from convneur.data.objects.annotations import FARTHEST, ObjectImages
+from convneur.data.objects.box_forms import look_like_shares
 from convneur.data.objects.gathering import Found, LeftOut, gather, seen_size
 from convneur.data.paths import LARGEST_TEXT, inside, read_file, read_lines
 
@@ -28,8 +29,14 @@ class _Annotated:
 @dataclass(frozen=True)
 class _Object:
     name: str
-    box: list[float]
+    given: list[float]  # corners x0 y0 x1 y1, pixels from 1 on, the last included
     difficult: bool  # VOC does not count those, as COCO its crowds
+
+    @property
+    def box(self) -> list[float]:
+        """The same from 0 on, the last one the first outside."""
+        x0, y0, x1, y1 = self.given
+        return [x0 - 1, y0 - 1, x1, y1]
 
 
 def read_voc(root: Path, split: str, classes: list[str] | None = None) -> tuple[ObjectImages, list[str], list[str]]:
@@ -61,6 +68,12 @@ def read_voc(root: Path, split: str, classes: list[str] | None = None) -> tuple[
         raise ValueError(
             f"{root / 'Annotations' / found[unknown[0]]}.xml has a {unknown[0]!r}, which is no class of the training "
             "images, or of the model"
+        )
+    numbers = [value for annotated in read for each in annotated.objects for value in each.given]
+    if look_like_shares(numbers):
+        raise ValueError(
+            f"{root / 'Annotations'} has boxes with numbers up to {max(numbers):g} only, which look like shares of the "
+            "image; VOC's are in pixels: multiply x by the image's width and y by its height"
         )
     number_of, left_out = {name: number for number, name in enumerate(classes)}, LeftOut(f"Annotations ({split})")
     objects = [
@@ -139,8 +152,7 @@ def _object(node: ET.Element) -> _Object:
     difficult = node.findtext("difficult", "0").strip()
     if difficult not in DIFFICULT:
         raise ValueError(f"difficult is {difficult!r}; give 0 or 1")
-    # VOC counts pixels from 1, the last included
-    return _Object(_text(node, "name"), [x0 - 1, y0 - 1, x1, y1], DIFFICULT[difficult])
+    return _Object(_text(node, "name"), [x0, y0, x1, y1], DIFFICULT[difficult])
 
 
 def _text(node: ET.Element, path: str) -> str:

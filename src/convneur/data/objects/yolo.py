@@ -1,4 +1,5 @@
-"""Annotations as YOLO keeps them: ``images/SPLIT`` and ``labels/SPLIT`` with a text file per image, and ``data.yaml``.
+"""Annotations as YOLO keeps them: ``images/SPLIT`` and ``labels/SPLIT`` with a text file per image, and ``data.yaml``;
+or ``SPLIT/images`` and ``SPLIT/labels``.
 
 A line of a text file is a class and a box (centre and size, as shares of the image), a class and the corners of a
 polygon (oriented boxes, OBB, are polygons of four), or a class, a box and keypoints, of which the box is read.
@@ -8,23 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from convneur.data.decode import SUFFIXES
+from convneur.data.image_files import find_image_files, unused_notes
 from convneur.data.objects.annotations import ObjectImages, Objects, Shape
+from convneur.data.objects.box_forms import look_like_corners
 from convneur.data.objects.gathering import Found, LeftOut, gather, seen_size
 from convneur.data.objects.yolo_labels import LabelFiles
-from convneur.data.paths import read_lines, read_text, walk
+from convneur.data.paths import read_lines, read_text
+from convneur.data.split_names import part_of
 from convneur.data.yaml_text import TextLoader, parse_yaml
 from convneur.json_files import shown
 
 LARGEST_YAML = 2**20  # bytes
 LONGEST_NAME = 200  # letters
 LEAST, MOST = -0.5, 1.5  # shares; boxes may stick out of the image, numbers far outside are no shares
+Values = npt.NDArray[np.float64]
 VISIBILITIES = (0, 1, 2)  # of a keypoint: not labelled, hidden, seen
 
 
@@ -47,15 +51,18 @@ class Description:
 
 
 def read_description(root: Path) -> Description:
-    """Read ``data.yaml``: ``names`` is a list, or has a name for each number; ``kpt_shape`` says that there are
-    keypoints.
+    """Read ``data.yaml``, or the only other YAML file: ``names`` is a list, or has a name for each number;
+    ``kpt_shape`` says that there are keypoints.
 
     All values are taken as they are written, so that ``no``, ``on`` and ``1.0`` are names.
 
     Raises:
-        ValueError: If it names no classes, or one twice.
+        ValueError: If it names no classes, or one twice, or a folder for a part that is called as another part.
     """
     file = root / "data.yaml"
+    others = sorted(path for path in root.iterdir() if path.suffix.lower() in (".yaml", ".yml"))
+    if not file.exists() and len(others) == 1:
+        (file,) = others
     content = parse_yaml(read_text(file, LARGEST_YAML), file, TextLoader) if file.exists() else None
     given = content.get("names") if isinstance(content, dict) else None
     if isinstance(given, list):
@@ -72,7 +79,19 @@ def read_description(root: Path) -> Description:
         if len(set(each)) < len(given):
             twice = next(value for value in each if each.count(value) > 1)
             raise ValueError(f"{file} has several classes of the {what} {twice!r}; give each one of its own")
+    _check_parts(file, content)
     return Description(names, _keypoints(file, content))
+
+
+def _check_parts(file: Path, content: Any) -> None:
+    for part, place in ((part, content.get(part)) for part in ("train", "val", "test")):
+        steps = PurePosixPath(place.replace("\\", "/")).parts if isinstance(place, str) else ()
+        (*_, said) = [None, *filter(None, map(part_of, steps))]
+        if said not in (None, part):
+            raise ValueError(
+                f"{file} says that {part} is {shown(place)}, which is called {said}; here the names of folders say "
+                "which part is which: rename the folders, or correct the file"
+            )
 
 
 def _keypoints(file: Path, content: Any) -> int:
@@ -84,12 +103,13 @@ def _keypoints(file: Path, content: Any) -> int:
     return int(shape[0][:9]) * int(shape[1])
 
 
-def read_yolo(root: Path, split: str, description: Description) -> tuple[ObjectImages, list[str]]:
+def read_yolo(root: Path, folder: Path, place: Path, description: Description) -> tuple[ObjectImages, list[str]]:
     """Read one split.
 
     Args:
-        root: Folder with ``images`` and ``labels``.
-        split: Name of the folders in them.
+        root: Folder with all splits.
+        folder: With the images of this one.
+        place: With its labels.
         description: Of the classes and keypoints.
 
     Returns:
@@ -98,24 +118,40 @@ def read_yolo(root: Path, split: str, description: Description) -> tuple[ObjectI
     Raises:
         ValueError: If there are no images, no labels, or a line is not of this form; with file and line.
     """
-    folder, place = root / "images" / split, root / "labels" / split
-    paths = sorted(path for path in walk(folder) if path.suffix.lower() in SUFFIXES)
+    files, unused = find_image_files(folder)
+    paths, skipped = sorted(map(Path, files)), unused_notes(unused)
     if not paths:
-        raise ValueError(f"{folder} has no images; add some (.jpg, .png, .webp, ...)")
-    files = LabelFiles(root, split)
-    found = [(path, files.of(path)) for path in paths]
-    files.check(paths)
+        why = f" ({skipped[0]})" if skipped else ""
+        raise ValueError(f"{folder} has no images; add some (.jpg, .png, .webp, ...){why}")
+    labels = LabelFiles(root, folder, place)
+    found = [(path, labels.of(path)) for path in paths]
+    labels.check(paths)
     left_out = LeftOut(str(place.relative_to(root)))
-    sizes, objects = [], []
+    sizes, objects, boxes = [], [], list[Values]()
     for path, file in found:
         sizes.append(seen_size(path))
-        objects.append(_objects(file, *sizes[-1], description, left_out))
+        objects.append(_objects(file, *sizes[-1], description, left_out, boxes))
+    _refuse_corners(place, np.array(boxes).reshape(-1, 4))
     images = ObjectImages([str(path) for path in paths], sizes, objects, list(range(1, len(paths) + 1)))
-    return images, [*files.notes(), *left_out.notes()]
+    return images, [*skipped, *labels.notes(), *left_out.notes()]
 
 
-def _objects(file: Path | None, height: int, width: int, description: Description, left_out: LeftOut) -> Objects:
-    """An image without a file has nothing on it; what is on one that cannot be read counts nowhere."""
+def _refuse_corners(place: Path, boxes: Values) -> None:
+    read = np.hstack([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2])
+    if look_like_corners(boxes, read, np.ones((len(boxes), 2))):
+        raise ValueError(
+            f"{place} has boxes that look like corners x0, y0, x1, y1, such as {shown(boxes[0].tolist())}: as centre, "
+            "width and height, which YOLO has, many end far outside of their image; write those"
+        )
+
+
+def _objects(
+    file: Path | None, height: int, width: int, description: Description, left_out: LeftOut, boxes: list[Values]
+) -> Objects:
+    """An image without a file has nothing on it; what is on one that cannot be read counts nowhere.
+
+    Boxes are added to ``boxes`` as they stand there.
+    """
     found = []
     labels = {number: label for label, number in enumerate(description.names)}
     for number, line in read_lines(file) if file else []:
@@ -123,6 +159,8 @@ def _objects(file: Path | None, height: int, width: int, description: Descriptio
             label, values = _numbers(line.split(), labels, description)
         except ValueError as error:
             raise ValueError(f"{file}, line {number}: {error}") from error
+        if len(values) == 4:
+            boxes.append(values)
         box, area, shape = _measured(values, height, width)
         if file and height:
             found.append(Found(f"{file.name}, line {number}", box, label, False, area, shape))
@@ -133,11 +171,16 @@ def _numbers(
     words: Sequence[str], labels: Mapping[int, int], description: Description
 ) -> tuple[int, npt.NDArray[np.float64]]:
     """Label, counted from 0, and shares: four of a box, or more of a polygon."""
-    number, *values = map(float, words)
+    try:
+        number, *values = map(float, words)
+    except ValueError:
+        raise ValueError(
+            f"{shown(' '.join(words))} is not all numbers, parted by blanks: that of the class, and shares of the image"
+        ) from None
     if number not in labels:
         known = [f"{each} ({name})" for each, name in description.names.items()]
         some = ", ".join(known[:3]) + (f", ... {known[-1]}" if len(known) > 3 else "")
-        raise ValueError(f"it is of the class {words[0]}, and data.yaml names {some}")
+        raise ValueError(f"it is of the class {words[0][:20]}, and data.yaml names {some}")
     if description.keypoints and len(values) > 4:
         if len(values) != 4 + description.keypoints:
             raise ValueError(
@@ -148,7 +191,10 @@ def _numbers(
     elif _has_keypoints(values):
         raise ValueError("a box and keypoints; write kpt_shape: [keypoints, 3] into data.yaml, and the box is read")
     if len(values) != 4 and (len(values) < 6 or len(values) % 2):
-        raise ValueError(f"{len(values)} numbers after the class, which are neither a box (4) nor a polygon")
+        raise ValueError(
+            f"{len(values)} numbers after the class, which are neither a box (4) nor a polygon; "
+            "leave out what else a tool adds, such as a confidence"
+        )
     if odd := [value for value in values if not LEAST <= value <= MOST]:  # NaN, too
         raise ValueError(
             f"{odd[0]:g} is out of range: numbers are shares of the image, 0 to 1; divide pixels by its width or "

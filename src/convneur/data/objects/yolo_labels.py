@@ -13,15 +13,16 @@ NO_LABELS = ("classes.txt", "labels.txt", "notes.txt", "readme.txt", "train.txt"
 
 
 class LabelFiles:
-    """Label files of a split: ``labels/SPLIT/a/photo.txt`` for ``images/SPLIT/a/photo.png``.
+    """Label files of a split: ``a/photo.txt`` among the labels for ``a/photo.png`` among the images.
 
     Args:
-        root: Folder with ``images`` and ``labels``.
-        split: Name of the folders in them.
+        root: Folder with all splits.
+        images: Folder of the images of the split.
+        labels: Folder of its labels.
     """
 
-    def __init__(self, root: Path, split: str) -> None:
-        self.root, self.images, self.labels = root, root / "images" / split, root / "labels" / split
+    def __init__(self, root: Path, images: Path, labels: Path) -> None:
+        self.root, self.images, self.labels = root, images, labels
         self.used: dict[Path, Path] = {}  # images by their files
 
     def of(self, image: Path) -> Path | None:
