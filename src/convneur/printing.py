@@ -188,13 +188,20 @@ class _Formatter(logging.Formatter):
         return printable(super().formatMessage(record))
 
 
+class Told(UserWarning):
+    """What convneur itself warns of: the command says it in a plain line, without the place in the code."""
+
+
 _format_warning = warnings.formatwarning
 
 
 def _format_printable(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    return _format_warning(printable(str(message)), category, filename, lineno, line)
+    text = printable(str(message))
+    if issubclass(category, Told):
+        return f"convneur: {text}\n"
+    return _format_warning(text, category, filename, lineno, line)
 
 
 def guard_process() -> None:
