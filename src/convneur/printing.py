@@ -10,10 +10,12 @@ import html
 import io
 import json
 import logging
+import mmap
 import re
 import sys
 import unicodedata
 import warnings
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -193,6 +195,7 @@ class Told(UserWarning):
 
 
 _format_warning = warnings.formatwarning
+_told = mmap.mmap(-1, mmap.PAGESIZE)  # which lines were told, a byte for each; processes that load images share it
 
 
 def _format_printable(
@@ -200,7 +203,9 @@ def _format_printable(
 ) -> str:
     text = printable(str(message))
     if issubclass(category, Told):
-        return f"convneur: {text}\n"
+        place = zlib.crc32(text.encode(errors="backslashreplace")) % len(_told)
+        before, _told[place] = _told[place], 1
+        return "" if before else f"convneur: {text}\n"
     return _format_warning(text, category, filename, lineno, line)
 
 

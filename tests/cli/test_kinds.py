@@ -10,6 +10,7 @@ import pytest
 import tifffile
 import torch
 
+from convneur import printing
 from convneur.cli.main import main
 from convneur.inference import EmbedConfig, embed, stream
 from convneur.models import save_model
@@ -99,19 +100,22 @@ def test_a_word_about_the_fourth_sample(folder, tmp_path):
         stream(create("convneur_m1", **TINY), folder / "images" / "nir.tif", tmp_path / "out", progress=False)
 
 
-def test_the_command_says_it_in_a_plain_line(folder, tmp_path):
+def test_the_command_says_it_in_a_plain_line_and_once(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(printing, "_told", bytearray(4096))
     image, model = str(folder / "images" / "nir.tif"), str(folder / "model")
+    lines = []
     for command in (["predict", image, "--workers", "0"], ["stream", image, "--out", str(tmp_path / "out")]):
         with pytest.warns(Told, match="fourth sample") as said:
             assert main([*command, "--model", model]) == 0
-        (line,) = [
+        lines += [
             warnings.formatwarning(each.message, each.category, each.filename, each.lineno)
             for each in said
             if issubclass(each.category, Told)
         ]
-        assert line.startswith("convneur: of an image that says rgb")
-        assert line.count("\n") == 1
-        assert ".py" not in line
+    assert lines[0].startswith("convneur: of an image that says rgb")
+    assert lines[0].count("\n") == 1
+    assert ".py" not in lines[0]
+    assert lines[1:] == [""]
 
 
 def test_embed(folder, tmp_path):
