@@ -111,16 +111,15 @@ def test_tables_and_shards_of_other_names_are_known_by_their_bytes(tmp_path):
     (tmp_path / "shards").mkdir()
     for part, count in (("train", 6), ("val", 4)):
         formats.tar(tmp_path / "shards" / f"{part}-0.tar", formats.samples([i % 2 for i in range(count)]))
-    for spec, end in ((str(data), "parquet"), (f"wds:{tmp_path / 'shards'}", "tar")):
+    for folder, kind, end in ((data, "", "parquet"), (tmp_path / "shards", "wds:", "tar")):
+        spec = f"{kind}{folder}"
         kept = Contents.of(open_source(spec), spec)
         (tmp_path / end).mkdir()
         for part, learned in (("train", True), ("val", False)):
-            copy = tmp_path / end / f"test-0.{end}"
-            shutil.copy(
-                next(path for path in (data, tmp_path / "shards") for path in path.glob(f"{part}*.{end}")), copy
-            )
-            given = str(copy.parent) if end == "parquet" else f"wds:{copy.parent}"
-            judged = open_source(given, None, part="test").val
+            copy = tmp_path / end / f"val-0.{end}"
+            shutil.copy(next(folder.glob(f"{part}*")), copy)
+            given = f"{kind}{copy.parent}"
+            judged = open_source(given, None).val
             every = list(range(len(judged.urls if end == "tar" else judged)))
             assert not_learned(judged, given, kept) == ([] if learned else every)
 

@@ -159,7 +159,7 @@ def _first_names(images: Any, folder: Path, contents: Contents) -> Callable[[str
     @lru_cache(maxsize=1024)
     def first(file: str, size: int) -> str:
         here = folder / file
-        for other in () if file in known else of_size.get(size, ()):
+        for other in () if known.get(file) == size else of_size.get(size, ()):
             there = Path(contents.root, other)
             if here.is_file() and there.is_file() and filecmp.cmp(here, there, shallow=False):
                 return other
