@@ -74,6 +74,13 @@ def files_hash(*sources: str | Path, deep: bool = True) -> str:
     return digest.hexdigest()[:16]
 
 
+def resolved(name: str) -> str:
+    """Data or a model as one name, however it is spelled: a path without links, what else it may be stays."""
+    kind = next((kind for kind in ("hf:", "wds:") if name.startswith(kind)), "")
+    path = Path(name.removeprefix(kind)).expanduser()
+    return f"{kind}{os.path.realpath(path)}" if path.exists() else name
+
+
 def _files_below(folder: Path, deep: bool) -> Iterator[Path]:
     for where, folders, files in os.walk(folder):
         folders.sort()

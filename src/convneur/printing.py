@@ -10,10 +10,12 @@ import html
 import io
 import json
 import logging
+import mmap
 import re
 import sys
 import unicodedata
 import warnings
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -188,13 +190,23 @@ class _Formatter(logging.Formatter):
         return printable(super().formatMessage(record))
 
 
+class Told(UserWarning):
+    """What convneur itself warns of: the command says it in a plain line, without the place in the code."""
+
+
 _format_warning = warnings.formatwarning
+_told = mmap.mmap(-1, mmap.PAGESIZE)  # which lines were told, a byte for each; processes that load images share it
 
 
 def _format_printable(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    return _format_warning(printable(str(message)), category, filename, lineno, line)
+    text = printable(str(message))
+    if issubclass(category, Told):
+        place = zlib.crc32(text.encode(errors="backslashreplace")) % len(_told)
+        before, _told[place] = _told[place], 1
+        return "" if before else f"convneur: {text}\n"
+    return _format_warning(text, category, filename, lineno, line)
 
 
 def guard_process() -> None:

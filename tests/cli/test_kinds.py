@@ -10,9 +10,11 @@ import pytest
 import tifffile
 import torch
 
+from convneur import printing
 from convneur.cli.main import main
 from convneur.inference import EmbedConfig, embed, stream
 from convneur.models import save_model
+from convneur.printing import Told
 from convneur.tasks.segmentation import create_segmenter
 from tests.inference.builders import picture
 from tests.models.builders import create
@@ -96,6 +98,24 @@ def test_missing_pixels_are_filled_in_numbers_of_the_file(folder, tmp_path):
 def test_a_word_about_the_fourth_sample(folder, tmp_path):
     with pytest.warns(UserWarning, match="fourth sample of a pixel is left out"):
         stream(create("convneur_m1", **TINY), folder / "images" / "nir.tif", tmp_path / "out", progress=False)
+
+
+def test_the_command_says_it_in_a_plain_line_and_once(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(printing, "_told", bytearray(4096))
+    image, model = str(folder / "images" / "nir.tif"), str(folder / "model")
+    lines = []
+    for command in (["predict", image, "--workers", "0"], ["stream", image, "--out", str(tmp_path / "out")]):
+        with pytest.warns(Told, match="fourth sample") as said:
+            assert main([*command, "--model", model]) == 0
+        lines += [
+            warnings.formatwarning(each.message, each.category, each.filename, each.lineno)
+            for each in said
+            if issubclass(each.category, Told)
+        ]
+    assert lines[0].startswith("convneur: of an image that says rgb")
+    assert lines[0].count("\n") == 1
+    assert ".py" not in lines[0]
+    assert lines[1:] == [""]
 
 
 def test_embed(folder, tmp_path):

@@ -5,11 +5,14 @@ import json
 import pytest
 
 from convneur.cli.main import main
+from convneur.models import save_model
 from tests.data import formats
 from tests.inference import builders
+from tests.models.builders import create
 
 SMALL = ("--epochs", "1", "--batch-size", "4", "--image-size", "32", "--workers", "0", "--ema", "0")
 TINY = ("--backbone.dims", "8", "8", "8", "8", "--backbone.depths", "1", "1", "1", "1", "--fit.accelerator", "cpu")
+CLASSIFIER = {"dims": (8, 12, 16, 24), "depths": (1, 1, 1, 1), "memory_width": 16, "num_classes": 3}
 
 
 @pytest.mark.slow
@@ -43,3 +46,26 @@ def test_predict_and_embed_name_pictures_that_they_do_not_read(tmp_path, capsys)
     (tmp_path / "photos" / "a.png").unlink()
     assert main(["predict", str(tmp_path / "photos"), "--model", model]) == 2
     assert "holds no images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["folder", "parquet", "shards"])
+def test_images_of_one_of_the_classes_are_judged_and_the_others_named(kind, tmp_path, capsys):
+    save_model(create("convneur_m1", **CLASSIFIER), tmp_path / "model", CLASSIFIER, ["cat", "dog", "owl"])
+    data = tmp_path / "data"
+    formats.write(data / "folder" / "cat" / "a.png")
+    (data / "folder" / "owl").mkdir()
+    formats.table(data / "parquet" / "some.parquet", ["cat", "cat"])
+    formats.tar(data / "shards" / "val-0.tar", formats.samples([0, 0]))
+    (data / "shards" / "classes.txt").write_text("cat\ndog\nowl\n")
+    spec = f"wds:{data / kind}" if kind == "shards" else str(data / kind)
+    command = ["eval", "--model", str(tmp_path / "model"), "--out", str(tmp_path / "out"), "--workers", "0"]
+    assert main([*command, "--image-size", "32", "--data", spec]) == 0
+    said = capsys.readouterr()
+    assert "dog, owl" in said.err
+    assert "nan" not in said.out + said.err
+    numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert [name for name, share in numbers["per_class"].items() if share is not None] == ["cat"]
+    # the same place, spelled otherwise
+    again = spec.replace(str(data), f"{data}/../data/.") + "/"
+    assert main([*command, "--image-size", "32", "--data", again]) == 0
+    assert "finished" in capsys.readouterr().err

@@ -137,6 +137,19 @@ def test_odd_held_out_masks_are_counted(trained, scenes, tmp_path, capsys):
     assert "Odd masks" in (out / "report.html").read_text()
 
 
+def test_classes_without_a_pixel_to_judge_by_are_named(trained, scenes, tmp_path, capsys):
+    root, first = tmp_path / "data", CLASSES[0]
+    shutil.copytree(scenes / "val", root / "val")
+    shutil.copy(next(scenes.glob("classes.*")), root)
+    for path in (root / "val" / "masks").iterdir():
+        Image.fromarray(np.zeros_like(np.asarray(Image.open(path)))).save(path)
+    arguments = ["eval", "--model", str(trained), "--data", str(root), "--workers", "0", "--out", str(tmp_path / "out")]
+    code, stdout, stderr = call(capsys, *arguments)
+    assert code == 0, stderr
+    assert f"classes that the data does not have: {', '.join(name for name in CLASSES if name != first)};" in stderr
+    assert "nan" not in stdout + stderr
+
+
 def test_colours_a_run_of_another_task_and_the_twin(scenes, tmp_path, capsys):
     """Masks of colours; weights of a classifier; no memory; U-Net with all losses on."""
     root = tmp_path / "data"

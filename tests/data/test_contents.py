@@ -10,6 +10,7 @@ from convneur.data.contents import Contents, listed, not_learned, pick, place_of
 from convneur.data.objects import open_objects
 from convneur.data.semantic import open_pixels
 from convneur.data.sources import open_source
+from tests.data import formats
 from tests.data.semantic.builders import write_scenes as write_pixels
 from tests.tasks.detection.builders import write_scenes as write_objects
 
@@ -103,6 +104,24 @@ def test_images_that_only_have_the_names_and_sizes_of_others_are_new(tmp_path):
     shutil.copytree(data, tmp_path / "copy" / "deeper")
     copy = str(tmp_path / "copy" / "deeper")
     assert not_learned(open_source(copy, None).val, copy, kept) == []
+
+
+def test_tables_and_shards_of_other_names_are_known_by_their_bytes(tmp_path):
+    data = table(tmp_path / "data")
+    (tmp_path / "shards").mkdir()
+    for part, count in (("train", 6), ("val", 4)):
+        formats.tar(tmp_path / "shards" / f"{part}-0.tar", formats.samples([i % 2 for i in range(count)]))
+    for folder, kind, end in ((data, "", "parquet"), (tmp_path / "shards", "wds:", "tar")):
+        spec = f"{kind}{folder}"
+        kept = Contents.of(open_source(spec), spec)
+        (tmp_path / end).mkdir()
+        for part, learned in (("train", True), ("val", False)):
+            copy = tmp_path / end / f"val-0.{end}"
+            shutil.copy(next(folder.glob(f"{part}*")), copy)
+            given = f"{kind}{copy.parent}"
+            judged = open_source(given, None).val
+            every = list(range(len(judged.urls if end == "tar" else judged)))
+            assert not_learned(judged, given, kept) == ([] if learned else every)
 
 
 def test_digits_of_both_parts_are_told_apart():

@@ -125,6 +125,7 @@ for value, given in {
     "true, false": [False, True] * 5,
     "lists": [[0], [1]] * 5,
     "a single class": [1] * 10,
+    "empty, or blanks": ["a", "b", " "] * 5,
 }.items():
     SITUATIONS["parquet", "label", value] = lambda root, given=given: labels(root, *given)  # type: ignore[misc]
 

@@ -11,7 +11,7 @@ import pytest
 from convneur.data.decode import decode_image
 from convneur.data.sources import Images, open_source
 from convneur.data.split import stratified_split
-from tests.data import files
+from tests.data import files, formats
 
 
 def colour(images: Images, index: int) -> str:
@@ -184,3 +184,18 @@ def test_shards(tmp_path):
     with pytest.raises(ValueError, match="no whole shard"):
         open_source(f"wds:{tmp_path}")
     shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("part", [None, "val", "test"])
+@pytest.mark.parametrize("kind", ["folder", "parquet", "shards"])
+def test_images_of_one_class_are_enough_to_judge_by_and_not_to_learn_from(kind, part, tmp_path):
+    make_folder(tmp_path / "folder" / (part or ""), {"red": 2})
+    make_table(tmp_path / f"{part or 'all'}.parquet", {"red": 2}, strings=True)
+    formats.tar(tmp_path / f"{part or 'train'}-0.tar", formats.samples([0, 0]))
+    spec = {"folder": tmp_path / "folder", "parquet": tmp_path, "shards": f"wds:{tmp_path}"}[kind]
+    judged = "test" if part == "test" else "val"
+    source = open_source(str(spec), val_share=None, part=judged)
+    assert len(source.val) == 2
+    assert len(source.classes) == 1
+    with pytest.raises((ValueError, FileNotFoundError)):
+        open_source(str(spec))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convneur.notes import files_hash
+from convneur.notes import files_hash, resolved
 from convneur.printing import Console, Table, markdown_code
 
 if TYPE_CHECKING:
@@ -20,8 +20,9 @@ def tell_notes(notes: Sequence[str], console: Any) -> None:
 
 
 def model_identity(model: str) -> list[str]:
-    """What identifies a model: its name and, of files on this disk, their state."""
-    folder = Path(model).expanduser() / "model"
+    """What identifies a model: its name and, of files on this disk, where they are and their state."""
+    model = resolved(model)
+    folder = Path(model) / "model"
     return [model, files_hash(folder if (folder / "config.json").is_file() else model, deep=False)]
 
 

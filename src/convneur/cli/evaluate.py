@@ -9,7 +9,7 @@ from typing import Literal
 import tyro
 
 from convneur.cli.common import check_size, model_identity, tell_missing, tell_notes, tell_whole
-from convneur.notes import files_hash
+from convneur.notes import files_hash, resolved
 from convneur.outputs import OutputFolder
 
 
@@ -65,7 +65,7 @@ def eval_(
     console = Console(stderr=True)
     made_from = {
         "model": model_identity(model),
-        "data": [data, files_hash(data.removeprefix("hf:").removeprefix("wds:"))],
+        "data": [resolved(data), files_hash(resolved(data).removeprefix("hf:").removeprefix("wds:"))],
         "image_size": image_size,
         "share": [val_share, seed, part],
         "max_megapixels": max_megapixels,
@@ -76,7 +76,7 @@ def eval_(
         with console.status("Loading PyTorch"):
             from convneur.cli.judging import judge, tell, write_judged
             from convneur.cli.run_data import run_data_of
-            from convneur.data.known_classes import images_of
+            from convneur.data.known_classes import images_of, judged_classes
             from convneur.data.sources import open_source
             from convneur.data.transforms import Preprocessing
             from convneur.export import open_model
@@ -119,14 +119,14 @@ def eval_(
         source = open_source(data, share, chosen, allow_remote, part)
         tell_notes(source.notes, console)
         if labels is not None:
-            found, source = source.classes, images_of(source, labels)
-            tell_missing(labels, found, console)
+            source = images_of(source, labels)
         if config["num_classes"] != len(source.classes):
             raise ValueError(
                 f"the model has {config['num_classes']} classes and the data {len(source.classes)}; give data that fits"
             )
         source = run.not_learned(source, data, console)
         tell_whole(source, console)
+        tell_missing(source.classes, judged_classes(source), console)
         preprocessing = Preprocessing.of(config, image_size)
         judged = judge(
             ready_on(device_for(), loaded),

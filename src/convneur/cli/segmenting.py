@@ -17,7 +17,6 @@ from convneur.cli.common import (
     epochs_sentence,
     last_words,
     listed_classes,
-    tell_missing,
     tell_notes,
     tell_whole,
 )
@@ -199,14 +198,20 @@ def evaluate_saved(
         saved = load_segmenter(model)
     source = open_pixels(data, val_share, seed, part=part)
     tell_notes(source.notes, console)
-    found, source = source.code.classes, pixels_of(source, saved.code.classes)
-    tell_missing(saved.code.classes, found, console)
+    source = pixels_of(source, saved.code.classes)
     source = (run or RunData()).not_learned(source, data, console)
     tell_whole(source, console)
     name = full_name(saved.arguments["decoder"], saved.arguments["backbone"])
     how = changed(saved.inference, changes)
     ready_on(device_for(), saved.model)
     judged = judge_segmenter(saved.model, name, source, how, console, workers, max_pixels)
+    counts = judged.told.confusion.sum(1).tolist()
+    if missing := [name for name, count in zip(saved.code.classes, counts, strict=True) if not count]:
+        console.print(
+            f"classes that the data does not have: {', '.join(missing)}; one that is marked all the same counts as 0 "
+            "in mIoU",
+            style="yellow",
+        )
     folder.start()
     write_judged_segmenter(folder.path, judged, command)
     folder.finish()

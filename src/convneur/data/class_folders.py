@@ -28,14 +28,16 @@ def open_class_folders(root: Path, val_share: float | None, seed: int, part: Jud
     if parts:
         _refuse_classes_beside(root, parts.values(), folders)
 
+    learns = val_share is not None and ("train" in parts or not parts)
+
     def read(part: Part, classes: list[str] | None) -> tuple[Images, list[str]]:
         place = root / parts[part] if parts else root
         if place != root:
             notes.extend(_loose_notes(place))
         found = _class_folders(place)
         if classes is None:
-            _need_classes(place, found)
-            return _images(place, found, notes), found
+            _need_classes(place, found, 2 if learns else 1)
+            return _images(place, found, notes, may_lack=not learns), found
         if unknown := sorted(set(found) - set(classes)):
             raise ValueError(
                 f"{place} has classes that {root / parts['train']} has not: {shown_names(unknown)}; make them the same"
@@ -71,13 +73,14 @@ def _class_folders(root: Path) -> list[str]:
     return classes
 
 
-def _need_classes(root: Path, classes: Sequence[str]) -> None:
+def _need_classes(root: Path, classes: Sequence[str], least: int) -> None:
     if len(classes) == 1 and len(inner := _subfolders(root / classes[0])) > 1:
         raise ValueError(
             f"{root} has only one class, {classes[0]!r}; if {shown_names(inner)} are the classes or parts, give "
             f"{root / classes[0]}"
         )
-    need_two(classes, str(root), "folders of images, one a class")
+    if len(classes) < least:
+        need_two(classes, str(root), "folders of images, one a class")
 
 
 def _refuse_classes_beside(root: Path, parts: Iterable[str], folders: Sequence[str]) -> None:

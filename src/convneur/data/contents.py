@@ -11,7 +11,7 @@ import json
 import os
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path, PurePath
@@ -115,7 +115,8 @@ def not_learned(images: Any, data: str, contents: Contents) -> list[int]:
     """Numbers of the images that are none of those a run learned from; of shards, of the shards.
 
     An image of the same name and size as one that was learned from is that one, unless that one is still where it was
-    and has other bytes. Below another folder the names of the folders that both have must agree, or the bytes.
+    and has other bytes. Below another folder the names of the folders that both have must agree, or the bytes. A table
+    or shard of another name is the one that has its bytes.
     """
     learned, held_out = _by_file_name(contents.train), _by_file_name(contents.val)
     folder, root = _folder(data), Path(contents.root)
@@ -138,7 +139,37 @@ def not_learned(images: Any, data: str, contents: Contents) -> list[int]:
                 return True
         return False
 
-    return [number for number, each in enumerate(listed(images, data)) if not was_learned(*each)]
+    first_names = _first_names(images, folder, contents)
+    found = [(first_names(name, size), size) for name, size in listed(images, data)]
+    return [number for number, each in enumerate(found) if not was_learned(*each)]
+
+
+def _first_names(images: Any, folder: Path, contents: Contents) -> Callable[[str, int], str]:
+    """Of what is in a table or shard that was copied to another name: the name that the run knows."""
+    shards = isinstance(images, Shards)
+
+    def file_of(name: str) -> str:
+        return name if shards else name.rpartition(ROW)[0]
+
+    known = {file_of(name): size for name, size in (*contents.train, *contents.val)}
+    of_size: dict[int, list[str]] = defaultdict(list)
+    for file, size in known.items():
+        of_size[size].append(file)
+
+    @lru_cache(maxsize=1024)
+    def first(file: str, size: int) -> str:
+        here = folder / file
+        for other in () if known.get(file) == size else of_size.get(size, ()):
+            there = Path(contents.root, other)
+            if here.is_file() and there.is_file() and filecmp.cmp(here, there, shallow=False):
+                return other
+        return file
+
+    def renamed(name: str, size: int) -> str:
+        file = file_of(name)
+        return first(file, size) + name[len(file) :] if file else name
+
+    return renamed
 
 
 def pick(images: Any, numbers: Sequence[int]) -> Any:

@@ -18,6 +18,7 @@ from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageEr
 from convneur.data.samples import LEFT_OUT, Samples, UnreadableImageError, Values, of_array, of_tiff
 from convneur.data.tiff_files import open_tiff
 from convneur.files import regular_file
+from convneur.printing import Told
 
 __all__ = ["MAX_PIXELS", "MAX_SIDE", "SUFFIXES", "UnreadableImageError", "decode_image", "open_image"]
 
@@ -72,7 +73,7 @@ def decode_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Im
             samples = of_tiff(image.tag_v2.get)  # type: ignore[attr-defined]
             samples.check_colours()
             if samples.note:
-                warnings.warn(samples.note, stacklevel=2)
+                warnings.warn(samples.note, Told, stacklevel=1)  # once, wherever images are read
             if not _pillow_reads(image, samples):
                 return _by_tifffile(image, max_pixels)
         return _as_seen(image)
@@ -266,7 +267,7 @@ def _as_seen(image: ImageFile.ImageFile) -> Image.Image:
     declared = image.size
     opaque = image.format == "JPEG2000" and image.mode in ("RGBA", "LA") and not _declares_alpha(image)
     if opaque:
-        warnings.warn("of a JPEG 2000 " + LEFT_OUT, stacklevel=3)
+        warnings.warn("of a JPEG 2000 " + LEFT_OUT, Told, stacklevel=1)
     _spread_transparency(image)
     image.load()
     if image.size != declared:

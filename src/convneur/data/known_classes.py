@@ -51,6 +51,13 @@ def images_of(source: Source, known: Sequence[str]) -> Source:
     return replace(source, train=val if source.train is source.val else source.train, val=val, classes=list(known))
 
 
+def judged_classes(source: Source) -> list[str]:
+    """Classes that there are images of to judge by; of shards, which are not numbered one by one, all."""
+    if isinstance(source.val, Shards):
+        return source.classes
+    return [source.classes[number] for number in np.unique(source.val.labels).tolist()]
+
+
 def objects_of(source: ObjectSource, known: Sequence[str]) -> ObjectSource:
     """Images with objects to judge a detector by, with its labels; classes that are not there get free numbers."""
     numbers = numbers_by_name(known, source.classes)

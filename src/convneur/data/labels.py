@@ -63,12 +63,12 @@ def _value(label: Any, where: Callable[[int], str], row: int) -> int | str:
     """A label as a whole number or a name."""
     if isinstance(label, bytes):
         try:
-            return label.decode("utf-8")
+            label = label.decode("utf-8")
         except UnicodeDecodeError:
             raise ValueError(f"{where(row)} has a label of bytes that are no text; give a number or a name") from None
-    if isinstance(label, (int, str)):
+    if isinstance(label, int) or (isinstance(label, str) and label.strip()):
         return label
-    if label is None or (isinstance(label, (float, Decimal)) and math.isnan(label)):
+    if label is None or isinstance(label, str) or (isinstance(label, (float, Decimal)) and math.isnan(label)):
         raise ValueError(f"{where(row)} has no label; remove rows without one, or write -1 to leave them out")
     if isinstance(label, (float, Decimal)) and math.isfinite(label) and label == int(label):
         return int(label)

@@ -29,7 +29,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from convneur.data import tars
 from convneur.data.decode import MAX_PIXELS, UnreadableImageError, decode_image
-from convneur.data.labels import number_names
+from convneur.data.labels import number_names, shown_names
 from convneur.data.loading import PADDING, Batch, Example, black_example, check_batch, collate, default_workers, seeded
 from convneur.data.paths import class_names, is_clutter, read_json
 from convneur.data.shard_survey import survey
@@ -76,13 +76,15 @@ class Shards:
         return OrderedShards(self, transform, batch_size, rank, world, max_pixels)
 
 
-def open_shards(spec: str, allow_remote: bool = False, part: Judged = "val") -> Source:
+def open_shards(spec: str, allow_remote: bool = False, part: Judged = "val", learns: bool = True) -> Source:
     """Find the shards at ``spec``; see the top of this file.
 
     Args:
         spec: Folder of shards, or a description of them.
         allow_remote: Read addresses that the description names, and run the commands of its ``pipe:``.
         part: To judge by.
+        learns: Whether something is learned from the other shards, which must be there then; else all of what is to
+            train on is judged by where there are no others.
 
     Raises:
         FileNotFoundError: If there are none.
@@ -98,15 +100,20 @@ def open_shards(spec: str, allow_remote: bool = False, part: Judged = "val") -> 
         return _described(path, allow_remote, part)
     files = [file for file in path.glob("*") if file.name.lower().endswith(tars.ENDINGS) and not is_clutter(file.name)]
     groups, rest = group_files(files, f"wds:{spec}")
-    train = groups.get("train", groups.get("test", []) if part == "test" else [])
-    if not train or part not in groups:
+    learns = learns and part == "val"
+    judged = groups.get(part, [])
+    if not judged and part == "val" and not learns:
+        judged = groups.get("train", [])
+    train = groups.get("train", [] if learns else judged)
+    if not train or not judged:
+        lacking = "train" if learns and not train else part
         hint = "; test-*.tar is for eval --part test" if "test" in groups else ""
         raise FileNotFoundError(
-            f"wds:{spec} has no {part if train else 'train'}-*.tar; give a folder that has both{hint}"
+            f"wds:{spec} has no {lacking}-*.tar; give a folder that has {'both' if learns else 'some'}{hint}"
         )
     listed = path / "classes.txt"
     classes = class_names(listed) if listed.exists() else None
-    source = _surveyed(f"wds:{spec}", train, groups[part], classes, part)
+    source = _surveyed(f"wds:{spec}", train, judged, classes, part)
     if rest:
         source.notes.append(
             f"{len(rest)} shards of {path} are not used, as their names say no part; the first: {rest[0].name}"
@@ -127,7 +134,8 @@ def _surveyed(
                 f"{found.top_name} has the label {found.top}, and there are {len(classes)} classes, numbered from 0; "
                 "name more classes, or mend the label"
             )
-    need_two(classes, where, "at least two classes")
+    if judged != train:
+        need_two(classes, where, "at least two classes")
     if len(looked[0].labels) < 2 and judged != train:
         raise ValueError(f"all training samples of {where} are of one class; a classifier needs images of at least two")
     learned, held_out = (
@@ -135,6 +143,10 @@ def _surveyed(
         for files, found in zip((train, judged), looked, strict=True)
     )
     notes = [note for found in looked[: 1 + (judged != train)] for note in found.notes]
+    if lacking := [name for number, name in enumerate(classes) if number not in looked[1].labels]:
+        notes.append(
+            f"{where} {part} has no samples of {len(lacking)} of {len(classes)} classes: {shown_names(lacking)}"
+        )
     return Source(learned, held_out, classes, None, notes, f"shards of {part}")
 
 

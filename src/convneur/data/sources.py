@@ -179,13 +179,14 @@ def open_source(
 
     Raises:
         FileNotFoundError: If there is nothing at ``spec``.
-        ValueError: If there are no images, fewer than two classes, a class without images, no such part, or two folders
-            or files for a part.
+        ValueError: If there are no images, no such part, or two folders or files for a part; and, where something is
+            learned, if there are fewer than two classes, or one without images.
         ImportError: If the kind needs a package that is not installed.
     """
     source = _open(spec, val_share, seed, allow_remote, part)
     labels = getattr(source.train, "labels", None)  # shards are looked through when they are opened
-    if labels is not None and source.train is not source.val and len(np.unique(labels)) < 2:
+    learns = val_share is not None and source.train is not source.val
+    if labels is not None and learns and len(np.unique(labels)) < 2:
         raise ValueError(
             f"all {len(labels):,} training images of {spec} are of the class {source.classes[int(labels[0])]!r}; a "
             "classifier needs images of at least two"
@@ -203,7 +204,7 @@ def _open(spec: str, val_share: float | None, seed: int, allow_remote: bool, par
     if spec.startswith("wds:"):
         from convneur.data.shards import open_shards
 
-        return open_shards(spec.removeprefix("wds:"), allow_remote, part)
+        return open_shards(spec.removeprefix("wds:"), allow_remote, part, learns=val_share is not None)
     root = Path(spec).expanduser()
     if not root.exists():
         raise FileNotFoundError(
@@ -316,14 +317,14 @@ def assemble(
         raise no_part(where, part, there)
     if "train" not in there:
         images, classes = read(part, None)
-        need_two(classes, where, "at least two classes")
         return Source(images, images, classes, None, notes, there[part])
     images, classes = read("train", None)
-    need_two(classes, where, "at least two classes")
+    if val_share is not None:
+        need_two(classes, where, "at least two classes")
     if part in there:
         judged, _ = read(part, classes)
         lacking = [name for number, name in enumerate(classes) if number not in set(np.unique(judged.labels).tolist())]
-        if lacking:
+        if lacking and val_share is not None:
             notes.append(
                 f"{there[part]} has no images of {len(lacking)} of {len(classes)} classes: {shown_names(lacking)}"
             )

@@ -92,13 +92,17 @@ def report_segmenter(
 def number_rows(judged: JudgedSegmenter) -> list[list[str]]:
     """Table of the whole."""
     told, scores = judged.told, judged.told.scores
+    boundary = float(told.boundary.nanmean())
     low, middle, high = np.quantile(told.seconds, (0.1, 0.5, 0.9)) * 1e3
     return [
         ["", "value"],
         ["mIoU", f"{scores.miou:.4f}"],
         ["pixel accuracy", f"{scores.pixel_accuracy:.2%}"],
         ["mean accuracy of the classes", f"{scores.mean_accuracy:.2%}"],
-        ["boundary F-score, mean of the classes", f"{float(told.boundary.nanmean()):.4f}"],
+        [
+            "boundary F-score, mean of the classes",
+            "none" if math.isnan(boundary) else f"{boundary:.4f}",
+        ],
         ["time per image, median", f"{middle:.0f} ms ({low:.0f} to {high:.0f} from the first to the last tenth)"],
     ]
 

@@ -43,6 +43,7 @@ from convneur.printing import (
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    Told,
 )
 from convneur.tasks.evaluation import require_finite
 from convneur.tasks.pyramid import STRIDES
@@ -135,7 +136,7 @@ def stream(
     image = open_large(source, fill)
     image.check_channels(backbone.in_chans)
     if image.samples.note and backbone.in_chans == 3:
-        warnings.warn(image.samples.note, stacklevel=2)
+        warnings.warn(image.samples.note, Told, stacklevel=2)
     if min(image.height, image.width) < backbone.total_stride:
         raise ValueError(
             f"the image of {image.height} x {image.width} px is smaller than the total stride, "
