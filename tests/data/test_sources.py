@@ -121,9 +121,15 @@ def test_what_is_wrong_is_one_line_that_says_the_fix(tmp_path):
     pq.write_table(pa.table({"picture": [b"x"], "label": [0]}), tmp_path / "other.parquet")
     pq.write_table(pa.table({"image": [b"x", b"y"], "label": [0, -1]}), tmp_path / "negative.parquet")
     (tmp_path / "list.csv").write_text("a,b")
+    for place, file in (("tars", "train-0.tar"), ("saved", "dataset_dict.json")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / file).touch()
+    (tmp_path / "saved" / "train").mkdir()
     for spec, kind, message in [
         (tmp_path / "absent", FileNotFoundError, "does not exist; give a folder"),
         (tmp_path / "empty", ValueError, "no class folders"),
+        (tmp_path / "tars", ValueError, "its shards are read as wds:.*tars$"),
+        (tmp_path / "saved", ValueError, "are read as hf:.*saved$"),
         (tmp_path / "one", ValueError, "only one class, 'red'"),
         (tmp_path / "hole", ValueError, "white has no images; add some"),
         (tmp_path / "more", ValueError, "classes that .* has not: redder"),

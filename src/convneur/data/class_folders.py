@@ -80,7 +80,17 @@ def _need_classes(root: Path, classes: Sequence[str], least: int) -> None:
             f"{root / classes[0]}"
         )
     if len(classes) < least:
-        need_two(classes, str(root), "folders of images, one a class")
+        need_two(classes, str(root), f"folders of images, one a class{_other_kind(root)}")
+
+
+def _other_kind(root: Path) -> str:
+    """How to name what a folder holds that is of another kind."""
+    if any(root.glob("*.tar")):
+        return f"; its shards are read as wds:{root}"
+    for folder in (root.parent, root):
+        if any((folder / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):
+            return f"; data saved by the package datasets are read as hf:{folder}"
+    return ""
 
 
 def _refuse_classes_beside(root: Path, parts: Iterable[str], folders: Sequence[str]) -> None:
