@@ -118,7 +118,7 @@ def label(content: bytes, name: str) -> int | None:
         number = float(text)
     except ValueError:
         number = math.nan
-    if number != math.floor(number) if math.isfinite(number) else True:
+    if not number.is_integer():  # nor NaN, nor infinite
         raise ValueError(f"{name!r} is no number from 0")
     return int(number)
 
