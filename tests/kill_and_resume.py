@@ -228,7 +228,8 @@ def log_of(out: Path) -> str:
 def kill_once(case: Case, out: Path, course: Course, phase: str, how: int | str, draw: random.Random) -> Kill | None:
     """Start it, and end it in a phase; None if it came to its end before."""
     if how == FULL_DISK:
-        _resize(out.parent, int(course.size * draw.uniform(0.1, 0.9)))
+        used = shutil.disk_usage(out.parent).used  # by what an earlier start left: no disk shrinks below it
+        _resize(out.parent, used + int(max(0, course.size - used) * draw.uniform(0.1, 0.9)))
         process = start(case, out)
         code = process.wait(PATIENCE)
         _resize(out.parent, 2**30)
