@@ -26,7 +26,7 @@ PHASES = [
     ("train", "convneur.recipes.train:open_source", CLASSIFIER),
     ("train", FORWARD, CLASSIFIER),
     ("train", "convneur.engine.checkpoints:add_digest", CLASSIFIER),
-    ("train", "convneur.recipes.runs:final_weights", CLASSIFIER),
+    ("train", "convneur.recipes.fitting:final_weights", CLASSIFIER),
     ("train", "convneur.cli.judging:evaluate", CLASSIFIER),
     ("train", "convneur.models.hub:save_for_hf", CLASSIFIER),
     ("train", "convneur.cli.judging:report_classifier", CLASSIFIER),

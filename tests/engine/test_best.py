@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from convneur.engine.best import FOLDER, Best, KeepBest, best_path
 from convneur.engine.callbacks import Live
-from convneur.recipes.runs import RunIdentity
+from convneur.recipes.fitting import RunIdentity
 from tests.engine import small
 
 

@@ -20,7 +20,7 @@ from convneur.engine.checkpoints import (
 )
 from convneur.engine.fit import resume_from
 from convneur.printing import Console
-from convneur.recipes.runs import final_weights
+from convneur.recipes.fitting import final_weights
 from tests.engine import small
 
 NEWEST, BEFORE = "step-000000004.ckpt", "step-000000002.ckpt"

@@ -10,7 +10,7 @@ from convneur.notes import files_hash, resolved
 from convneur.printing import Console, Table, markdown_code
 
 if TYPE_CHECKING:
-    from convneur.recipes.runs import Kept
+    from convneur.recipes.fitting import Kept
 
 
 def tell_notes(notes: Sequence[str], console: Any) -> None:

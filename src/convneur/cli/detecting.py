@@ -36,7 +36,7 @@ from convneur.tasks.detection.saved import SavedDetector, load_detector
 from convneur.tasks.evaluation import device_for
 
 if TYPE_CHECKING:
-    from convneur.recipes.runs import Kept
+    from convneur.recipes.fitting import Kept
 
 CARD = """---
 library_name: convneur

@@ -24,7 +24,7 @@ from convneur.printing import Console, Progress, Table, markdown_code
 from convneur.tasks.evaluation import Evaluation, device_for, evaluate
 
 if TYPE_CHECKING:
-    from convneur.recipes.runs import Kept
+    from convneur.recipes.fitting import Kept
 
 CARD = """---
 library_name: timm

@@ -12,7 +12,7 @@ import tyro
 from convneur.cli.common import epochs_line
 
 if TYPE_CHECKING:
-    from convneur.recipes.runs import Kept
+    from convneur.recipes.fitting import Kept
 
 TaskName = Literal["classification", "detection", "instance", "segmentation"]
 

@@ -42,7 +42,7 @@ from convneur.tasks.segmentation.models import Segmenter
 from convneur.tasks.segmentation.saved import load_segmenter
 
 if TYPE_CHECKING:
-    from convneur.recipes.runs import Kept
+    from convneur.recipes.fitting import Kept
 
 CARD = """---
 library_name: convneur

@@ -21,17 +21,10 @@ from convneur.models.metadata import ModelMetadata
 from convneur.models.names import choose
 from convneur.printing import Console
 from convneur.recipes.classification import ClassificationRecipe
+from convneur.recipes.fitting import Kept, fit_recipe
 from convneur.recipes.found import tell_found
 from convneur.recipes.given_weights import tell_new
-from convneur.recipes.runs import (
-    Kept,
-    Length,
-    RunConfig,
-    claim,
-    fit_recipe,
-    is_first,
-    run_folder,
-)
+from convneur.recipes.runs import Length, RunConfig, claim, is_first, run_folder
 from convneur.tasks.classification import Classification
 
 # ImageNet's, which every checkpoint of timm's ConvNeXts expects

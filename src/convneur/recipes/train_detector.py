@@ -16,9 +16,10 @@ from convneur.engine.fit import Curve, resume_from
 from convneur.models import VARIANTS
 from convneur.printing import Console
 from convneur.recipes.detection import DetectionRecipe
+from convneur.recipes.fitting import Kept, fit_recipe
 from convneur.recipes.found import tell_found
 from convneur.recipes.given_weights import PRETRAINED, body_of, start_from
-from convneur.recipes.runs import Kept, Length, RunConfig, claim, fit_recipe, is_first, run_folder
+from convneur.recipes.runs import Length, RunConfig, claim, is_first, run_folder
 from convneur.tasks.detection import DetectorKind, create_detector
 from convneur.tasks.detection.models import WITH_MASKS, check_arguments
 from convneur.tasks.detection.task import Detection

@@ -16,9 +16,10 @@ from convneur.data.semantic.loading import PixelData, pixel_transform
 from convneur.engine.fit import Curve, resume_from
 from convneur.models import VARIANTS
 from convneur.printing import Console, Progress
+from convneur.recipes.fitting import Kept, fit_recipe
 from convneur.recipes.found import tell_found
 from convneur.recipes.given_weights import start_from
-from convneur.recipes.runs import Kept, Length, RunConfig, claim, fit_recipe, is_first, run_folder
+from convneur.recipes.runs import Length, RunConfig, claim, is_first, run_folder
 from convneur.recipes.segmentation import SegmentationRecipe
 from convneur.tasks.segmentation import DecoderName, Segmenter, create_segmenter
 from convneur.tasks.segmentation.inference import Inference
