@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from convneur.data.labels import shown_names
 from convneur.data.objects import ObjectSource
 from convneur.data.semantic import IGNORED, MaskCode, PixelSource
 from convneur.data.shards import Shards
@@ -27,10 +28,9 @@ def numbers_by_name(known: Sequence[str], found: Sequence[str]) -> Numbers:
     numbers = {name: number for number, name in enumerate(known)}
     unknown = [name for name in found if name not in numbers]
     if unknown:
-        few = ", ".join(known[:5]) + (f", ... ({len(known)})" if len(known) > 5 else "")
         raise ValueError(
-            f"the model knows the classes {few} and the data has {', '.join(unknown)}, which it does not know; remove "
-            "them, or give data of its classes"
+            f"the model knows the classes {shown_names(known)} and the data has {', '.join(unknown)}, which it does "
+            "not know; remove them, or give data of its classes"
         )
     return np.array([numbers[name] for name in found], np.int64)
 

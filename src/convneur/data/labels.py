@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 MOST_CLASSES = 1_000_000
-FEW = 0.1  # share of labelled images below which that is told
+FEW = 0.1  # share of labelled images; below it the labels may lie elsewhere, and that is said
 
 
 @dataclass(frozen=True)

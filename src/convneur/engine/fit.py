@@ -83,12 +83,8 @@ def fit(
             gradient_clip_val=clip_grad or None,
             max_epochs=epochs,
             check_val_every_n_epoch=config.evaluate_every,
-            callbacks=[
-                FirstStep(),
-                *callbacks,
-                live,
-                survival,
-            ],  # in this order: what survival saves must hold the others' news
+            # In this order: what survival saves must hold the others' news.
+            callbacks=[FirstStep(), *callbacks, live, survival],
             logger=_loggers(folder, config) if folder else False,
             log_every_n_steps=20,
             enable_checkpointing=False,

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from convneur.data.labels import shown_names
 from convneur.printing import Console
 from convneur.recipes.runs import RunConfig, is_first
 from convneur.tasks.evaluation import device_for
@@ -28,9 +29,8 @@ def tell_found(source: Any, config: RunConfig, recipe: Any, world: int, out: Pat
     if not is_first():
         return
     classes = list(source.code.classes) if hasattr(source, "code") else list(source.classes)
-    more = f", ... ({len(classes)})" if len(classes) > NAMED else ""
     where = f" ({source.held_out})" if getattr(source, "held_out", "") else ""
-    console.print(f"data: {config.data}, classes: {', '.join(classes[:NAMED])}{more}")
+    console.print(f"data: {config.data}, classes: {shown_names(classes, NAMED)}")
     console.print(f"to train on: {_counted(source.train)}; to judge by: {_counted(source.val)}{where}")
     for note in getattr(source, "notes", ()):
         console.print(note, style="yellow")

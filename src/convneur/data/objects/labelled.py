@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from convneur.data.labels import FEW
 from convneur.data.objects.annotations import SMALLEST, ObjectImages, Objects
 from convneur.data.objects.gathering import listed
-
-FEW = 0.1  # share of the images; with fewer labelled, most labels may lie elsewhere
 
 
 def check_labelled(
