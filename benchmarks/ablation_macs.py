@@ -1,4 +1,4 @@
-"""Parameters and true MACs of M3 with each globalizer, fusion, placement and width, beside the published ones.
+"""Parameters and true MACs of M3 with each token_mixer, fusion, placement and width, beside the published ones.
 
     python benchmarks/ablation_macs.py --out docs/results/ablation_macs.json
 
@@ -27,16 +27,16 @@ CELLS: dict[str, tuple[dict[str, Any], float | None, float | None]] = {
     "memory, per stage (published preset)": ({"preset": "published"}, 1.8, 80.0),
     "memory, per layer (ours, linear)": ({"global_placement": "per_layer"}, None, None),
     "memory, per layer (published preset)": ({"preset": "published", "global_placement": "per_layer"}, 2.3, 80.4),
-    "pointwise control": ({"globalizer": "pointwise"}, None, None),
-    "squeeze-excitation": ({"globalizer": "se"}, None, None),
-    "CBAM": ({"globalizer": "cbam"}, 1.5, 78.4),
-    "non-local": ({"globalizer": "non_local"}, None, None),
-    "non-local, full resolution": ({"globalizer": "non_local", "token_strides": (1, 1, 1, 1)}, 3.0, 79.1),
-    "self-attention": ({"globalizer": "attention"}, 1.8, 79.8),
-    "RWKV, bidirectional (published: IR-RWKV)": ({"globalizer": "rwkv"}, 2.0, 77.6),
-    "Titans": ({"globalizer": "titans"}, None, None),
+    "pointwise control": ({"token_mixer": "pointwise"}, None, None),
+    "squeeze-excitation": ({"token_mixer": "se"}, None, None),
+    "CBAM": ({"token_mixer": "cbam"}, 1.5, 78.4),
+    "non-local": ({"token_mixer": "non_local"}, None, None),
+    "non-local, full resolution": ({"token_mixer": "non_local", "token_strides": (1, 1, 1, 1)}, 3.0, 79.1),
+    "self-attention": ({"token_mixer": "attention"}, 1.8, 79.8),
+    "RWKV, bidirectional (published: IR-RWKV)": ({"token_mixer": "rwkv"}, 2.0, 77.6),
+    "Titans": ({"token_mixer": "titans"}, None, None),
     "Titans, full resolution (published: with segmented attention)": (
-        {"globalizer": "titans", "token_strides": (1, 1, 1, 1)},
+        {"token_mixer": "titans", "token_strides": (1, 1, 1, 1)},
         3.1,
         79.6,
     ),

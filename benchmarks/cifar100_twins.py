@@ -1,4 +1,4 @@
-"""CIFAR-100, recipe ``cifar``: M1 against its local-only twin, the same seeds and batches for both.
+"""CIFAR-100, recipe ``cifar``: M1 against its local-only baseline, the same seeds and batches for both.
 
     python benchmarks/cifar100_twins.py DATA --images 10000 --epochs 8 --seeds 0 1 2
 

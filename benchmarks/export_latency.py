@@ -1,5 +1,7 @@
 """How long exported models take, beside PyTorch's eager mode, plain and fused; each is checked before it is timed.
 
+``keep-ops`` is a ``.pt2`` that calls our operations by name.
+
     python benchmarks/export_latency.py --out docs/results/speed/export_latency.json
 
 Random weights, all of which matter. Everything runs in turn (A B A B) on the same photographs, on a CPU, at the three
@@ -24,7 +26,7 @@ from convneur.data.transforms import Preprocessing
 from convneur.explain.report import versions
 from convneur.export import (
     FORMATS,
-    Facts,
+    ExportMetadata,
     Runtime,
     agreement,
     export_model,
@@ -33,14 +35,18 @@ from convneur.export import (
     untrained,
 )
 from convneur.export.check import photo_batches, sizes_to_check
+from convneur.export.formats import Format
 from convneur.models import VARIANTS, Loaded
+
+KEEP_OPS = "keep-ops"
 
 
 def exported(loaded: Loaded, formats: list[str], folder: Path) -> dict[str, Runtime]:
     """The model in its runtimes, by format."""
     found = {}
     for name in formats:
-        files = export_model(loaded.model, folder / f"model{FORMATS[name].suffix}", Facts(loaded.config))
+        path = folder / f"{name}{format_of(name).suffix}"
+        files = export_model(loaded.model, path, ExportMetadata(loaded.config), keep_ops=name == KEEP_OPS)
         found[name] = load_exported(files[-1], trust=True).model
     return found
 
@@ -57,9 +63,13 @@ def measure(models: dict[str, nn.Module], images: Tensor, rounds: int) -> dict[s
     }
 
 
+def format_of(name: str) -> Format:
+    return FORMATS["torch" if name == KEEP_OPS else name]
+
+
 def available(name: str) -> bool:
     try:
-        FORMATS[name].require()
+        format_of(name).require()
     except ImportError as error:
         print(f"left out: {error}", flush=True)
         return False
@@ -70,7 +80,7 @@ def available(name: str) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
+    parser.add_argument("--formats", nargs="+", choices=[*FORMATS, KEEP_OPS], default=[*FORMATS, KEEP_OPS])
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path)

@@ -1,4 +1,4 @@
-"""The coefficients of GELU in ``src/convneur/layers/local_block.c``, and how far they are off.
+"""The coefficients of GELU in ``src/convneur/ops/csrc/local_branch.c``, and how far they are off.
 
 The upper tail of the normal distribution is fitted by a polynomial on [0, 5.5], so that ``size`` times its error, which
 is what GELU is off by, is as small as it gets at its largest (Lawson's algorithm: least squares, weighted anew by what

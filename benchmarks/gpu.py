@@ -1,4 +1,4 @@
-"""Acceptance on a GPU: every variant, its twin and the same with the memory of titans-pytorch, eager and compiled.
+"""Acceptance on a GPU: every variant, its baseline and the same with the memory of titans-pytorch, eager and compiled.
 
     python benchmarks/gpu.py --out docs/results/speed/gpu
     python benchmarks/gpu.py --training --batches 64 256 --out docs/results/speed/gpu_training
@@ -26,7 +26,7 @@ from convneur.explain.report import versions
 from convneur.files import write_atomic
 from convneur.models import VARIANTS
 
-MODELS = [name for variant, sizes in VARIANTS.items() for name in (variant, sizes.local_twin, f"{variant}/titans")]
+MODELS = [name for variant, sizes in VARIANTS.items() for name in (variant, sizes.baseline, f"{variant}/titans")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,7 +84,7 @@ def run(
 
 
 def markdown(rows: Sequence[dict[str, Any]], missing: Sequence[dict[str, Any]]) -> str:
-    """A table for eager and one for compiled models: milliseconds, over the twin, peak memory, per batch size."""
+    """A table for eager and one for compiled models: milliseconds, over the baseline, peak memory, per batch size."""
     lines = []
     for compiled in (False, True):
         mine = {(row["model"], row["batch"]): row for row in rows if row["compile"] == compiled}
@@ -92,7 +92,7 @@ def markdown(rows: Sequence[dict[str, Any]], missing: Sequence[dict[str, Any]]) 
             continue
         batches = list(dict.fromkeys(batch for _, batch in mine))
         kind = "compiled" if compiled else "eager"
-        heads = [f"batch {batch}: ms | over its twin | peak MB" for batch in batches]
+        heads = [f"batch {batch}: ms | over its baseline | peak MB" for batch in batches]
         lines += [f"| {kind} | {' | '.join(heads)} |", "|---" * (1 + 3 * len(batches)) + "|"]
         for name in dict.fromkeys(name for name, _ in mine):
             cells = [_cells(mine.get((name, batch))) for batch in batches]
@@ -107,9 +107,9 @@ def markdown(rows: Sequence[dict[str, Any]], missing: Sequence[dict[str, Any]]) 
 def _cells(row: dict[str, Any] | None) -> str:
     if row is None:
         return "not run | | "
-    over = "" if row["over_twin"] is None else f"{row['over_twin']:.3f}"
+    over = "" if row["over_baseline"] is None else f"{row['over_baseline']:.3f}"
     if over:
-        over += f" ({row['over_twin_low']:.2f} to {row['over_twin_high']:.2f})"
+        over += f" ({row['over_baseline_low']:.2f} to {row['over_baseline_high']:.2f})"
     times = [f"{1e3 * row[name]:.2f}" for name in ("seconds", "seconds_low", "seconds_high")]
     return f"{times[0]} ({times[1]} to {times[2]}) | {over} | {1e-6 * row['peak_bytes']:.0f}"
 

@@ -4,7 +4,7 @@
 
 Each photograph is stretched to 224 x 373 and to 800 x 1333 px, so that both hold the same. All maps must be finite; the
 gates of the first global branch of each stage are averaged over channels and pixels. Times are of whole backbones on
-noise of 800 x 1333 px, each over its local twin, in turn.
+noise of 800 x 1333 px, each over its baseline, in turn.
 """
 
 from __future__ import annotations
@@ -86,21 +86,21 @@ def compare(model: ConvNeur, files: list[Path]) -> list[dict[str, float]]:
 
 
 def times(names: list[str], rounds: int) -> list[dict[str, Any]]:
-    """Each model over its twin at the large size."""
+    """Each model over its baseline at the large size."""
     rows = []
     for name in names:
         images = torch.randn(1, 3, *LARGE)
-        pair = {key: timm.create_model(key, num_classes=0).eval() for key in (name, VARIANTS[name].local_twin)}
+        pair = {key: timm.create_model(key, num_classes=0).eval() for key in (name, VARIANTS[name].baseline)}
         steps = {key: inference_step(model, images) for key, model in pair.items()}
         taken = times_in_turn(steps, torch.device("cpu"), rounds)
-        ours, twin = taken.values()
-        middle, low, high = spread([a / b for a, b in zip(ours, twin, strict=True)])
+        ours, baseline = taken.values()
+        middle, low, high = spread([a / b for a, b in zip(ours, baseline, strict=True)])
         rows.append(
             {
                 "model": name,
                 "seconds": statistics.median(ours),
-                "twin_seconds": statistics.median(twin),
-                "over_twin": middle,
+                "baseline_seconds": statistics.median(baseline),
+                "over_baseline": middle,
                 "low": low,
                 "high": high,
             }

@@ -3,7 +3,7 @@
     python benchmarks/mosaic.py --seeds 0 1 --out docs/results/mosaic.json
 
 A framed digit in the corner of a picture of 128 px asks; every tile with the same digit is to be marked. The default
-ConvNeur and its local-only twin (C1 = 24, three stages) are trained alike on mosaics of scikit-learn's digits, and
+ConvNeur and its local-only baseline (C1 = 24, three stages) are trained alike on mosaics of scikit-learn's digits, and
 scored by IoU on mosaics of held-out digits. This is the recipe of ``convneur demo --task mosaic``, with more steps.
 """
 

@@ -22,7 +22,7 @@ import torch
 from matplotlib.figure import Figure
 
 from convneur.bench import freed_memory_kept
-from convneur.bench.latency import Latency, Setting, measure_each, twin_of
+from convneur.bench.latency import Latency, Setting, baseline_of, measure_each
 from convneur.drawing import name_points
 from convneur.explain.report import versions
 from convneur.files import write_atomic
@@ -62,12 +62,12 @@ def points(names: Sequence[str]) -> list[Point]:
         known = {row["model"]: row for row in csv.DictReader(file)}
     found = []
     for name in names:
-        twin = twin_of(name)
-        row = known.get(twin or name)
+        baseline = baseline_of(name)
+        row = known.get(baseline or name)
         if row is None:
-            raise ValueError(f"no accuracy of {twin or name} is known; add a line to {PEERS.name}, or leave it out")
+            raise ValueError(f"no accuracy of {baseline or name} is known; add a line to {PEERS.name}, or leave it out")
         source = f"{row['model']}.{row['weights']}: {row['source']}"
-        found.append(Point(name, int(row["size"]), float(row["top1"]), twin is not None, row["note"], source))
+        found.append(Point(name, int(row["size"]), float(row["top1"]), baseline is not None, row["note"], source))
     return found
 
 

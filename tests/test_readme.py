@@ -57,10 +57,10 @@ def test_variant_table_says_what_is_so():
         rf"\| `(convneur_m\d)` \| ([\d, ]+) \| {number} M \| {number} G \| (\S+), {number} M, {number} G \|", README
     )
     assert [row[0] for row in rows] == list(VARIANTS)
-    for name, widths, params, macs, twin, twin_params, twin_macs in rows:
+    for name, widths, params, macs, baseline, baseline_params, baseline_macs in rows:
         assert tuple(map(int, widths.split(", "))) == VARIANTS[name].dims
-        assert twin.lower().replace("-", "_") == VARIANTS[name].local_twin
-        for told, placement in (((params, macs), "per_stage"), ((twin_params, twin_macs), "none")):
+        assert baseline.lower().replace("-", "_") == VARIANTS[name].baseline
+        for told, placement in (((params, macs), "per_stage"), ((baseline_params, baseline_macs), "none")):
             cost = count_cost(partial(convneur.create_model, name, global_placement=placement))
             assert (f"{cost.params / 1e6:.2f}", f"{cost.macs / 1e9:.2f}") == told
 

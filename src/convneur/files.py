@@ -11,13 +11,14 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from convneur.printing import printable
 
 if TYPE_CHECKING:
     from PIL import Image
 
+StrPath: TypeAlias = "str | os.PathLike[str]"  # what every public function takes for a path
 NEW = ".convneur-new-"  # begins the names of files and folders that are being written
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
 

@@ -1,4 +1,4 @@
-"""What the page tells is what explain and predict tell; the twin is the model without its memory."""
+"""What the page tells is what explain and predict tell; the baseline is the model without its memory."""
 
 import io
 import json
@@ -8,7 +8,7 @@ import timm
 import torch
 from PIL import Image
 
-from convneur.app.latency import compare, local_twin
+from convneur.app.latency import baseline_of, compare
 from convneur.app.limits import Limits
 from convneur.app.service import NO_ANSWERS, NO_GATES, Service
 from convneur.cli.explaining import open_any
@@ -50,11 +50,13 @@ def test_a_classifier_is_told_as_explain_and_predict_tell_it(service, runs, file
     assert len({Image.open(io.BytesIO(strip)).size for strip in told.strips}) == 1
     assert len(told.strips) == len(set(told.strips)) == 4
     latency = told.numbers["latency"]
-    assert 0 < latency["over_twin_quartiles"][0] <= latency["over_twin"] <= latency["over_twin_quartiles"][1]
+    assert (
+        0 < latency["over_baseline_quartiles"][0] <= latency["over_baseline"] <= latency["over_baseline_quartiles"][1]
+    )
 
 
 @pytest.mark.parametrize(
-    ("name", "maps", "twin", "answers", "note"),
+    ("name", "maps", "baseline", "answers", "note"),
     [
         ("local", False, False, True, NO_GATES),
         ("added", False, True, True, NO_GATES),
@@ -63,12 +65,12 @@ def test_a_classifier_is_told_as_explain_and_predict_tell_it(service, runs, file
         ("resnet", False, False, False, NO_GATES),
     ],
 )
-def test_what_a_model_lacks_is_left_out_and_said(service, file, name, maps, twin, answers, note):
+def test_what_a_model_lacks_is_left_out_and_said(service, file, name, maps, baseline, answers, note):
     told = service.explain(file, name)
     assert bool(told.strips) == bool(told.numbers["stages"]) == maps
     assert (told.numbers["answers"] is not None) == answers
     assert told.numbers["latency"]["milliseconds"] > 0
-    assert (told.numbers["latency"]["over_twin"] is not None) == twin
+    assert (told.numbers["latency"]["over_baseline"] is not None) == baseline
     assert note in told.numbers["notes"]
 
 
@@ -93,18 +95,18 @@ def test_only_named_models_are_opened_and_only_once(file):
 
 
 @pytest.mark.parametrize("fusion", ["gate_add", "gate", "add", "concat"])
-def test_the_twin_is_the_model_without_memory(fusion):
+def test_the_baseline_is_the_model_without_memory(fusion):
     model = create("convneur_m1", **SMALL, num_classes=3, fusion=fusion).eval()
     local = create("convneur_m1", **SMALL, num_classes=3, global_placement="none").eval()
-    twin = local_twin(model)
-    assert {key: value.shape for key, value in twin.state_dict().items()} == {
+    baseline = baseline_of(model)
+    assert {key: value.shape for key, value in baseline.state_dict().items()} == {
         key: value.shape for key, value in local.state_dict().items()
     }
-    local.load_state_dict(twin.state_dict())
+    local.load_state_dict(baseline.state_dict())
     image = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
-        assert torch.equal(twin(image), local(image))
+        assert torch.equal(baseline(image), local(image))
     assert any("global_branch" in key for key in model.state_dict())  # the model is left as it was
-    assert local_twin(local) is None
-    assert local_twin(timm.create_model("resnet18")) is None
-    assert compare(local, None, image)["over_twin"] is None
+    assert baseline_of(local) is None
+    assert baseline_of(timm.create_model("resnet18")) is None
+    assert compare(local, None, image)["over_baseline"] is None

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from convneur import ops
 from convneur.bench import latency
 from convneur.bench.floor import Rates, dense_work, measured_rates
 from convneur.bench.throughput import spread
@@ -20,7 +21,7 @@ from convneur.models import ConvNeur
 CPU = torch.device("cpu")
 
 
-def test_each_model_is_timed_and_ours_is_set_beside_its_twin():
+def test_each_model_is_timed_and_ours_is_set_beside_its_baseline():
     names = ["convneur_m1", "convnext_atto", "convneur_m1/local", "resnet10t"]
     found = latency.measure(names, latency.Setting(size=32, batch=2), CPU, Rates(1e15, 1e15), rounds=3)
     assert [row.model for row in found] == names
@@ -29,26 +30,26 @@ def test_each_model_is_timed_and_ours_is_set_beside_its_twin():
         assert row.images_per_second == pytest.approx(2 / row.seconds)
         assert row.floor is not None
         assert row.floor < row.seconds
-        assert (row.over_twin is not None) == row.model.startswith("convneur")
+        assert (row.over_baseline is not None) == row.model.startswith("convneur")
         assert row.peak_bytes > 4 * 2 * 1000, "the logits at least"
-        assert row.peak_over_twin == (row.peak_bytes / found[1].peak_bytes if row.over_twin else None)
-    assert found[0].over_twin_low <= found[0].over_twin <= found[0].over_twin_high
+        assert row.peak_over_baseline == (row.peak_bytes / found[1].peak_bytes if row.over_baseline else None)
+    assert found[0].over_baseline_low <= found[0].over_baseline <= found[0].over_baseline_high
 
 
 def test_a_step_of_training_is_timed_without_a_floor():
     (row,) = latency.measure(["test_convnext"], latency.Setting(32, 2, training=True), CPU, Rates(1, 1), rounds=1)
     assert row.seconds == row.seconds_low == row.seconds_high
-    assert (row.floor, row.over_twin) == (None, None)
+    assert (row.floor, row.over_baseline) == (None, None)
     weights = sum(p.numel() for p in latency.build("test_convnext").parameters())
     assert row.peak_bytes > 4 * weights, "gradients are held while the optimizer steps"
 
 
-def test_peak_memory_is_that_of_the_model_over_that_of_its_twin(monkeypatch):
+def test_peak_memory_is_that_of_the_model_over_that_of_its_baseline(monkeypatch):
     peaks = iter([300, 200])
     monkeypatch.setattr(latency, "peak_bytes", lambda step, device: next(peaks))
-    ours, twin = latency.measure(["convneur_m1", "convnext_atto"], latency.Setting(32), CPU, rounds=1)
-    assert (ours.peak_bytes, ours.peak_over_twin) == (300, 1.5)
-    assert (twin.peak_bytes, twin.peak_over_twin) == (200, None)
+    ours, baseline = latency.measure(["convneur_m1", "convnext_atto"], latency.Setting(32), CPU, rounds=1)
+    assert (ours.peak_bytes, ours.peak_over_baseline) == (300, 1.5)
+    assert (baseline.peak_bytes, baseline.peak_over_baseline) == (200, None)
 
 
 def test_each_model_may_have_a_setting_of_its_own():
@@ -58,9 +59,10 @@ def test_each_model_may_have_a_setting_of_its_own():
 
 
 def test_fused_models_are_run_fused():
-    """Ours has nothing left to work out; RepViT has no parallel branches left. A fused model cannot be trained."""
+    """Ours has fused local branches where there is a kernel; RepViT has no parallel branches left."""
     ours, _ = latency.prepare("convneur_m1", latency.Setting(64, fused=True), CPU)
-    assert all(stage.blocks[0].global_branch.folded is not None for stage in ours.stages)
+    blocks = [block for stage in ours.stages for block in stage.blocks]
+    assert all((block.fused is not None) == (ops.local_branch.missing is None) for block in blocks)
     sizes = {}
     for fused in (False, True):
         model, images = latency.prepare("repvit_m0_9", latency.Setting(64, fused=fused), CPU)
@@ -140,7 +142,7 @@ def test_forms_of_a_model(name, state, placement):
         model = latency.build(name)
     assert isinstance(model, ConvNeur)
     assert (model.global_config.memory.state, model.global_config.placement) == (state, placement)
-    assert latency.twin_of(name) == "convnext_femto"
+    assert latency.baseline_of(name) == "convnext_femto"
 
 
 def test_titans_can_be_looked_at_before_anything_else_is_built():
@@ -205,7 +207,7 @@ def test_exponents_are_slopes_over_pixels():
 def test_csv_has_a_line_per_measurement():
     rows = [latency.Latency("a", 32, 1, 0.1, 0.09, 0.12, 10.0), latency.Latency("b", 32, 1, 0.2, 0.2, 0.2, 5.0, 2.0)]
     read = list(csv.DictReader(io.StringIO(latency.as_csv(rows))))
-    assert [(line["model"], float(line["seconds"]), line["over_twin"]) for line in read] == [
+    assert [(line["model"], float(line["seconds"]), line["over_baseline"]) for line in read] == [
         ("a", 0.1, ""),
         ("b", 0.2, "2.0"),
     ]

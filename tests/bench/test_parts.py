@@ -11,8 +11,9 @@ import timm
 import torch
 from torch import nn
 
+from convneur import ops
 from convneur.bench import figures, latency, parts
-from convneur.layers import ConvNeurBlock, branch_kernel, local_kernel
+from convneur.layers import fused as fused_module
 
 CPU = torch.device("cpu")
 SMALL = latency.Setting(size=64)
@@ -23,41 +24,51 @@ def names(profile: parts.Profile) -> list[str]:
     return [part.part for part in profile.parts]
 
 
-def test_parts_of_ours_and_of_its_twin(monkeypatch):
-    monkeypatch.setattr(branch_kernel, "LIBRARY", None)
-    ours, split, twin = parts.measure_parts(["convneur_m1", "convneur_m1/mlp", "convnext_atto"], SMALL, CPU, rounds=2)
+def test_parts_of_ours_and_of_its_baseline():
+    with ops.use_kernels(False):
+        ours, mlp, baseline = parts.measure_parts(
+            ["convneur_m1", "convneur_m1/mlp", "convnext_atto"], SMALL, CPU, rounds=2
+        )
     assert names(ours) == [*LOCAL, "tokens", "write", "read", "gate", "head", "other"]
-    assert names(split) == names(ours)
-    assert names(twin) == [*LOCAL, "head", "other"]
+    assert names(mlp) == names(ours)
+    assert names(baseline) == [*LOCAL, "head", "other"]
     assert [part.stage for part in ours.stages if part.part == "write"] == [0, 1, 2, 3]
-    assert [part.stage for part in twin.stages if part.part == "downsampling"] == [1, 2, 3]
+    assert [part.stage for part in baseline.stages if part.part == "downsampling"] == [1, 2, 3]
     assert [part.stage for part in ours.stages if part.part in ("stem", "head")] == [None, None]
 
 
 @pytest.mark.parametrize(
-    ("name", "fused", "there"),
-    [
-        ("convneur_m1", True, {"tokens", "write", "read", "gate"}),
-        ("convneur_m1/published", False, {"tokens", "write", "read", "gate"}),
-        ("convneur_m1/local", False, set()),
-    ],
+    ("name", "there"),
+    [("convneur_m1/published", {"tokens", "write", "read", "gate"}), ("convneur_m1/local", set())],
 )
-def test_parts_of_other_forms(name, fused, there, monkeypatch):
-    for kernel in (local_kernel, branch_kernel):
-        monkeypatch.setattr(kernel, "LIBRARY", None)
-    (profile,) = parts.measure_parts([name], latency.Setting(size=64, fused=fused), CPU, rounds=1)
+def test_parts_of_other_forms(name, there):
+    (profile,) = parts.measure_parts([name], SMALL, CPU, rounds=1)
     assert set(names(profile)) == {*LOCAL, "head", "other"} | there
-    assert profile.fused == fused
 
 
-@pytest.mark.skipif(local_kernel.LIBRARY is None, reason="the C library of the local block was not built")
-@pytest.mark.skipif(branch_kernel.LIBRARY is None, reason="the C library of the global branch was not built")
-def test_a_branch_by_one_call_is_one_part():
-    (plain,) = parts.measure_parts(["convneur_m1"], latency.Setting(size=64), CPU, rounds=1)
-    assert names(plain) == [*LOCAL, "global branch", "gate", "head", "other"]
-    (fused,) = parts.measure_parts(["convneur_m1"], latency.Setting(size=64, fused=True), CPU, rounds=1)
-    whole = ["local branch", "residual", "global branch"]
-    assert names(fused) == ["stem", "downsampling", *whole, "gate", "head", "other"]
+def test_what_stands_in_the_memory_s_place_is_one_part():
+    model = timm.create_model("convneur_m1", token_mixer="attention").eval()
+    watch = parts.Watch(model, CPU)
+    watch.run(lambda: model(torch.ones(1, 3, 64, 64)))
+    (turn,) = watch.rounds()
+    found = {place.part for place in turn}
+    assert found == {*LOCAL, "tokens", "write and read", "gate", "head", "other"}
+
+
+@pytest.mark.skipif(ops.global_branch.unavailable() is not None, reason="no kernel of the global branch")
+def test_a_branch_that_is_one_operation_is_one_part():
+    (profile,) = parts.measure_parts(["convneur_m1"], SMALL, CPU, rounds=1)
+    assert names(profile) == [*LOCAL, "global branch", "gate", "head", "other"]
+
+
+@pytest.mark.skipif(ops.local_branch.unavailable() is not None, reason="no kernel of the local branch")
+@pytest.mark.parametrize("on", [True, False])
+def test_a_fused_local_branch_is_one_part_with_and_without_kernels(on):
+    with ops.use_kernels(on):
+        (profile,) = parts.measure_parts(["convneur_m1"], latency.Setting(size=64, fused=True), CPU, rounds=1)
+    branch = ["global branch"] if on else ["tokens", "write", "read"]
+    assert names(profile) == ["stem", "downsampling", "local branch", *branch, "gate", "head", "other"]
+    assert profile.fused
 
 
 def test_parts_of_any_other_model_are_its_children():
@@ -138,36 +149,59 @@ def test_on_cuda_events_are_recorded_and_read_in_the_end(monkeypatch):
     assert 0.01 <= sum(turn.values()) < passed
 
 
-def test_watching_changes_nothing_and_leaves_nothing_behind(monkeypatch):
-    """Same answer to the last bit, the same in-place GELU, no hook, and no method that stays."""
-    model, images = latency.prepare("convneur_m1", SMALL, CPU)
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("on", [True, False])
+def test_watching_changes_nothing_and_leaves_nothing_behind(fused, on, monkeypatch):
+    """Same answer to the last bit, by the same kernels, and classes as they were."""
+    model, images = latency.prepare("convneur_m1", latency.Setting(64, fused=fused), CPU)
     model.eval()
-    before = [{name for name in vars(module) if not name.startswith("_")} for module in model.modules()]
+    classes = {type(module) for module in model.modules()}
+    before = {kind: dict(vars(kind)) for kind in classes} | {ops.memory: dict(vars(ops.memory))}
     calls, seen = [], []
-    gelu_ = torch.ops.aten.gelu_.default
-    monkeypatch.setattr(
-        torch.ops.aten.gelu_, "default", lambda *args, **kwargs: calls.append(1) or gelu_(*args, **kwargs)
-    )
+    for operation in ops.OPERATIONS:
+        monkeypatch.setattr(operation, "kernel", noted(calls, operation.name, operation.kernel))
+    prepacked = fused_module.run_prepacked
+    monkeypatch.setattr(fused_module, "run_prepacked", noted(calls, "local_branch", prepacked))
 
     def step() -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), ops.use_kernels(on):
             seen.append(model(images))
-        assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
     step()
-    unwatched = len(calls)
+    unwatched = list(calls)
+    calls.clear()
     parts.Watch(model, CPU).run(step)
     assert torch.equal(*seen)
-    assert len(calls) == 2 * unwatched >= 2 * sum(isinstance(module, ConvNeurBlock) for module in model.modules())
-    assert [{name for name in vars(module) if not name.startswith("_")} for module in model.modules()] == before
+    assert calls == unwatched
+    served = {operation.name for operation in ops.OPERATIONS if on and operation.unavailable() is None}
+    packed = any(isinstance(module, fused_module.FusedLocalBranch) for module in model.modules())
+    assert set(calls) == served - {"linear" if packed else "local_branch"}
+    assert {owner: dict(vars(owner)) for owner in before} == before
 
 
-def test_an_error_inside_leaves_the_model_as_it_was():
+def noted(calls, name, function):
+    def note(*args):
+        calls.append(name)
+        return function(*args)
+
+    return note
+
+
+def test_an_error_inside_leaves_classes_as_they_were():
     model = timm.create_model("test_convnext").eval()
+    before = {type(module): type(module).forward for module in model.modules()}
     with pytest.raises(RuntimeError):
         parts.Watch(model, CPU).run(lambda: model(torch.ones(1, 5, 64, 64)))
-    assert "forward" not in vars(model.stem)
+    assert all(kind.forward is forward for kind, forward in before.items())
     assert model(torch.ones(1, 3, 64, 64)).shape == (1, 1000)
+
+
+def test_other_models_of_the_same_classes_are_not_watched():
+    model, other = (nn.Sequential(Slow(0)) for _ in range(2))
+    watch = parts.Watch(model, CPU)
+    watch.run(lambda: other(torch.ones(1)))
+    (turn,) = watch.rounds()
+    assert {place.part for place in turn} == {"other"}
 
 
 @pytest.mark.parametrize(

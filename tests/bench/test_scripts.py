@@ -13,6 +13,7 @@ import timm
 import torch
 from timm.models import get_pretrained_cfg
 
+from convneur import ops
 from convneur.bench import latency
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
@@ -46,9 +47,9 @@ def test_peers_times_draws_and_says_what_is_open(tmp_path, capsys):
         peers.points(models)
     peers.main(["--models", *models[1:], "--batches", "1", "--rounds", "1", "--out", str(tmp_path / "peers")])
     numbers = json.loads((tmp_path / "peers.json").read_text())
-    ours, twin = numbers["points"]
-    assert (ours["started"], twin["started"]) == (True, False)
-    assert ours["top1"] == twin["top1"] == 79.5
+    ours, baseline = numbers["points"]
+    assert (ours["started"], baseline["started"]) == (True, False)
+    assert ours["top1"] == baseline["top1"] == 79.5
     assert [row["model"] for row in numbers["measurements"]] == models[1:]
     assert (tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
     assert "79.5 of its start" in capsys.readouterr().out
@@ -68,6 +69,17 @@ def test_ours_is_an_open_marker_and_the_caption_says_why():
     assert "the accuracy of the ConvNeXt it can be started from" in figure._supxlabel.get_text()
 
 
+@pytest.mark.parametrize(("on", "most"), [(True, 250), (False, 450)])
+def test_a_forward_makes_few_calls_of_python_inside_convneur(on, most):
+    if on and any(operation.unavailable() for operation in ops.OPERATIONS):
+        pytest.skip("not all kernels serve on this machine")
+    model = timm.create_model("convneur_m1").eval()
+    with ops.use_kernels(on):
+        found = load("calls").count(model, torch.randn(1, 3, 64, 64))
+    assert found["models/backbone.py:forward"] >= 1
+    assert found.total() <= most, found.most_common(10)
+
+
 def test_gpu_says_in_one_line_that_there_is_none(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert load("gpu").main([]) == 2
@@ -77,9 +89,9 @@ def test_gpu_says_in_one_line_that_there_is_none(monkeypatch, capsys):
     assert "no CUDA device" in printed.err
 
 
-def test_gpu_covers_all_variants_their_twins_and_titans():
+def test_gpu_covers_all_variants_their_baselines_and_titans():
     names = load("gpu").MODELS
-    assert {latency.twin_of(name) or name for name in names} == {v.local_twin for v in latency.VARIANTS.values()}
+    assert {latency.baseline_of(name) or name for name in names} == {v.baseline for v in latency.VARIANTS.values()}
     assert len(names) == 3 * len(latency.VARIANTS)
     assert {name for name in names if "/" in name} == {f"{name}/titans" for name in latency.VARIANTS}
 
@@ -110,7 +122,7 @@ def test_gpu_runs_elsewhere_too_and_lists_what_did_not(training, tmp_path, capsy
     table = (tmp_path / "gpu.md").read_text()
     assert table in capsys.readouterr().out + "\n"
     head, rule, *rows = [line for line in table.splitlines() if line.startswith("|")]
-    assert "batch 2: ms | over its twin | peak MB" in head
+    assert "batch 2: ms | over its baseline | peak MB" in head
     assert {line.count("|") for line in (head, rule, *rows)} == {8}
     assert [row.split("|")[1].strip() for row in rows] == ["`convneur_m1`", "`convnext_atto`"]
     assert table.count("* not run: ") == 4

@@ -26,10 +26,10 @@ def test_table_picture_csv_and_json(what, sizes, tmp_path, capsys):
     assert set(numbers["exponents"]) == set(numbers["peak_exponents"]) == both
     for row in numbers["measurements"]:
         assert row["peak_bytes"] > 0
-        assert (row["peak_over_twin"] is not None) == (row["model"] == "convneur_m1")
+        assert (row["peak_over_baseline"] is not None) == (row["model"] == "convneur_m1")
     assert len((tmp_path / f"{what}.csv").read_text().splitlines()) == 1 + 2 * len(sizes)
     assert (tmp_path / f"{what}.png").read_bytes().startswith(b"\x89PNG")
-    assert "/ twin" in printed.err
+    assert "/ baseline" in printed.err
     assert "…" not in printed.err, "it fits a terminal of 80 columns"
 
 

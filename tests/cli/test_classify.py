@@ -328,6 +328,30 @@ def test_bad_input_is_one_line_and_exit_code_2(trained, photos, tmp_path, capsys
     assert call(capsys, "train", "--data", "digits", "--recipe", "qick")[0] == 2
 
 
+@pytest.mark.slow
+def test_a_compiled_model_is_trained(tmp_path, capsys):
+    small = "--backbone.dims 8 --backbone.depths 1 --backbone.memory-width 8 --recipe quick --image-size 32".split()
+    few = "--train-images 200 --batch-size 100 --epochs 1 --workers 0 --fit.accelerator cpu".split()
+    arguments = ["train", "--data", "digits", *small, *few, "--out", str(tmp_path / "run"), "--compile"]
+    code, _, err = call(capsys, *arguments)
+    assert code == 0, err
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["curve"][0]["loss"] > 0
+
+
+def test_what_cannot_be_compiled_is_refused_before_anything_is_read(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    absent = ["--data", str(tmp_path / "absent"), "--out", str(tmp_path / "run"), "--compile"]
+    code, _, err = call(capsys, "train", *absent, "--fit.accelerator", "cpu")
+    assert code == 2
+    assert err.startswith("convneur: --compile needs a C++ compiler on a CPU; install g++")
+    assert err.count("\n") == 1
+    for task in ("segmentation", "detection", "instance"):
+        code, out, err = call(capsys, "train", task, *absent)
+        assert code == 2
+        assert "Unrecognized" in out + err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, photos):
     mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", str(tmp_path)], check=False)

@@ -17,7 +17,7 @@ import pytest
 import timm
 import torch
 
-import convneur  # noqa: F401  registers the models with timm
+from convneur import ops
 from convneur.cli.main import main
 
 
@@ -50,7 +50,7 @@ def test_info_fits_a_terminal_and_says_what_it_counts(monkeypatch):
     code, out, err = call("info")
     assert (code, err) == (0, "")
     assert max(map(len, out.splitlines())) <= 80
-    assert re.search(r"convneur_m3\s+64/128/256/512\s+196/196/196/49\s+9.70\s+1.457", out)
+    assert re.search(r"convneur_m3\s+64/128/256/512\s+196/196/196/49\s+9.70\s+1.461", out)
 
 
 def test_info_json():
@@ -60,6 +60,27 @@ def test_info_json():
     assert list(rows) == ["convneur_m1", "convneur_m2", "convneur_m3", "convneur_m4"]
     assert rows["convneur_m1"]["published"]["macs"] > 2 * rows["convneur_m1"]["default"]["macs"]
     assert rows["convneur_m4"]["local_only"]["params"] == 15593560
+
+
+def test_info_says_which_kernels_serve_here_and_if_not_why(monkeypatch):
+    monkeypatch.setattr(ops.linear, "missing", None)
+    monkeypatch.setattr(ops.global_branch, "missing", "there is no compiler")
+    with ops.use_kernels(True):
+        _, out, _ = call("info", "--json")
+        _, table, _ = call("info")
+    kernels = json.loads(out)["kernels"]
+    assert list(kernels) == [operation.name for operation in ops.OPERATIONS]
+    assert kernels["linear"] == {"serves": True, "reason": None}
+    assert kernels["global_branch"] == {"serves": False, "reason": "there is no compiler"}
+    assert re.search(r"^linear +serves *$", table, re.MULTILINE)
+    assert re.search(r"^global_branch +does not serve: there is no compiler *$", table, re.MULTILINE)
+
+
+def test_info_says_that_kernels_are_switched_off():
+    with ops.use_kernels(False):
+        _, out, _ = call("info")
+    for operation in ops.OPERATIONS:
+        assert re.search(rf"{operation.name} +does not serve: kernels are switched off \(CONVNEUR_KERNELS=0\)", out)
 
 
 @pytest.fixture(scope="module")

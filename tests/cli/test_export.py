@@ -184,9 +184,8 @@ def test_what_is_not_installed(folder, tmp_path, monkeypatch):
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "sklearn.datasets", None)
         assert "pip install 'convneur[train]', or give --images" in refused("export", str(folder))
-    from torch._inductor import config
-
-    with config.patch("cpp.cxx", ("/no/such/compiler",)):
+    with monkeypatch.context() as without:
+        without.setenv("CXX", "/no/such/compiler")
         assert "needs a C++ compiler; install g++" in refused("export", str(folder), "--format", "aoti")
 
 

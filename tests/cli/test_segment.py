@@ -150,7 +150,7 @@ def test_classes_without_a_pixel_to_judge_by_are_named(trained, scenes, tmp_path
     assert "nan" not in stdout + stderr
 
 
-def test_colours_a_run_of_another_task_and_the_twin(scenes, tmp_path, capsys):
+def test_colours_a_run_of_another_task_and_the_baseline(scenes, tmp_path, capsys):
     """Masks of colours; weights of a classifier; no memory; U-Net with all losses on."""
     root = tmp_path / "data"
     shutil.copytree(scenes, root)

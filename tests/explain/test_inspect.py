@@ -8,10 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from convneur import ops
 from convneur.explain import ablate_gates, gate_maps, inspect, receptive_fields
 from convneur.explain.grad_cam import grad_cam
 from convneur.models import ConvNeur
-from tests.memory.by_hand import by_hand
+from convneur.ops.gated_residual import upsample
+from tests.memory.builders import by_the_oracle
 from tests.models.builders import create
 
 SMALL = {"dims": (6, 8), "depths": (1, 2), "token_strides": (2, 1), "memory_width": 4, "num_classes": 5}
@@ -55,13 +57,13 @@ def expected_of_first_stage(model: ConvNeur, image: Tensor) -> tuple[Tensor, Ten
     tokens = pooled @ b["down.weight"].T + b["down.bias"]
     stored = tokens - tokens.mean(0) if model.global_config.center_tokens else tokens
     memory = copy.deepcopy(model.stages[0].blocks[0].global_branch.memory).double()
-    told = by_hand(memory, stored.tolist())
+    told = by_the_oracle(memory, stored)
     gates = []
-    for read in (told.reads, told.unwritten):
-        context = rms(torch.tensor(read).double() @ b["proj.weight"].T, b["norm.weight"])
+    for read in (told.read, told.read_initial):
+        context = rms(read @ b["proj.weight"].T, b["norm.weight"])
         context = context + rms(tokens, b["carry_norm.weight"])
         gates.append((context @ b["up.weight"].T + b["up.bias"]).sigmoid().T.view(-1, rows, columns))
-    return gates[0], gates[1], torch.tensor(told.surprise).double().view(rows, columns)
+    return gates[0], gates[1], told.surprise.view(rows, columns)
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
@@ -119,8 +121,7 @@ def test_any_size(size):
 def test_maps_lie_where_the_block_lays_them():
     model = stirred()
     stage = inspect(model, torch.randn(3, 36, 28)).stages[0]
-    block = model.stages[0].blocks[0]
-    assert torch.equal(stage.gates_on_map(stage.gate), block._upsample_to(torch.empty(1, 1, 9, 7))(stage.gate[None])[0])
+    assert torch.equal(stage.gates_on_map(stage.gate), upsample(stage.gate[None], (9, 7))[0])
     on_map = stage.tokens_on_map(stage.surprise)
     assert on_map[3, 4] == stage.surprise[1, 2]
     assert on_map[8, 6] == stage.surprise[4, 3]  # a token over the edge holds the pixels that are there
@@ -153,7 +154,7 @@ def test_the_model_is_left_as_it_was(look, monkeypatch):
 
 
 def test_fused_models_tell_the_same_and_stay_fused():
-    model = stirred()
+    model = stirred(dims=(16, 24))
     fused = copy.deepcopy(model).fuse()
     image = torch.randn(3, 64, 48)
     for plain, quick in zip(inspect(model, image).stages, inspect(fused, image).stages, strict=True):
@@ -162,7 +163,31 @@ def test_fused_models_tell_the_same_and_stay_fused():
     torch.testing.assert_close(receptive_fields(fused, image), receptive_fields(model, image), rtol=1e-3, atol=1e-4)
     one, two = ablate_gates(model, image), ablate_gates(fused, image)
     torch.testing.assert_close(one.unwritten, two.unwritten)
-    assert fused.stages[0].blocks[0].global_branch.folded is not None
+    assert all(block.fused is not None for block in fused.stages[0].blocks) or ops.local_branch.missing
+
+
+def test_another_write_rule_is_what_is_shown(monkeypatch):
+    """Where no gradient is taken nothing is written."""
+    model = stirred(memory={"decay": False, "momentum": False})
+    image = torch.randn(3, 40, 40)
+    assert inspect(model, image).stages[0].written.abs().max() > 1e-4
+    monkeypatch.setattr(ops.memory, "gradient", lambda memory, *_: torch.zeros_like(memory))
+    for stage in inspect(model, image).stages:
+        torch.testing.assert_close(stage.written, torch.zeros_like(stage.gate))
+
+
+def test_another_read_is_what_is_shown(monkeypatch):
+    """A memory that answers nothing is off by the values."""
+    model = stirred()
+    image = torch.randn(3, 40, 40)
+    monkeypatch.setattr(ops.memory, "read", lambda _, queries: torch.zeros_like(queries))
+    stage = inspect(model, image).stages[0]
+    branch = model.stages[0].blocks[0].global_branch
+    with torch.inference_mode():
+        tokens, grid = branch.tokens(model.stem(image[None]))
+        values = branch.memory.to_values(branch.memory.store_norm(tokens - tokens.mean(1, keepdim=True)))
+    torch.testing.assert_close(stage.surprise, values.square().mean(-1).view(grid))
+    torch.testing.assert_close(stage.written, torch.zeros_like(stage.gate))
 
 
 def test_inside_inference_mode_and_with_checkpointing():
@@ -186,9 +211,9 @@ def test_the_first_branch_of_a_stage_is_shown_and_gate_alone_is_a_fusion():
     assert [tuple(stage.gate.shape) for stage in stages] == [(6, 5, 5), (8, 5, 5)]
 
 
-@pytest.mark.parametrize("globalizer", ["se", "attention"])
-def test_other_globalizers_write_nothing(globalizer):
-    model = stirred(globalizer=globalizer, memory_width=8)
+@pytest.mark.parametrize("token_mixer", ["se", "attention"])
+def test_other_token_mixers_write_nothing(token_mixer):
+    model = stirred(token_mixer=token_mixer, memory_width=8)
     image = torch.randn(3, 40, 40)
     for stage in inspect(model, image).stages:
         assert stage.gate.shape[1:] == (5, 5)
@@ -225,9 +250,8 @@ def test_ablated_answers_are_those_of_a_run_by_hand(arguments):
                 other = copy.deepcopy(model)
                 branch = other.stages[number].blocks[0].global_branch
                 if how == "unwritten":
-                    branch._for_kernel = lambda _x: None  # which would do it all
-                    branch._read = lambda tokens, _, b=branch: b.proj(
-                        torch.tensor([by_hand(b.memory, sample.tolist()).unwritten for sample in b._centred(tokens)])
+                    branch.memory.forward = lambda tokens, m=branch.memory: torch.stack(
+                        [by_the_oracle(m, sample).read_initial.float() for sample in tokens]
                     )
                 else:
                     own = type(branch).forward

@@ -62,7 +62,7 @@ def test_tokens_that_are_never_written_are_left_open():
 
 @pytest.mark.parametrize(
     ("arguments", "cards"),
-    [({"memory": {"read": "causal", "chunk_size": 196}}, 6), ({"globalizer": "se", "memory_width": 16}, 2)],
+    [({"memory": {"read": "causal", "chunk_size": 196}}, 6), ({"token_mixer": "se", "memory_width": 16}, 2)],
 )
 def test_pages_of_what_is_never_written(arguments, cards, tmp_path):
     model = create("convneur_m1", **SMALL | arguments)
@@ -72,7 +72,7 @@ def test_pages_of_what_is_never_written(arguments, cards, tmp_path):
     assert page.count('<figure class="card">') == 2 * cards + 2
     assert page.count("never written") == (2 if "memory" in arguments else 0)
     numbers = json.loads(json.dumps(told.numbers([]), allow_nan=False))
-    assert (numbers["stages"][0]["surprise"] is None) == ("globalizer" in arguments)
+    assert (numbers["stages"][0]["surprise"] is None) == ("token_mixer" in arguments)
 
 
 def test_half_radius_is_counted_from_the_middle_of_the_last_map():

@@ -2,93 +2,77 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import zipfile
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 
 from convneur.export import FORMATS, Agreement, Runtime, agreement, export_model, load_exported, require_agreement
 from convneur.export.program import trace
-from convneur.models import ConvNeur
-from tests.export.builders import EXPECTS, LABELS, ONE_STAGE, SIZES, facts_of, photos, small
-
-
-class Exported(NamedTuple):
-    model: ConvNeur
-    file: Path
-    runtime: Runtime
-
-
-def export(folder: Path, name: str, **changes) -> Exported:
-    try:
-        FORMATS[name].require()
-    except ImportError as error:
-        pytest.skip(str(error))
-    model = small(**changes)
-    files = export_model(model, folder / f"model{FORMATS[name].suffix}", facts_of(model))
-    return Exported(model, files[-1], load_exported(files[-1], trust=True).model)
-
-
-@pytest.fixture(
-    scope="module", params=["onnx", "torch", "openvino", pytest.param("aoti", marks=pytest.mark.slow)], ids=str
+from tests.export.builders import (
+    EXPECTS,
+    LABELS,
+    ONE_STAGE,
+    QUICK,
+    SIZES,
+    Exported,
+    exported,
+    metadata_of,
+    photos,
+    small,
+    worst,
 )
-def exported(request, tmp_path_factory) -> Exported:
-    smaller = ONE_STAGE if request.param == "aoti" else {}  # compiling takes long
-    return export(tmp_path_factory.mktemp(request.param), request.param, **smaller)
 
 
-def worst(model: ConvNeur, runtime: Runtime, batches: list[torch.Tensor]) -> float:
-    found = [agreement(model, runtime, batch).difference for batch in batches]
-    assert not any(map(math.isnan, found))
-    return max(found)
+@pytest.fixture(scope="module", params=[*QUICK, pytest.param("aoti", marks=pytest.mark.slow)], ids=str)
+def found(request, tmp_path_factory) -> Exported:
+    quick = request.param in ("torch", "keep-ops")  # others take long; test_variants.py has two stages for them
+    return exported(tmp_path_factory.mktemp(request.param), request.param, small(**{} if quick else ONE_STAGE))
 
 
-def test_it_agrees_on_photographs_of_several_sizes_and_batches(exported):
-    batches = photos(exported.model, SIZES)
+def test_it_agrees_on_photographs_of_several_sizes_and_batches(found):
+    batches = photos(found.model, SIZES)
     assert [tuple(batch.shape) for batch in batches] == [(n, 3, *size) for size in SIZES for n in (1, 4)]
-    assert worst(exported.model, exported.runtime, batches) < 1e-4
-    spread = exported.model(batches[-1]).std(0).max()
+    assert worst(found, SIZES) < 1e-4
+    spread = found.model(batches[-1]).std(0).max()
     assert spread > 1e-2, "answers that do not differ from photograph to photograph would agree easily"
 
 
-def test_it_agrees_at_the_smallest_size_and_refuses_what_is_smaller(exported):
-    low = exported.runtime.pretrained_cfg["min_input_size"][1:]
+def test_it_agrees_at_the_smallest_size_and_refuses_what_is_smaller(found):
+    low = found.runtime.pretrained_cfg["min_input_size"][1:]
     assert low == [32, 32], "a token stands for 16 x 16 px, and one alone would be a special case"
-    assert worst(exported.model, exported.runtime, photos(exported.model, [tuple(low)])) < 1e-4
+    assert worst(found, [tuple(low)]) < 1e-4
     with pytest.raises(ValueError, match=rf"too small for this file; give at least {low[0]} x {low[1]}"):
-        exported.runtime(torch.zeros(1, 3, low[0], low[1] - 1))
+        found.runtime(torch.zeros(1, 3, low[0], low[1] - 1))
     with pytest.raises(ValueError, match=r"give \(batch, 3, height, width\)"):
-        exported.runtime(torch.zeros(1, 1, 32, 32))
+        found.runtime(torch.zeros(1, 1, 32, 32))
 
 
-def test_labels_and_preprocessing_come_back(exported):
-    loaded = load_exported(str(exported.file), trust=True)
+def test_labels_and_preprocessing_come_back(found):
+    loaded = found.loaded
     assert loaded.classes == LABELS
     for key, value in EXPECTS.items():
         kept = loaded.config[key]
         assert (tuple(kept) if isinstance(kept, list) else kept) == value
-    assert loaded.config["interpolation"] == exported.model.pretrained_cfg["interpolation"]
+    assert loaded.config["interpolation"] == found.model.pretrained_cfg["interpolation"]
     assert loaded.config["num_classes"] == len(LABELS)
     assert loaded.config["architecture"] == "convneur_m1"
     assert loaded.config["fixed_input_size"] is False
 
 
-def test_nothing_lies_beside_it(exported):
-    made = sorted(file.name for file in exported.file.parent.iterdir())
-    assert made == (["model.bin", "model.xml"] if exported.file.suffix == ".xml" else [exported.file.name])
+def test_nothing_lies_beside_it(found):
+    made = sorted(file.name for file in found.file.parent.iterdir())
+    assert made == (["model.bin", "model.xml"] if found.file.suffix == ".xml" else [found.file.name])
 
 
 @pytest.mark.parametrize("what", ["cut", "other"])
-def test_a_damaged_file_is_one_line(exported, what, tmp_path):
-    whole = exported.file.read_bytes()
-    for name in ("model.bin", exported.file.name):
-        if (exported.file.parent / name).exists():
-            (tmp_path / name).write_bytes((exported.file.parent / name).read_bytes())
-    bad = tmp_path / exported.file.name
+def test_a_damaged_file_is_one_line(found, what, tmp_path):
+    whole = found.file.read_bytes()
+    for name in ("model.bin", found.file.name):
+        if (found.file.parent / name).exists():
+            (tmp_path / name).write_bytes((found.file.parent / name).read_bytes())
+    bad = tmp_path / found.file.name
     bad.write_bytes({"cut": whole[: len(whole) // 2], "other": b"<html></html>"}[what])
     with pytest.raises(ValueError, match="cannot be loaded") as caught:
         load_exported(bad, trust=True)
@@ -113,11 +97,6 @@ def test_half_of_openvinos_two_files_is_one_line(tmp_path):
         load_exported(tmp_path / "model.xml")
 
 
-def test_a_two_layer_memory(tmp_path):
-    found = export(tmp_path, "onnx", memory={"state": "mlp"}, **ONE_STAGE)
-    assert worst(found.model, found.runtime, photos(found.model, SIZES)) < 1e-4
-
-
 @pytest.mark.parametrize(
     "changes",
     [{"preset": "published"}, {"memory": {"chunk_size": 10_000}}],  # 480 tokens: three chunks, and one
@@ -126,17 +105,17 @@ def test_a_two_layer_memory(tmp_path):
 def test_a_memory_in_chunks_is_exported_for_one_size_only(tmp_path, changes):
     model = small(**changes, **ONE_STAGE)
     file = tmp_path / "model.pt2"
-    facts = facts_of(model)
-    facts = type(facts)({**facts.config, "input_size": (3, 96, 80)}, LABELS)
+    metadata = metadata_of(model)
+    metadata = type(metadata)({**metadata.config, "input_size": (3, 96, 80)}, LABELS)
     with pytest.raises(ValueError, match="--no-dynamic") as caught:
-        export_model(model, file, facts)
+        export_model(model, file, metadata)
     assert "\n" not in str(caught.value)
     assert not file.exists()
-    export_model(model, file, facts, dynamic=False)
-    runtime = load_exported(file, trust=True).model
-    assert worst(model, runtime, photos(model, [(96, 80)])) < 1e-4
+    export_model(model, file, metadata, dynamic=False)
+    found = Exported(model, file, load_exported(file, trust=True))
+    assert worst(found, [(96, 80)]) < 1e-4
     with pytest.raises(ValueError, match="32 x 32 px do not fit this file, which is for 96 x 80 px"):
-        runtime(torch.zeros(1, 3, 32, 32))
+        found.runtime(torch.zeros(1, 3, 32, 32))
 
 
 def test_a_path_of_its_own_for_square_images_is_refused():
@@ -150,29 +129,8 @@ def test_a_path_of_its_own_for_square_images_is_refused():
         trace(Square().eval(), (3, 64, 64))
 
 
-def test_folding_changes_the_program_and_not_the_model():
-    model = small()
-    before = copy.deepcopy(model.state_dict())
-    nodes = {}
-    for fuse in (True, False):
-        program = trace(model, (3, 32, 32), fuse).program
-        nodes[fuse] = len(program.graph.nodes)
-        assert agreement(model, program.module(), photos(model, SIZES[:1])[0]).difference < 1e-4
-    assert nodes[True] < nodes[False]
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-
-
-def test_weights_that_were_folded_are_not_in_the_file_twice():
-    model = small(depths=(2, 1))
-    names = {fuse: set(trace(model, (3, 32, 32), fuse).program.state_dict) for fuse in (True, False)}
-    folded = {"stages.0.blocks.1.mlp.fc2.weight", "stages.0.blocks.1.gamma"}
-    folded |= {name for name in names[False] if name.endswith("memory.to_keys.weight")}
-    assert folded <= names[False]
-    assert not folded & names[True]
-
-
 def test_a_wrong_export_is_not_kept_and_what_was_there_is(tmp_path):
-    model, other = small(), small()
+    model, other = small(**ONE_STAGE), small(**ONE_STAGE)
     with torch.no_grad():
         other.head.fc.bias[1] += 1e-3
     images = photos(model, SIZES[:1])[0]
@@ -183,7 +141,7 @@ def test_a_wrong_export_is_not_kept_and_what_was_there_is(tmp_path):
         require_agreement(agreement(other, runtime, images))
 
     with pytest.raises(ValueError, match=r"differs from PyTorch by 1\.0e-03 at 32 x 32 px, batch 1"):
-        export_model(model, old, facts_of(model), check=check)
+        export_model(model, old, metadata_of(model), keep_ops=True, check=check)
     assert list(tmp_path.iterdir()) == [old]
     assert old.read_text() == "old"
 
@@ -198,13 +156,13 @@ def test_what_is_no_agreement(difference):
 def test_labels_that_do_not_fit(tmp_path):
     model = small(num_classes=4)
     with pytest.raises(ValueError, match="5 labels do not fit 4 classes"):
-        export_model(model, tmp_path / "model.pt2", facts_of(model))
+        export_model(model, tmp_path / "model.pt2", metadata_of(model))
 
 
 def test_names_that_are_no_names_of_files(tmp_path):
     model = small()
     with pytest.raises(ValueError, match=r"no ending of an exported model; give it one of \.onnx, "):
-        export_model(model, tmp_path / "model.tflite", facts_of(model))
+        export_model(model, tmp_path / "model.tflite", metadata_of(model))
     (tmp_path / "model.pt2").mkdir()
     with pytest.raises(IsADirectoryError, match="is a folder; give the name of a file"):
-        export_model(model, tmp_path / "model.pt2", facts_of(model))
+        export_model(model, tmp_path / "model.pt2", metadata_of(model))

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convneur.export import Facts
+from convneur.export import ExportMetadata
 
 CLASSES = ["red", "green", "blue", "grey"]
 SIZE = 8
 WEIGHT = np.arange(12, dtype=np.float32).reshape(3, 4) / 7
-FACTS = Facts(
+METADATA = ExportMetadata(
     {
         "architecture": "mean_colour",
         "num_classes": len(CLASSES),
@@ -55,7 +55,7 @@ def onnx_model(nodes: Sequence[Any] = (), constants: dict[str, Any] | None = Non
         [numpy_helper.from_array(np.asarray(value), name) for name, value in given.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    helper.set_model_props(model, FACTS)
+    helper.set_model_props(model, METADATA)
     return model
 
 
@@ -74,7 +74,7 @@ def write_openvino(path: Path, changed: Callable[[Any, Any], Any] = lambda _, re
     mean = opset13.reduce_mean(images, np.array([2, 3]), keep_dims=False)
     real = opset13.matmul(mean, opset13.constant(WEIGHT), False, False)
     model = openvino.Model([opset13.result(changed(opset13, real))], [images], "mean_colour")
-    for key, value in FACTS.items():
+    for key, value in METADATA.items():
         model.set_rt_info(value, ["model_info", key])
     openvino.save_model(model, str(path), compress_to_fp16=False)
     return path

@@ -16,7 +16,7 @@ from PIL import Image
 
 from convneur.export import export_model, load_exported, onnx_file, open_model
 from tests.cli.test_cli import call
-from tests.export.builders import ONE_STAGE, facts_of, small
+from tests.export.builders import ONE_STAGE, metadata_of, small
 from tests.hostile.exported import SIZE, WEIGHT, Touch, onnx_model, poisoned, right, write_onnx, write_openvino
 
 IMAGES = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
@@ -37,7 +37,7 @@ def evil(tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("evil")
     model = small(**ONE_STAGE)
     good, marker = folder / "good.pt2", folder / "code-was-run"
-    export_model(model, good, facts_of(model))
+    export_model(model, good, metadata_of(model))
     pickled = io.BytesIO()
     torch.save(((Touch(marker),), {}), pickled)
     return poisoned(good, folder / "evil.pt2", "sample_inputs/model.pt", pickled.getvalue()), marker

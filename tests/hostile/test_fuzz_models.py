@@ -127,20 +127,20 @@ def test_metadata_of_an_exported_file():
     script = """
 import json, random, sys
 sys.path.insert(0, sys.argv[1])
-from convneur.export import Facts
+from convneur.export import ExportMetadata
 from tests.hostile.mutations import MUTATIONS, mutated
 from tests.hostile.test_fuzz_models import VALUES
 config = {"architecture": "convneur_m1", "num_classes": 2, "input_size": [3, 32, 32], "mean": [0.1, 0.2, 0.3],
           "std": [1, 1, 1], "interpolation": "bicubic", "crop_pct": 0.9, "fixed_input_size": False,
           "min_input_size": [3, 32, 32]}
-whole = Facts(config, ["a", "b"]).as_text()
-assert Facts.of_text(whole).labels == ["a", "b"]
+whole = ExportMetadata(config, ["a", "b"]).as_text()
+assert ExportMetadata.from_text(whole).labels == ["a", "b"]
 refused = 0
 for seed in range(MUTATIONS):
     key = sorted(set(whole) - {"made_by", "architecture"})[seed % 4]
     for text in (mutated(whole[key].encode(), seed).decode("utf-8", "replace"), json.dumps(VALUES[seed % len(VALUES)])):
         try:
-            found = Facts.of_text(whole | {key: text})
+            found = ExportMetadata.from_text(whole | {key: text})
         except ValueError as error:
             assert str(error) and "\\n" not in str(error)
             refused += 1

@@ -147,7 +147,7 @@ def test_the_app_shows_names_as_text():
     page = pytest.importorskip("convneur.app.page", reason="needs gradio")
     answers = [{"label": name, "probability": 0.5} for name in NASTY.values()]
     assert set(page._label({"answers": answers, "trained": True})) == set(map(printable, NASTY.values()))
-    latency = {"rounds": 1, "device": "cpu", "milliseconds": 1.0, "twin_milliseconds": None}
+    latency = {"rounds": 1, "device": "cpu", "milliseconds": 1.0, "baseline_milliseconds": None}
     for name in NASTY.values():
         told = {"architecture": name, "image_size": [1, 1], "latency": latency, "notes": [], "stages": []}
         shown = MarkdownIt("commonmark").render(page._words(told))

@@ -18,7 +18,7 @@ from tests.cli.test_cli import call
 from tests.hostile.exported import Touch
 
 OBJECTS = "holds Python objects, which could run code; save the weights as safetensors"
-TWIN = "convnext_atto"
+BASELINE = "convnext_atto"
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_what_is_no_file_of_weights(suffix, tmp_path):
     ],
 )
 def test_tensors_that_are_none(name, value, message, tmp_path):
-    weights = timm.create_model(TWIN, num_classes=2).state_dict()
+    weights = timm.create_model(BASELINE, num_classes=2).state_dict()
     file = tmp_path / "x.pt"
     torch.save({**weights, name: value}, file)
     assert message in refused(file)
@@ -98,7 +98,7 @@ def test_tensors_that_are_none(name, value, message, tmp_path):
 
 @pytest.mark.parametrize("name", ["stem.0.weight", "head.fc.weight", "stages.0.blocks.0.gamma"])
 def test_tensors_without_sides(name):
-    weights = timm.create_model(TWIN, num_classes=2).state_dict()
+    weights = timm.create_model(BASELINE, num_classes=2).state_dict()
     with pytest.raises(ValueError, match=r"the weights |of the state dict is of shape"):
         from_convnext({**weights, name: torch.tensor(1.0)})
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from convneur import ops
 from convneur.data.decode import UnreadableImageError
 from convneur.data.semantic.loading import normalised
 from convneur.inference import stream
@@ -69,6 +70,17 @@ def test_every_memory_gives_what_it_gives_on_the_whole(memory, tmp_path):
     assert_same(found, whole(model, pixels))
 
 
+def test_another_rule_of_write_and_read_is_followed(tmp_path, monkeypatch):
+    model, pixels = small(), picture(150, 171)
+    before, _ = whole(model, pixels)
+    gradient, read = ops.memory.gradient, ops.memory.read
+    monkeypatch.setattr(ops.memory, "gradient", lambda *args: -3 * gradient(*args))
+    monkeypatch.setattr(ops.memory, "read", lambda memory, queries: read(memory, queries) + queries)
+    after = whole(model, pixels)
+    assert (after[0] - before).abs().max() > 1e-4
+    assert_same(stream(model, pixels, tmp_path, out_indices=(3,), tile=(9, 7), progress=False), after)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -78,7 +90,7 @@ def test_every_memory_gives_what_it_gives_on_the_whole(memory, tmp_path):
         {"fusion": "add"},
         {"fusion": "concat"},
         {"preset": "published", "memory": {"max_step": 0.02}},
-        {"center_tokens": False, "carry_tokens": False},
+        {"center_tokens": False, "token_skip": False},
         {"patch_size": 2},
         {"token_strides": (3, 2, 2, 1)},
     ],
@@ -128,8 +140,8 @@ def test_a_part_of_a_grid_is_brought_up_as_all_of_it(size, token_stride):
 
 
 def test_what_looks_at_the_whole_in_another_way_is_refused_by_name(tmp_path):
-    with pytest.raises(ValueError, match="globalizer='attention'"):
-        stream(small(globalizer="attention"), picture(64, 64), tmp_path, progress=False)
+    with pytest.raises(ValueError, match="token_mixer='attention'"):
+        stream(small(token_mixer="attention"), picture(64, 64), tmp_path, progress=False)
     with pytest.raises(ValueError, match="global_pool='max'"):
         stream(small(global_pool="max"), picture(64, 64), tmp_path, progress=False)
 

@@ -8,7 +8,7 @@ from convneur.memory import MemoryConfig, NeuralMemory
 titans_pytorch = pytest.importorskip("titans_pytorch", reason="titans-pytorch is not installed (extra: dev)")
 
 
-def twin_of(theirs, width: int, chunk_size: int) -> NeuralMemory:
+def with_weights_of(theirs, width: int, chunk_size: int) -> NeuralMemory:
     """Our memory with the weights of theirs."""
     ours = NeuralMemory(width, MemoryConfig("mlp", "causal", chunk_size=chunk_size, reference_length=None))
     rates = [theirs.to_adaptive_step[0], theirs.to_momentum[0], theirs.to_decay_factor[0]]
@@ -37,7 +37,7 @@ def test_equals_titans_pytorch(width, chunk_size, length):
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    ours = twin_of(theirs, width, chunk_size)
+    ours = with_weights_of(theirs, width, chunk_size)
     for norm in (theirs.store_norm, theirs.retrieve_norm):
         norm.eps = ours.store_norm.eps  # theirs is the dtype's epsilon: another one in every precision
     tokens = torch.randn(2, length, width, dtype=torch.float64)

@@ -1,9 +1,6 @@
 """What the backbone computes: numbers, modes, sizes, bad input."""
 
-import itertools
 import math
-import subprocess
-import sys
 
 import pytest
 import timm
@@ -14,8 +11,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_sample_images
 
 import convneur
-from convneur.models import VARIANTS
-from tests.models.builders import create
+from tests.models.builders import create, variants
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +30,7 @@ def photos() -> torch.Tensor:
     return (images - images.mean()) / images.std()
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", variants("convneur_m1"))
 def test_same_output_whatever_autograd_does(name):
     model = create(name, num_classes=10).eval()
     images = torch.randn(2, 3, 96, 96)
@@ -49,8 +45,18 @@ def test_same_output_whatever_autograd_does(name):
 MLP_GATE = {"memory": {"state": "mlp"}, "fusion": "gate"}
 
 
-@pytest.mark.parametrize("kwargs", [{}, MLP_GATE, {"preset": "published"}], ids=str)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("dtype", "kwargs"),
+    [
+        (torch.bfloat16, {}),
+        (torch.float16, MLP_GATE),
+        (torch.bfloat16, {"preset": "published"}),
+        pytest.param(torch.float16, {}, marks=pytest.mark.slow),
+        pytest.param(torch.bfloat16, MLP_GATE, marks=pytest.mark.slow),
+        pytest.param(torch.float16, {"preset": "published"}, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_autocast(dtype, kwargs, photos):
     """A product rounds its factors to 8 (bf16) or 11 bits (fp16), a relative error of 2^-9 or 2^-12; over the some 50
     maps in a row of a network these add up like a random walk, to about 7 of them, and the memory's normalisations
@@ -250,21 +256,14 @@ def test_bad_input_is_one_clear_line(m1, call, message):
     assert "\n" not in str(caught.value)
 
 
-def test_import_touches_no_cuda():
-    code = "import torch, convneur; assert not torch.cuda.is_initialized(); print(torch.is_grad_enabled())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "True"
-
-
 def test_macs_grow_linearly_with_the_pixels():
     from torch.utils.flop_counter import FlopCounterMode
 
     counts = []
-    for size in (224, 448, 896):
+    for size in (224, 448):
         with torch.device("meta"):
             model = timm.create_model("convneur_m1").eval()
             with FlopCounterMode(display=False) as counter:
                 model(torch.empty(1, 3, size, size))
         counts.append(counter.get_total_flops())
-    slopes = [math.log(b / a, 4) for a, b in itertools.pairwise(counts)]
-    assert all(0.95 < slope < 1.02 for slope in slopes)
+    assert 0.95 < math.log(counts[1] / counts[0], 4) < 1.02

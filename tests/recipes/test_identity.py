@@ -99,6 +99,20 @@ def test_which_epoch_is_the_model_may_change_until_a_run_has_finished(run):
         begin("photos", run, keep="last")
 
 
+def test_settings_that_have_another_name_now_are_the_same_settings(run):
+    def resume(**backbone: str) -> None:
+        facts = {"images": {"train": 16}, "recipe": {"backbone": backbone}}
+        console = Console(file=io.StringIO())
+        claim(Config("photos"), facts, open_source("photos"), run, True, console)
+
+    kept = json.loads((run / "run.json").read_text())
+    kept["recipe"] = {"backbone": {"globalizer": "se", "carry_tokens": None}}
+    (run / "run.json").write_text(json.dumps(kept))
+    with pytest.raises(ValueError, match=r"begun with --backbone.token-mixer se \(now attention\)"):
+        resume(token_mixer="attention", token_skip=None)
+    resume(token_mixer="se", token_skip=None)
+
+
 def judged(run, data, share=None, seed=None) -> tuple[set[str], str]:
     """Names of the images that a model of the run is judged by, and what is said."""
     console, known = Console(file=io.StringIO(), width=300), run_data_of(run)

@@ -193,12 +193,12 @@ def _words(numbers: dict[str, Any]) -> str:
 
 def _time(latency: dict[str, Any]) -> str:
     how = f"medians of {latency['rounds']} rounds, batch 1, on {latency['device']}"
-    if latency["twin_milliseconds"] is None:
+    if latency["baseline_milliseconds"] is None:
         return f"**{latency['milliseconds']:.1f} ms** ({how}); it has no memory to leave out."
-    low, high = latency["over_twin_quartiles"]
+    low, high = latency["over_baseline_quartiles"]
     return (
-        f"**{latency['milliseconds']:.1f} ms**, its twin without memory {latency['twin_milliseconds']:.1f} ms: "
-        f"**{latency['over_twin']:.2f} times** (quartiles {low:.2f} to {high:.2f}; {how})."
+        f"**{latency['milliseconds']:.1f} ms**, its baseline without memory {latency['baseline_milliseconds']:.1f} ms: "
+        f"**{latency['over_baseline']:.2f} times** (quartiles {low:.2f} to {high:.2f}; {how})."
     )
 
 

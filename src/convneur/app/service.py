@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from convneur.app.latency import compare, local_twin
+from convneur.app.latency import baseline_of, compare
 from convneur.app.limits import Limits
 from convneur.explain.explanation import ANSWERS, layers_of_stage, numbers_of_stage
 from convneur.explain.figures import overlays
@@ -19,7 +19,7 @@ from convneur.explain.inspection import StageInspection, inspect
 from convneur.explain.report import png
 from convneur.explain.subject import Subject
 from convneur.models import ConvNeur
-from convneur.models.names import choose
+from convneur.models.registry_utils import choose
 
 SHOWN = ("gate", "gate-channel", "written-channel", "surprise")  # as many maps as can be told apart in a row
 NO_GATES = "This model has no memory with gates: there are no maps to show."
@@ -44,7 +44,7 @@ class Told:
 @dataclass(frozen=True)
 class _Opened:
     subject: Subject[nn.Module]
-    twin: ConvNeur | None
+    baseline: ConvNeur | None
 
 
 class Service:
@@ -89,7 +89,7 @@ class Service:
         if name not in self._kept:
             subject = self._open(self._sources[name])
             subject.backbone.to(self._device)
-            self._kept[name] = _Opened(subject, local_twin(subject.backbone))
+            self._kept[name] = _Opened(subject, baseline_of(subject.backbone))
         return self._kept[name]
 
 
@@ -109,7 +109,7 @@ def _look(name: str, model: _Opened, image: Tensor) -> Told:
         "image_size": list(shown.shape[1:]),
         "answers": _answers(subject, image) if subject.classes else None,
         "stages": [_without_maps(numbers_of_stage(stage)) for stage in stages],
-        "latency": compare(subject.backbone, model.twin, image),
+        "latency": compare(subject.backbone, model.baseline, image),
         "notes": notes,
     }
     pixels = (shown.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()

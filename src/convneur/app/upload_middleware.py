@@ -22,7 +22,7 @@ from starlette.requests import Request
 from convneur.app.asgi import Body, GoneError, Message, Receive, RefusedError, Send, Server, refuse, respond
 from convneur.app.limits import Limits, RateLimit
 from convneur.app.uploads import NOT_AN_UPLOAD, Uploads
-from convneur.models.names import choose
+from convneur.models.registry_utils import choose
 
 MOST_JSON = 100_000  # bytes of a request that is no upload
 FORM = 100_000  # bytes of an upload around its file

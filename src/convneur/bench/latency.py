@@ -1,4 +1,4 @@
-"""Latency of models side by side: medians, spread, and each ConvNeur over its local twin."""
+"""Latency of models side by side: medians, spread, and each ConvNeur over its baseline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from convneur.bench.floor import Rates, dense_work
 from convneur.bench.memory import peak_bytes
 from convneur.bench.throughput import inference_step, spread, times_in_turn, training_step
 from convneur.models import VARIANTS
-from convneur.models.names import choose
+from convneur.models.registry_utils import choose
 from convneur.printing import csv_text
 
 DtypeName = Literal["fp32", "bf16", "fp16"]
@@ -30,7 +30,7 @@ DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16,
 FORMS: dict[str, dict[str, Any]] = {
     "mlp": {"memory": {"state": "mlp"}},
     "published": {"preset": "published"},
-    "titans": {"preset": "published", "globalizer": "titans"},
+    "titans": {"preset": "published", "token_mixer": "titans"},
     "local": {"global_placement": "none"},
 }
 
@@ -46,8 +46,8 @@ class Setting:
         compile: Through torch.compile.
         training: Forward, backward and AdamW instead of inference.
         channels_last: Memory format.
-        fused: With what does not depend on the image worked out beforehand, by timm's `reparameterize_model`: our
-            global branches, and the parallel branches of FastViT, RepViT and the like. For inference only.
+        fused: As timm's `reparameterize_model` makes them, for inference only: local branches of ours get prepacked
+            weights (`fuse()`), and parallel branches of FastViT, RepViT and the like become one.
     """
 
     size: int = 224
@@ -71,12 +71,13 @@ class Latency:
         seconds_low: First quartile.
         seconds_high: Third quartile.
         images_per_second: At the median.
-        over_twin: Median over the rounds of its time over that of the local twin in the same round; None without twin.
-        over_twin_low: First quartile.
-        over_twin_high: Third quartile.
+        over_baseline: Median over the rounds of its time over that of the baseline in the same round; None without
+            one.
+        over_baseline_low: First quartile.
+        over_baseline_high: Third quartile.
         floor: Seconds that its convolutions and products would take at the measured rates; of inference only.
         peak_bytes: The most that a step holds above weights, images and optimizer; see `convneur.bench.memory`.
-        peak_over_twin: Over that of the local twin.
+        peak_over_baseline: Over that of the baseline.
     """
 
     model: str
@@ -86,12 +87,12 @@ class Latency:
     seconds_low: float
     seconds_high: float
     images_per_second: float
-    over_twin: float | None = None
-    over_twin_low: float | None = None
-    over_twin_high: float | None = None
+    over_baseline: float | None = None
+    over_baseline_low: float | None = None
+    over_baseline_high: float | None = None
     floor: float | None = None
     peak_bytes: int | None = None
-    peak_over_twin: float | None = None
+    peak_over_baseline: float | None = None
 
 
 def build(name: str) -> nn.Module:
@@ -109,10 +110,10 @@ def build(name: str) -> nn.Module:
     return timm.create_model(base, **(FORMS[choose(form, FORMS, "form of a model")] if form else {}))
 
 
-def twin_of(name: str) -> str | None:
+def baseline_of(name: str) -> str | None:
     """The model that is the same without a global branch."""
     variant = VARIANTS.get(name.partition("/")[0])
-    return variant.local_twin if variant is not None else None
+    return variant.baseline if variant is not None else None
 
 
 def prepare(name: str, setting: Setting, device: torch.device) -> tuple[nn.Module, Tensor]:
@@ -186,11 +187,11 @@ def measure_each(
         median, low, high = spread(seconds)
         row = Latency(name, setting.size, setting.batch, median, low, high, setting.batch / median)
         row = replace(row, peak_bytes=peaks[name])
-        twin = twin_of(name)
-        if twin in times:
-            over, low, high = spread([a / b for a, b in zip(seconds, times[twin], strict=True)])
-            row = replace(row, over_twin=over, over_twin_low=low, over_twin_high=high)
-            row = replace(row, peak_over_twin=_ratio(peaks[name], peaks[twin]))
+        baseline = baseline_of(name)
+        if baseline in times:
+            over, low, high = spread([a / b for a, b in zip(seconds, times[baseline], strict=True)])
+            row = replace(row, over_baseline=over, over_baseline_low=low, over_baseline_high=high)
+            row = replace(row, peak_over_baseline=_ratio(peaks[name], peaks[baseline]))
         if rates is not None and not setting.training:
             work = dense_work(partial(_built, name, setting.fused), _shape(setting), DTYPES[setting.dtype])
             row = replace(row, floor=rates.floor(work))

@@ -1,9 +1,10 @@
 """Where the time of a forward pass goes: each part of a model timed where it runs, between all others.
 
-Boundaries are methods of the model's modules, wrapped for the time of one run. Hooks would do for most, but layers look
-for hooks to tell whether they may work in place, and a profiler adds to each operator what the small ones take
-themselves. What is run is what runs without watching; only the clock is read at each boundary, and each stretch
-between two readings belongs to the innermost part, so that the parts add up to the whole.
+``forward`` is wrapped on the classes of a model's modules for the time of one run. Hooks, or a forward replaced on a
+module, would make layers run one after another that else are one operation (`convneur.layers.guards.untouched`), and a
+profiler adds to each operator what the small ones take themselves. So what is run is what runs without watching; the
+clock is read at each boundary, and each stretch between two readings belongs to the innermost part, so that the parts
+add up to the whole. What is one operation is one part.
 """
 
 from __future__ import annotations
@@ -19,17 +20,20 @@ import torch
 from timm.models.convnext import ConvNeXt
 from torch import nn
 
+from convneur import ops
 from convneur.bench.latency import Setting, prepare, reason_of
 from convneur.bench.throughput import inference_step, spread, times_in_turn
-from convneur.layers import ConvNeurBlock, GlobalBranch
+from convneur.layers import ConvNeurBlock
 from convneur.memory import NeuralMemory
+from convneur.memory.fast_weights import FAST_WEIGHTS
 from convneur.models import ConvNeur
 from convneur.printing import csv_text
 
 STEM, DOWNSAMPLING, DEPTHWISE, MLP = "stem", "downsampling", "depthwise convolution", "norm and MLP"
 TOKENS, WRITE, READ, MEMORY, GATE = "tokens", "write", "read", "write and read", "gate"
 RESIDUAL, HEAD, OTHER = "residual", "head", "other"
-LOCAL, GLOBAL = "local branch", "global branch"  # where one call does all of it
+LOCAL, GLOBAL = "local branch", "global branch"  # as one operation
+READS: tuple[Any, ...] = (ops.memory, *FAST_WEIGHTS.values())  # a function, and methods: what no module does
 ORDER = (STEM, DOWNSAMPLING, DEPTHWISE, MLP, LOCAL, RESIDUAL, GLOBAL, TOKENS, WRITE, READ, MEMORY, GATE, HEAD)
 
 
@@ -128,7 +132,7 @@ def measure_parts(names: Sequence[str], setting: Setting, device: torch.device, 
     times = times_in_turn(steps | watched, device, rounds)
     found = []
     for name, watch in watches.items():
-        turns = [_memory_apart(turn) for turn in watch.rounds()[1::2]]  # the first run of a turn does not count
+        turns = watch.rounds()[1::2]  # the first run of a turn does not count
         whole = [sum(turn.values()) for turn in turns]
         found.append(
             Profile(
@@ -154,7 +158,9 @@ class Watch:
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
-        self._seams = list(_seams(model))
+        self._model = model  # so that no id goes to another module
+        self._places = {id(module): place for module, place in _modules(model)}
+        self._classes = {type(module) for module, _ in _modules(model)}
         self._cuda = device.type == "cuda"
         self._within: list[_Place] = []
         self._marks: list[tuple[Any, _Place | None]] = []  # when, and what begins; None for the end of a run
@@ -162,8 +168,10 @@ class Watch:
     def run(self, step: Callable[[], object]) -> None:
         """Run a step, watched."""
         with ExitStack() as stack:
-            for owner, method, place in self._seams:
-                stack.enter_context(_replaced(owner, method, self._wrapped(getattr(owner, method), place)))
+            for kind in self._classes:
+                stack.enter_context(_replaced(kind, "forward", self._by_module(kind.forward)))
+            for owner in READS:
+                stack.enter_context(_replaced(owner, "read", self._wrapped(owner.read, _Place(READ, None))))
             self._wrapped(step, _Place(OTHER, None))()
 
     def rounds(self) -> list[Round]:
@@ -177,7 +185,16 @@ class Watch:
                 continue
             passed = start.elapsed_time(end) / 1e3 if self._cuda else end - start
             found[-1][place] = found[-1].get(place, 0.0) + passed
-        return found
+        return [_tokens_apart(turn) for turn in found]
+
+    def _by_module(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        wrapped = {place: self._wrapped(forward, place) for place in set(self._places.values())}
+
+        def watched(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            place = self._places.get(id(module))
+            return (forward if place is None else wrapped[place])(module, *args, **kwargs)
+
+        return watched
 
     def _wrapped(self, function: Callable[..., Any], place: _Place) -> Callable[..., Any]:
         within, marks, now = self._within, self._marks, self._now
@@ -193,7 +210,6 @@ class Watch:
                 within.pop()
                 marks.append((now(), within[-1] if within else None))
 
-        watched.only_watches = True  # type: ignore[attr-defined]  # a layer need not run otherwise for that
         return watched
 
     def _now(self) -> Any:
@@ -215,67 +231,57 @@ def as_csv(found: Sequence[Profile]) -> str:
     return csv_text([[*settings, *own], *rows])
 
 
-def _seams(model: nn.Module) -> Iterator[tuple[Any, str, _Place]]:
-    """Methods to wrap, and the part that begins with each."""
+def _modules(model: nn.Module) -> Iterator[tuple[nn.Module, _Place]]:
+    """Modules of a model, each with the part that begins with it."""
     if not isinstance(model, (ConvNeur, ConvNeXt)):
         for name, child in model.named_children():
             # A list of modules is not called itself.
             for module in child if isinstance(child, nn.ModuleList) else [child]:
-                yield module, "forward", _Place(name, None)
+                yield module, _Place(name, None)
         return
-    yield model.stem, "forward", _Place(STEM, None)
-    yield model.head, "forward", _Place(HEAD, None)
+    yield model.stem, _Place(STEM, None)
+    yield model.head, _Place(HEAD, None)
     stages: Any = model.stages
     for number, stage in enumerate(stages):
-        yield stage, "forward", _Place(OTHER, number)
+        yield stage, _Place(OTHER, number)
         if not isinstance(stage.downsample, nn.Identity):
-            yield stage.downsample, "forward", _Place(DOWNSAMPLING, None)
+            yield stage.downsample, _Place(DOWNSAMPLING, None)
         for block in stage.blocks:
-            branch = block.global_branch if isinstance(block, ConvNeurBlock) else None
-            yield block, "forward", _Place(RESIDUAL if branch is None else GATE, None)
-            yield block.conv_dw, "forward", _Place(DEPTHWISE, None)
-            yield block.norm, "forward", _Place(MLP, None)
-            yield block.mlp, "forward", _Place(MLP, None)
-            if isinstance(block, ConvNeurBlock):
-                yield block, "_fused", _Place(MLP if block.by_hand is None else LOCAL, None)
-            if branch is not None:
-                yield from _branch_seams(branch)
+            for module, part in _parts_of(block):
+                yield module, _Place(part, None)
 
 
-def _branch_seams(branch: GlobalBranch) -> Iterator[tuple[Any, str, _Place]]:
-    memory, splits = branch.memory, isinstance(branch.memory, NeuralMemory)
-    yield branch, "forward", _Place(TOKENS, None)
-    yield branch, "_by_kernel", _Place(GLOBAL, None)
-    yield branch, "_read", _Place(READ if splits else MEMORY, None)
-    yield branch, "_write", _Place(WRITE, None)
-    yield branch, "_contexts", _Place(READ, None)
-    for module, part in (
-        (memory, WRITE if splits else MEMORY),
-        (branch.proj, READ),
-        (branch.norm, READ),
-        (branch.carry_norm, GATE),
-        (branch.up, GATE),
-        (branch.up_shift, GATE),
-    ):
+def _parts_of(block: Any) -> Iterator[tuple[nn.Module, str]]:
+    yield from ((block.conv_dw, DEPTHWISE), (block.norm, MLP), (block.mlp, MLP))
+    branch = block.global_branch if isinstance(block, ConvNeurBlock) else None
+    fused = block.fused if isinstance(block, ConvNeurBlock) else None
+    if fused is not None:
+        yield fused, LOCAL
+    if branch is None:
+        yield block, RESIDUAL if fused is None else LOCAL
+        return
+    yield from ((block, GATE), (branch, GLOBAL))
+    memory = branch.memory
+    if isinstance(memory, NeuralMemory):  # what is not the reading of it is the writing
+        yield from ((memory, WRITE), (memory.retrieve_norm, READ), (memory.to_queries, READ))
+    else:
+        yield memory, MEMORY
+    read = READ if isinstance(memory, NeuralMemory) else MEMORY
+    yield from ((branch.proj, read), (branch.norm, read))
+    for module in (branch.carry_norm, branch.up, branch.up_shift):
         if module is not None:
-            yield module, "forward", _Place(part, None)
-    if splits:  # what is not the reading of it is the writing
-        yield memory.retrieve_norm, "forward", _Place(READ, None)
-        yield memory.to_queries, "forward", _Place(READ, None)
-        yield memory.fast, "read", _Place(READ, None)
+            yield module, GATE
 
 
 @contextmanager
 def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Give one object another method."""
-    before = vars(owner).get(name)
+    """Give a class another method, or a module another function."""
+    own = vars(owner).get(name)  # else it is inherited
     setattr(owner, name, value)
     try:
         yield
     finally:
-        delattr(owner, name)
-        if before is not None:
-            setattr(owner, name, before)
+        delattr(owner, name) if own is None else setattr(owner, name, own)
 
 
 def _summed(turn: Round, place_of: Callable[[_Place], _Place]) -> Round:
@@ -289,17 +295,12 @@ def _over_stages(turn: Round) -> Round:
     return _summed(turn, lambda place: place._replace(stage=None))
 
 
-def _memory_apart(turn: Round) -> Round:
-    """Write and read as two parts where the memory was written and read in two; else all of it as one.
-
-    Where one call does all of a branch, what leads to it is part of that.
-    """
-    turn = _summed(
-        turn, lambda place: p if place.part == TOKENS and (p := place._replace(part=GLOBAL)) in turn else place
+def _tokens_apart(turn: Round) -> Round:
+    """Where the global branch ran module by module, what is in none of its modules is the making of tokens."""
+    apart = {place.stage for place in turn if place.part in (WRITE, MEMORY)}
+    return _summed(
+        turn, lambda place: place._replace(part=TOKENS) if place.part == GLOBAL and place.stage in apart else place
     )
-    if any(place.part == WRITE for place in turn):
-        return _summed(turn, lambda place: place._replace(part=WRITE) if place.part == MEMORY else place)
-    return _summed(turn, lambda place: place._replace(part=MEMORY) if place.part == READ else place)
 
 
 def _parts(turns: Sequence[Round], whole: Sequence[float]) -> tuple[Part, ...]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from convneur.recipes.ablation import AblationConfig
 
 RecipeName = Literal["quick", "finetune", "cifar", "imagenet", "mosaic"]
-TableName = Literal["core", "search", "globalizer", "memory", "fusion", "placement", "width", "tokens"]
+TableName = Literal["core", "search", "token_mixer", "memory", "fusion", "placement", "width", "tokens"]
 
 
 def ablate_verb(arguments: Sequence[str]) -> Callable[..., None]:
@@ -49,7 +49,7 @@ def ablate_verb(arguments: Sequence[str]) -> Callable[..., None]:
         The same command goes on where it was stopped; what is finished is not run again.
 
         Args:
-            table: core: the most telling cells of all others. search: candidates for another memory. globalizer: what
+            table: core: the most telling cells of all others. search: candidates for another memory. token_mixer: what
                 reads the tokens. memory: its states, reads, anchors. fusion: how local and global meet. placement: in
                 which blocks. width: of the memory. tokens: how fine their grid is.
             data: As for `convneur train`. A part of the training images is held out to judge by.

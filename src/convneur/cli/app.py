@@ -143,7 +143,7 @@ def names_of(models: Sequence[str]) -> dict[str, str]:
     """
     import timm
 
-    from convneur.models.names import no_such_model
+    from convneur.models.registry_utils import no_such_model
     from convneur.printing import printable
 
     names: dict[str, str] = {}

@@ -56,14 +56,14 @@ def bench(
         names: Models, instead of --models.
         models: Names of timm models, ours among them. convneur_m1/mlp, /published, /titans and /local are forms of
             ours: the two-layer memory, the paper's memory, that of titans-pytorch in its place, and none. If not given,
-            the four variants and their twins, and for a profile convneur_m3 and its twin.
+            the four variants and their baselines, and for a profile convneur_m3 and its baseline.
         sizes: Pixels a side; 224 if not given, and 224 to 2048 for scaling.
         batches: Images at a time; 1 and 8 if not given, and 1 for scaling and profile.
         dtype: Of weights and images.
         compile: Through torch.compile; the first run of each is not timed.
         training: Forward, backward and AdamW instead of inference.
         channels_last: Memory format of weights and images.
-        fused: With what does not depend on the image worked out beforehand: model.fuse(), or what timm does to others.
+        fused: As timm's reparameterize_model makes them: local branches of ours with prepacked weights.
         by_stage: Show the parts of a profile stage by stage.
         device: cpu, cuda, mps, or auto for what there is.
         heap: kept: the C library keeps what is freed (glibc), so that no model pays for pages that another gave back.
@@ -85,7 +85,7 @@ def bench(
         from convneur.explain.report import versions
         from convneur.files import replace_file, write_atomic
         from convneur.json_files import read_json
-        from convneur.memory import library
+        from convneur.ops import OPERATIONS
         from convneur.printing import print_json
         from convneur.tasks.evaluation import device_for
 
@@ -128,7 +128,7 @@ def bench(
                 "threads": torch.get_num_threads(),
                 "rounds": rounds,
                 "heap_kept": heap_kept,
-                "kernels": library.LIBRARY is not None,
+                "kernels": all(each.unavailable() is None for each in OPERATIONS),
                 "versions": versions(),
             }
             rates = None

@@ -18,18 +18,18 @@ def latencies(found: Sequence[Latency], exponents: Mapping[str, float], peak_exp
         "batch": [str(row.batch) for row in found],
         "ms": [_number(1e3 * row.seconds) for row in found],
         "quartiles": [_between(1e3 * row.seconds_low, 1e3 * row.seconds_high) for row in found],
-        "/ twin": [_over(row.over_twin) for row in found],
-        "from-to": [_between(row.over_twin_low, row.over_twin_high) for row in found],
+        "/ baseline": [_over(row.over_baseline) for row in found],
+        "from-to": [_between(row.over_baseline_low, row.over_baseline_high) for row in found],
         "floor": ["" if row.floor is None else _number(1e3 * row.floor) for row in found],
         "MB": ["" if row.peak_bytes is None else _number(1e-6 * row.peak_bytes) for row in found],
-        "MB/twin": [_over(row.peak_over_twin) for row in found],
+        "MB/baseline": [_over(row.peak_over_baseline) for row in found],
     }
-    del columns["from-to" if scales else "MB/twin"]
+    del columns["from-to" if scales else "MB/baseline"]
     # A column of the same number everywhere is better said once.
     same = {name: set(columns[name]) for name in ("px", "batch")}
     title = ", ".join(f"{name} {columns.pop(name)[0]}" for name, values in same.items() if len(values) == 1)
     notes = [
-        "/ twin: over the same model without a global branch",
+        "/ baseline: over the same model without a global branch",
         *([] if scales else ["from-to: quartiles of that"]),
         "floor: ms of its dense operations at the rates this machine showed",
         "MB: peak memory of a step beside weights and images",

@@ -24,7 +24,7 @@ def demo(
     seed: int = 0,
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False,
 ) -> None:
-    """Train a small ConvNeur and its local-only twin, compare them, and write a report with pictures.
+    """Train a small ConvNeur and its local-only baseline, compare them, and write a report with pictures.
 
     Args:
         task: digits: name handwritten digits (2 minutes on 2 cores). mosaic: mark every tile like the framed one, far
@@ -154,7 +154,7 @@ def _report(out: Path, recipe: PairRecipe, pair: dict[str, Trained], rows: dict[
     from convneur.explain.report import Section, versions
 
     metric = METRIC[recipe.task]
-    ours, twin = (rows[name][metric] for name in ("convneur", "local-only"))
+    ours, baseline = (rows[name][metric] for name in ("convneur", "local-only"))
     what = {
         "digits": "1,797 real scans of handwritten digits, 360 of them held out",
         "mosaic": "mosaics of handwritten digits: mark every tile like the framed one in the corner; "
@@ -174,9 +174,8 @@ def _report(out: Path, recipe: PairRecipe, pair: dict[str, Trained], rows: dict[
         ),
     ]
     sections += _digit_sections(pair) if recipe.task == "digits" else _mosaic_sections(recipe, pair)
-    lead = (
-        f"A small ConvNeur and its local-only twin on {what}. {WORDS[metric].capitalize()}: {ours:.3f} and {twin:.3f}."
-    )
+    lead = f"A small ConvNeur and its local-only baseline on {what}. "
+    lead += f"{WORDS[metric].capitalize()}: {ours:.3f} and {baseline:.3f}."
     told = ", ".join(f"{k} {v}" for k, v in versions().items())
     note = f"convneur demo --task {recipe.task} --epochs {recipe.epochs} --seed {recipe.seed}   ({told})"
     write_report(out / "report.html", "ConvNeur demo", lead, sections, note)

@@ -25,7 +25,7 @@ from convneur.data.split_names import Judged
 from convneur.explain.detector import JudgedDetector, draw_found, number_rows, report_detector
 from convneur.explain.report import versions
 from convneur.files import write_atomic, write_image
-from convneur.models.ready import ready_on
+from convneur.models.prepare_for_inference import prepare_for_inference
 from convneur.outputs import OutputFolder
 from convneur.printing import Console, Progress, Table, markdown_code
 from convneur.tasks.detection.evaluation import evaluate_detector
@@ -205,7 +205,7 @@ def evaluate_saved(
     tell_missing(known, found, console)
     source = (run or RunData()).not_learned(source, data, console)
     name = full_name(saved.kind, saved.arguments["backbone"])
-    ready_on(device_for(), saved.model)
+    prepare_for_inference(saved.model, device_for())
     judged = judge_detector(saved.model, saved.kind, name, source, console, workers, max_pixels)
     folder.start()
     write_judged_detector(folder.path, judged, command)
@@ -242,7 +242,7 @@ def find_objects(
     with console.status(f"Loading {model}"):
         saved = open_detector(model, image_size)
     device = device_for()
-    ready_on(device, saved.model)
+    prepare_for_inference(saved.model, device)
     images = FileImages(files, [0] * len(files))
     loader = in_order(EvalObjects(Pictures(images, max_pixels)), collate_objects, 1, workers)
     rows: list[dict[str, Any]] = []

@@ -80,7 +80,7 @@ def eval_(
             from convneur.data.sources import open_source
             from convneur.data.transforms import Preprocessing
             from convneur.export import open_model
-            from convneur.models.ready import ready_on
+            from convneur.models.prepare_for_inference import prepare_for_inference
             from convneur.tasks.detection.saved import detector_folder
             from convneur.tasks.evaluation import device_for
             from convneur.tasks.segmentation.saved import segmenter_folder
@@ -129,7 +129,7 @@ def eval_(
         tell_missing(source.classes, judged_classes(source), console)
         preprocessing = Preprocessing.of(config, image_size)
         judged = judge(
-            ready_on(device_for(), loaded),
+            prepare_for_inference(loaded, device_for()),
             Path(model).name,
             source,
             preprocessing,

@@ -24,8 +24,8 @@ def export(
     out: Path | None = None,
     images: tuple[str, ...] = (),
     image_size: int | None = None,
-    fuse: bool = True,
     dynamic: bool = True,
+    keep_ops: tyro.conf.FlagCreatePairsOff[bool] = False,
     rounds: int = 15,
     json_: Annotated[bool, tyro.conf.arg(name="json")] = False,
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False,
@@ -43,8 +43,9 @@ def export(
         out: The file; runs/export/NAME and the format's suffix if not given.
         images: Files, folders or globs of photographs to check with; two of scikit-learn's if none.
         image_size: Pixels a side that the file is for; what the model was made for if not given.
-        fuse: Fold beforehand what does not depend on the image.
         dynamic: For images of any size; turn it off for models that cannot be traced so. The batch is always free.
+        keep_ops: Let a .pt2 (--format torch) call ConvNeur's operations by name, for their CPU kernels. PyTorch needs
+            import convneur to load such a file.
         rounds: Turns of each when timing; 0 for none.
         json_: Print the figures as JSON, too.
         overwrite: Replace what an earlier call wrote; without it, a file of other settings is refused.
@@ -61,7 +62,15 @@ def export(
         from convneur.bench.throughput import spread
         from convneur.data.transforms import Preprocessing
         from convneur.explain.report import versions
-        from convneur.export import FORMATS, Facts, Runtime, agreement, export_model, require_agreement, untrained
+        from convneur.export import (
+            FORMATS,
+            ExportMetadata,
+            Runtime,
+            agreement,
+            export_model,
+            require_agreement,
+            untrained,
+        )
         from convneur.export.check import BATCHES, photo_batches, sizes_to_check
         from convneur.export.formats import format_of
         from convneur.models import load_model
@@ -74,8 +83,10 @@ def export(
         "model": model_identity(model),
         "image_size": image_size,
         "check_images": [*images, files_hash(*images)],
-        "mode": [fuse, dynamic],
+        "mode": [dynamic, keep_ops],
     }
+    if keep_ops and format != "torch":
+        raise ValueError(f"--keep-ops is for --format torch, and not for {format}; leave one of them out")
     with OutputFile(chosen.files(path), "export", overwrite) as target:
         try:
             target.check(made_from)
@@ -111,7 +122,7 @@ def export(
                     progress.advance(task)
 
             any_size = dynamic and not config.get("fixed_input_size")
-            files = export_model(loaded, path, Facts(config, labels), fuse, any_size, check)
+            files = export_model(loaded, path, ExportMetadata(config, labels), any_size, keep_ops, check)
         size = sum(file.stat().st_size for file in files)
         facts: dict[str, Any] = {"command": " ".join(["convneur", *sys.argv[1:]]), "threads": torch.get_num_threads()}
         facts |= {

@@ -79,7 +79,7 @@ def predict(
         from convneur.data.sources import FileImages
         from convneur.data.transforms import Preprocessing
         from convneur.export import open_model
-        from convneur.models.ready import ready_on
+        from convneur.models.prepare_for_inference import prepare_for_inference
         from convneur.printing import Progress
         from convneur.tasks.detection.saved import detector_folder
         from convneur.tasks.evaluation import device_for, require_finite
@@ -136,7 +136,7 @@ def predict(
     workers = min(len(files) // batch_size, 8) if workers is None else workers  # a few images need no other process
     loader = eval_loader(images, preprocessing, batch_size, workers, max_pixels=max_pixels)
     device = device_for()
-    loaded = ready_on(device, loaded)
+    loaded = prepare_for_inference(loaded, device)
     rows = []
     unreadable = []
     with Progress(console=console, transient=True) as progress, torch.inference_mode():

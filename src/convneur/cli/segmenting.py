@@ -32,7 +32,7 @@ from convneur.data.split_names import Judged
 from convneur.explain.report import versions
 from convneur.explain.segmenter import JudgedSegmenter, number_rows, overlay, report_segmenter
 from convneur.files import write_atomic, write_image
-from convneur.models.ready import ready_on
+from convneur.models.prepare_for_inference import prepare_for_inference
 from convneur.outputs import OutputFolder
 from convneur.printing import Console, Progress, Table, markdown_code, printable
 from convneur.tasks.evaluation import device_for
@@ -203,7 +203,7 @@ def evaluate_saved(
     tell_whole(source, console)
     name = full_name(saved.arguments["decoder"], saved.arguments["backbone"])
     how = changed(saved.inference, changes)
-    ready_on(device_for(), saved.model)
+    prepare_for_inference(saved.model, device_for())
     judged = judge_segmenter(saved.model, name, source, how, console, workers, max_pixels)
     counts = judged.told.confusion.sum(1).tolist()
     if missing := [name for name, count in zip(saved.code.classes, counts, strict=True) if not count]:
@@ -260,7 +260,7 @@ def mark_images(
     with console.status(f"Loading {model}"):
         saved = load_segmenter(model)
     how, device = changed(saved.inference, changes), device_for()
-    ready_on(device, saved.model)
+    prepare_for_inference(saved.model, device)
     rows: list[dict[str, Any]] = []
     unreadable: list[tuple[str, str]] = []
     folder.start()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import bisect
 import io
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from convneur.data.labels import Numbered, numbered, shown_names
 from convneur.data.paths import class_names, first_line, inside, is_clutter, read_file
 from convneur.data.split import Split, share_of, stratified_split
 from convneur.data.split_names import Judged, Part, group_files, no_part
-from convneur.files import regular_file
+from convneur.files import StrPath, regular_file
 
 Labels = npt.NDArray[np.int64]
 
@@ -161,7 +162,7 @@ class Subset:
 
 
 def open_source(
-    spec: str, val_share: float | None = 0.2, seed: int = 0, allow_remote: bool = False, part: Judged = "val"
+    spec: StrPath, val_share: float | None = 0.2, seed: int = 0, allow_remote: bool = False, part: Judged = "val"
 ) -> Source:
     """Find the images that ``spec`` names; see the top of this file.
 
@@ -183,6 +184,7 @@ def open_source(
             learned, if there are fewer than two classes, or one without images.
         ImportError: If the kind needs a package that is not installed.
     """
+    spec = os.fspath(spec)
     source = _open(spec, val_share, seed, allow_remote, part)
     labels = getattr(source.train, "labels", None)  # shards are looked through when they are opened
     learns = val_share is not None and source.train is not source.val

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import struct
+import sys
 import weakref
 import xml.etree.ElementTree as ET
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,9 +38,9 @@ def open_tiff(source: Path | IO[bytes], fill: float | None = None) -> LargeImage
         UnreadableImageError: If it is damaged, does not say what it shows, or rows of it cannot be read.
         ImportError: If a package that reads it is missing.
     """
+    zarr = import_zarr("this kind of TIFF")
     try:
         import tifffile
-        import zarr
     except ImportError as error:
         raise ImportError("this kind of TIFF needs more packages; run: pip install 'convneur[large]'") from error
     file: Any = None
@@ -69,6 +71,23 @@ def open_tiff(source: Path | IO[bytes], fill: float | None = None) -> LargeImage
         reason = " ".join(str(error).split()) or type(error).__name__
         told = reason if isinstance(error, UnreadableImageError) else f"it is no TIFF that can be read ({reason})"
         raise UnreadableImageError(told) from error
+
+
+def import_zarr(what: str) -> Any:
+    """The package zarr, for what needs it.
+
+    Raises:
+        ImportError: If it is missing, or older than version 3.
+    """
+    found: Any = None
+    with suppress(ImportError):
+        import zarr
+
+        found = zarr
+    if found is None or int(found.__version__.partition(".")[0]) < 3:
+        python = "" if sys.version_info >= (3, 11) else "use Python 3.11 or later, which zarr 3 needs, and "
+        raise ImportError(f"{what} needs more packages; {python}run: pip install 'convneur[large]'")
+    return found
 
 
 def _first(file: Any) -> Any:

@@ -66,7 +66,7 @@ def unwritten(branches: Iterable[GlobalBranch]) -> list[tuple[nn.Module, Hook]]:
 
 
 def _as_unwritten(memory: NeuralMemory, inputs: tuple[Tensor, ...], _answer: Tensor) -> Tensor:
-    return memory.unwritten(inputs[0])
+    return memory.read_initial(inputs[0])
 
 
 def has_memory(model: ConvNeur) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from convneur.files import write_atomic
+from convneur.files import StrPath, write_atomic
 from convneur.printing import html_text
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Section:
     markup: str = ""
 
 
-def write_report(path: Path, title: str, lead: str, sections: Sequence[Section], note: str) -> None:
+def write_report(path: StrPath, title: str, lead: str, sections: Sequence[Section], note: str) -> None:
     """Write the page atomically.
 
     Args:
@@ -71,7 +71,7 @@ def write_report(path: Path, title: str, lead: str, sections: Sequence[Section],
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html_text(title)}</title><style>{STYLE}</style><body>{''.join(parts)}</body></html>"
     )
-    write_atomic(path, page)
+    write_atomic(Path(path).expanduser(), page)
 
 
 def unreadable_files(found: Mapping[str, str]) -> list[Section]:

@@ -1,7 +1,7 @@
 """Models as files of other runtimes: ONNX, torch.export, AOTInductor, OpenVINO."""
 
 from convneur.export.check import Agreement, agreement, require_agreement
-from convneur.export.facts import Facts
+from convneur.export.export_metadata import ExportMetadata
 from convneur.export.formats import FORMATS, FormatName, export_model, load_exported, open_model
 from convneur.export.runtime import Runtime
 from convneur.export.untrained import untrained
@@ -9,7 +9,7 @@ from convneur.export.untrained import untrained
 __all__ = [
     "FORMATS",
     "Agreement",
-    "Facts",
+    "ExportMetadata",
     "FormatName",
     "Runtime",
     "agreement",

@@ -95,6 +95,5 @@ def require_agreement(found: Agreement) -> None:
         height, width = found.size
         raise ValueError(
             f"the exported model differs from PyTorch by {found.difference:.1e} at {height} x {width} px, batch "
-            f"{found.batch}, and should by no more than {TOLERANCE:.0e}; it was not kept; try another --format, or "
-            "--no-fuse"
+            f"{found.batch}, and should by no more than {TOLERANCE:.0e}; it was not kept; try another --format"
         )

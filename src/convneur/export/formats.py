@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from convneur.export import onnx_file, openvino_file, torch_file
-from convneur.export.facts import Facts
+from convneur.export.export_metadata import ExportMetadata
 from convneur.export.program import trace
 from convneur.export.runtime import Runtime
 from convneur.files import check_file, new_for, why_unreadable
@@ -36,6 +36,7 @@ class Format(NamedTuple):
         load: File -> what runs it, and what it says of itself.
         beside: Suffix of a second file of the same name.
         runs_code: Whether loading a file runs code that is in it.
+        keeps_ops: Whether ``write`` wants our operations by name, to replace them itself.
     """
 
     suffix: str
@@ -44,6 +45,7 @@ class Format(NamedTuple):
     load: Callable[[Path], tuple[Callable[[Tensor], Tensor], dict[str, str]]]
     beside: str | None = None
     runs_code: bool = False
+    keeps_ops: bool = False
 
     def files(self, path: Path) -> list[Path]:
         """All files of an export; ``path`` names the last, without which the others are nothing."""
@@ -57,16 +59,18 @@ FORMATS: dict[FormatName, Format] = {
         ".aoti.pt2", torch_file.require_compiler, torch_file.write_package, torch_file.load_package, runs_code=True
     ),
     "torch": Format(".pt2", lambda: None, torch_file.write_program, torch_file.load_program, runs_code=True),
-    "openvino": Format(".xml", openvino_file.require, openvino_file.write, openvino_file.load, beside=".bin"),
+    "openvino": Format(
+        ".xml", openvino_file.require, openvino_file.write, openvino_file.load, beside=".bin", keeps_ops=True
+    ),
 }
 
 
 def export_model(
     model: nn.Module,
     path: str | Path,
-    facts: Facts,
-    fuse: bool = True,
+    metadata: ExportMetadata,
     dynamic: bool = True,
+    keep_ops: bool = False,
     check: Callable[[Runtime], None] | None = None,
 ) -> list[Path]:
     """Write a model as a file for another runtime, with its labels and preprocessing.
@@ -77,42 +81,42 @@ def export_model(
     Args:
         model: In eval mode; it stays as it is.
         path: Of the file; the end of its name says which format, see `FORMATS`.
-        facts: What the file should say of itself.
-        fuse: Fold what does not depend on the image.
-        dynamic: For any batch, height and width; else for any batch, at the size in ``facts``.
+        metadata: What the file should say of itself.
+        dynamic: For any batch, height and width; else for any batch, at the size in ``metadata``.
+        keep_ops: Let a ``.pt2`` call our operations (`convneur.ops`) by name, for their kernels. A process needs
+            ``import convneur`` to load it.
         check: Gets the file as it was loaded again; if it raises, the file is not kept.
 
     Returns:
         The files, ``path`` the last.
 
     Raises:
-        ValueError: If the model cannot be traced, the labels do not fit it, or the name's end is not one of a format.
+        ValueError: If the model cannot be traced, the labels do not fit it, the name's end is not one of a format,
+            or ``keep_ops`` is for another one than ``.pt2``.
         ImportError: If the format needs a package that is not here.
         OSError: If it cannot be written.
     """
     path = Path(path).expanduser()
     format = FORMATS[format_of(path)]
+    if keep_ops and format is not FORMATS["torch"]:
+        raise ValueError("--keep-ops (keep_ops=True) is for --format torch; other runtimes do not have our operations")
     format.require()
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the name of a file")
     path.parent.mkdir(parents=True, exist_ok=True)
-    channels, height, width = facts.config["input_size"]
+    channels, height, width = metadata.config["input_size"]
     # timm's description is of the weights that were loaded, and stays when the classifier is replaced.
-    classes = getattr(model, "num_classes", facts.config["num_classes"])
-    if facts.labels is not None and len(facts.labels) != classes:
-        raise ValueError(f"{len(facts.labels)} labels do not fit {classes} classes; give one for each, or None")
-    program, smallest = trace(model, (channels, height, width), fuse, dynamic)
-    found = {
-        "num_classes": classes,
-        "fixed_input_size": not dynamic,
-        "min_input_size": (channels, *smallest),
-    }
-    facts = replace(facts, config={**facts.config, **found})
+    classes = getattr(model, "num_classes", metadata.config["num_classes"])
+    if metadata.labels is not None and len(metadata.labels) != classes:
+        raise ValueError(f"{len(metadata.labels)} labels do not fit {classes} classes; give one for each, or None")
+    program, smallest = trace(model, (channels, height, width), dynamic, keep_ops or format.keeps_ops)
+    sizes = {"fixed_input_size": not dynamic, "min_input_size": (channels, *smallest)}
+    metadata = replace(metadata, config={**metadata.config, "num_classes": classes, **sizes})
     # Not beside the file: some writers end the process when the disk is full; Python's copying only says so.
     with tempfile.TemporaryDirectory(prefix="convneur-") as folder:
         made = Path(folder) / path.name
         with _full_disk_said(Path(folder)):
-            format.write(program, made, facts.as_text())
+            format.write(program, made, metadata.as_text())
         if check is not None:
             check(_loaded(made, format)[0])
         _place(format.files(made), format.files(path))
@@ -146,8 +150,8 @@ def load_exported(path: str | Path, trust: bool = False) -> Loaded:
             f"{path} was not opened: a {format.suffix} file runs code in it; add --trust (in Python trust=True) "
             "if you trust whoever made it, or get the model as ONNX (.onnx) or OpenVINO (.xml), which need no trust"
         )
-    model, facts = _loaded(path, format)
-    return Loaded(model, dict(facts.config), None if facts.labels is None else list(facts.labels))
+    model, metadata = _loaded(path, format)
+    return Loaded(model, dict(metadata.config), None if metadata.labels is None else list(metadata.labels))
 
 
 def open_model(source: str | Path, trust: bool = False) -> Loaded:
@@ -169,20 +173,20 @@ def format_of(path: Path) -> FormatName:
     raise ValueError(f"{path} has no ending of an exported model; give it one of {ends}")
 
 
-def _loaded(path: Path, format: Format) -> tuple[Runtime, Facts]:
+def _loaded(path: Path, format: Format) -> tuple[Runtime, ExportMetadata]:
     """What a file holds, asked once: whether it answers as it says does not show before."""
     try:
         run, text = format.load(path)
-        facts = Facts.of_text(text)
-        runtime = Runtime(run, facts, path.name).eval()
-        size = facts.config["input_size" if facts.config["fixed_input_size"] else "min_input_size"]
+        metadata = ExportMetadata.from_text(text)
+        runtime = Runtime(run, metadata, path.name).eval()
+        size = metadata.config["input_size" if metadata.config["fixed_input_size"] else "min_input_size"]
         runtime(torch.zeros(1, *size))
     except ImportError:
         raise
     except Exception as error:  # damaged or hostile files: whatever the runtimes raise
         reason = why_unreadable(error)
         raise ValueError(f"{path} cannot be loaded ({reason}); if it is damaged or renamed, export it again") from error
-    return runtime, facts
+    return runtime, metadata
 
 
 @contextmanager

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from convneur.export.onnx_graph import for_onnx_runtime, translations
 from convneur.export.program import AXES, INPUT, OUTPUT, quiet
 from convneur.export.untrusted import check_onnx
 
@@ -34,15 +32,8 @@ def require() -> None:
         raise ImportError(NEEDS) from error
 
 
-def write(program: ExportedProgram, path: Path, facts: Mapping[str, str]) -> None:
-    """Write one ``.onnx`` file, for ONNX Runtime on a CPU first of all; ``facts`` are its ``metadata_props``."""
-    with quiet():
-        program = for_onnx_runtime(program)
-    translate(program, path, facts, custom_translation_table=translations())
-
-
-def translate(program: ExportedProgram, path: Path, facts: Mapping[str, str], **options: Any) -> None:
-    """Write one ``.onnx`` file of the operations that the program has; ``options`` of `torch.onnx.export`."""
+def write(program: ExportedProgram, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write one ``.onnx`` file; ``metadata`` are its ``metadata_props``."""
     with quiet():
         made = torch.onnx.export(
             program,
@@ -51,16 +42,15 @@ def translate(program: ExportedProgram, path: Path, facts: Mapping[str, str], **
             input_names=[INPUT],
             output_names=[OUTPUT],
             dynamic_shapes=(AXES,),
-            **options,
         )
     if made is None:
         raise RuntimeError("torch.onnx.export gave no program")
-    made.model.metadata_props.update(facts)
+    made.model.metadata_props.update(metadata)
     made.save(str(path))
 
 
 def load(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, str]]:
-    """What runs the file on a CPU, on as many threads as PyTorch, and its facts.
+    """What runs the file on a CPU, on as many threads as PyTorch, and its metadata.
 
     Raises:
         ImportError: If ONNX Runtime is missing, or the package onnx.

@@ -14,9 +14,10 @@ import torch
 from timm.utils import reparameterize_model
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from torch.export.graph_signature import InputKind
 
+from convneur.layers import ConvNeurBlock
 from convneur.memory import NeuralMemory
+from convneur.ops import keep_operations
 
 INPUT, OUTPUT = "images", "logits"
 AXES = {0: "batch", 2: "height", 3: "width"}
@@ -53,27 +54,27 @@ class Traced(NamedTuple):
     smallest: tuple[int, int]
 
 
-def trace(model: nn.Module, size: tuple[int, int, int], fuse: bool = True, dynamic: bool = True) -> Traced:
+def trace(model: nn.Module, size: tuple[int, int, int], dynamic: bool = True, keep_ops: bool = False) -> Traced:
     """Trace a model with torch.export.
 
     Args:
         model: In eval mode; it stays as it is.
         size: Channels, height and width that images will mostly have.
-        fuse: Fold what does not depend on the image (timm's ``reparameterize_model``).
         dynamic: For any batch, height and width from some size on; else for any batch alone.
+        keep_ops: Let the graph call our operations by name, rather than hold their references.
 
     Raises:
         ValueError: If the model does not take images of that size, or torch.export cannot follow it, or not at other
             sizes, as where a memory is written in chunks.
     """
     # A trial at a few sizes may not see it, and most formats have nothing that would ask the size when they run.
-    if dynamic and any(map(_in_chunks, model.modules())):
+    if dynamic and any(isinstance(each, NeuralMemory) and each.config.chunk_size for each in model.modules()):
         raise ValueError(
             "a memory written in chunks takes other paths at other image sizes; "
             "export it for one size with --no-dynamic (dynamic=False)"
         )
     channels, height, width = size
-    model = (reparameterize_model(model) if fuse else copy.deepcopy(model)).cpu().eval()
+    model = _plain_copy(model)
     with torch.inference_mode():
         model(torch.zeros(1, *size))  # if it cannot take such images it says so best itself
     # What compiles the program takes what it sees here for what always is: with windows that end at the edge of the map
@@ -83,13 +84,15 @@ def trace(model: nn.Module, size: tuple[int, int, int], fuse: bool = True, dynam
     # AUTO: the last pooling window's edge gives conditions which hold at every size, but are not proven of named ones.
     axes: dict[int, Any] = dict.fromkeys(AXES if dynamic else (0,), Dim.AUTO)
     try:
-        with quiet(), torch.no_grad():
+        kept = keep_operations() if keep_ops else contextlib.nullcontext()
+        with quiet(), torch.no_grad(), kept:
             traced = torch.export.export(model, (images,), dynamic_shapes=(axes,), strict=False)
     except Exception as error:  # whatever the model does that cannot be traced
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         hint = "; --no-dynamic may help" if dynamic else ""
         raise ValueError(f"torch.export cannot follow this model ({reason[:200]}){hint}") from error
-    _leave_out_unused(traced)
+    for node in traced.graph.nodes:
+        node.meta.pop("stack_trace", None)  # a file need not name folders of this machine
     if not dynamic:
         return Traced(traced, (height, width))
     high, wide = traced_size
@@ -109,32 +112,25 @@ def trace(model: nn.Module, size: tuple[int, int, int], fuse: bool = True, dynam
     return Traced(traced, low)
 
 
-def _in_chunks(module: nn.Module) -> bool:
-    return isinstance(module, NeuralMemory) and module.config.chunk_size is not None
-
-
-def _leave_out_unused(program: ExportedProgram) -> None:
-    """Leave out weights that nothing asks for: what `fuse` has folded is there as it was, too."""
-    signature, kept = program.graph_signature, []
-    written = set(signature.buffers_to_mutate.values())
-    placeholders = {node.name: node for node in program.graph.find_nodes(op="placeholder")}
-    for spec in signature.input_specs:
-        node = placeholders[spec.arg.name]
-        if spec.kind is InputKind.USER_INPUT or node.users or spec.target in written:
-            kept.append(spec)
-            continue
-        program.graph.erase_node(node)
-        for weights in (program.state_dict, program.constants):
-            weights.pop(spec.target, None)
-    signature.input_specs[:] = kept
-    program.graph_module.recompile()
+def _plain_copy(model: nn.Module) -> nn.Module:
+    """A copy on the CPU whose weights are laid out for no processor; of other families, with timm's folding."""
+    if not any(isinstance(each, ConvNeurBlock) for each in model.modules()):
+        return reparameterize_model(model).cpu().eval()
+    model = copy.deepcopy(model).cpu().eval()
+    for block in model.modules():
+        if isinstance(block, ConvNeurBlock) and block.fused is not None:
+            block.conv_dw, block.norm, block.mlp = block.fused.layers()
+            if block.fused.residual:
+                nn.init.ones_(block.gamma)
+            block.fused = None
+    return model
 
 
 def _bounds(program: ExportedProgram) -> tuple[int, int]:
     """The least height and width by the ranges that torch.export found."""
-    (name,) = program.graph_signature.user_inputs
-    (images,) = (node for node in program.graph.nodes if node.name == name)
-    low, narrow = (int(program.range_constraints[side.node.expr].lower) for side in images.meta["val"].shape[2:])
+    *_, images = program.graph.find_nodes(op="placeholder")
+    lowest = {str(side): int(found.lower) for side, found in program.range_constraints.items()}
+    low, narrow = (lowest[str(side)] for side in images.meta["val"].shape[2:])
     return low, narrow
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from convneur.export.facts import Facts
+from convneur.export.export_metadata import ExportMetadata
 from convneur.files import why_unreadable
 
 
@@ -16,7 +16,7 @@ class Runtime(nn.Module):
 
     Args:
         run: Of the runtime.
-        facts: What the file says of itself.
+        metadata: What the file says of itself.
         name: Of the file.
 
     Attributes:
@@ -24,11 +24,11 @@ class Runtime(nn.Module):
         total_stride: The smallest side of an image, which for a model of ours is its total stride.
     """
 
-    def __init__(self, run: Callable[[Tensor], Tensor], facts: Facts, name: str = "the file") -> None:
+    def __init__(self, run: Callable[[Tensor], Tensor], metadata: ExportMetadata, name: str = "the file") -> None:
         super().__init__()
         self.run, self.name = run, name
-        self.pretrained_cfg = dict(facts.config)
-        self.total_stride: int = max(facts.config["min_input_size"][1:])
+        self.pretrained_cfg = dict(metadata.config)
+        self.total_stride: int = max(metadata.config["min_input_size"][1:])
 
     @torch.inference_mode()
     def forward(self, images: Tensor) -> Tensor:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
+import shlex
+import shutil
+import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,37 +17,33 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from convneur import __version__
 from convneur.export.program import quiet
-from convneur.export.torch_graph import by_our_layers
-from convneur.memory.packed import ONEDNN_AVAILABLE
 
-FACTS = "convneur.json"
+METADATA = "convneur.json"
 
 
-def write_program(program: ExportedProgram, path: Path, facts: Mapping[str, str]) -> None:
+def write_program(program: ExportedProgram, path: Path, metadata: Mapping[str, str]) -> None:
     """Write a ``.pt2`` file that any PyTorch of the same or a later version runs or compiles."""
     whole = io.BytesIO()  # torch's own writer ends the process when the disk is full
     with quiet():
-        torch.export.save(program, whole, extra_files={FACTS: json.dumps(dict(facts))})
+        torch.export.save(program, whole, extra_files={METADATA: json.dumps(dict(metadata))})
     path.write_bytes(whole.getbuffer())
 
 
 def load_program(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, str]]:
-    """What runs the program, and its facts. Reading it runs code that is in it: for files that are trusted.
+    """What runs the program, and its metadata. Reading it runs code that is in it: for files that are trusted.
 
     Raises:
-        ValueError: If the file is damaged.
+        ValueError: If the file is damaged, or calls operations of ours that are not here.
     """
     _check_whole(path)
-    extra: dict[str, str] = {FACTS: ""}
+    with zipfile.ZipFile(path) as archive:
+        _check_operations(b"".join(archive.read(name) for name in archive.namelist() if name.endswith(".json")))
+    extra: dict[str, str] = {METADATA: ""}
     with quiet():
         module = torch.export.load(path, extra_files=extra).module()
-    by_our_layers(module)
-
-    def run(images: Tensor) -> Tensor:
-        return module(images)
-
-    return run, _facts(extra[FACTS])
+    return module.__call__, json.loads(extra[METADATA] or "{}")  # the module itself would refuse eval()
 
 
 def require_compiler() -> None:
@@ -51,28 +52,24 @@ def require_compiler() -> None:
     Raises:
         ImportError: If there is no C++ compiler.
     """
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    try:
-        get_cpp_compiler()
-    except InvalidCxxCompiler as error:
-        raise ImportError("--format aoti needs a C++ compiler; install g++ or clang, or set CXX") from error
+    # As PyTorch chooses one.
+    name, *_ = shlex.split(os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++"))
+    if shutil.which(name) is None:
+        raise ImportError("--format aoti needs a C++ compiler; install g++ or clang, or set CXX")
 
 
-def write_package(program: ExportedProgram, path: Path, facts: Mapping[str, str]) -> None:
+def write_package(program: ExportedProgram, path: Path, metadata: Mapping[str, str]) -> None:
     """Compile for this machine's processor and the number of threads that PyTorch has now."""
-    _multiply_by_onednn(program.graph_module)
     with quiet():
         torch._inductor.aoti_compile_and_package(
             program,
             package_path=str(path),
-            inductor_configs={"aot_inductor.metadata": {FACTS: json.dumps(dict(facts))}},
+            inductor_configs={"aot_inductor.metadata": {METADATA: json.dumps(dict(metadata))}},
         )
 
 
 def load_package(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, str]]:
-    """The compiled code, and its facts. It is machine code: for files that are trusted.
+    """The compiled code, and its metadata. It is machine code: for files that are trusted.
 
     Raises:
         ValueError: If the file is damaged.
@@ -80,24 +77,7 @@ def load_package(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, str]
     _check_whole(path)
     with quiet():
         compiled = torch._inductor.aoti_load_package(str(path))
-    return compiled, _facts(compiled.get_metadata().get(FACTS, ""))
-
-
-def _multiply_by_onednn(module: torch.fx.GraphModule) -> None:
-    """Take the library for linear maps that our layers take on this processor; see `convneur.memory.products`."""
-    if not ONEDNN_AVAILABLE:
-        return
-    graph = module.graph
-    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default):
-        if node.meta["val"].dtype is not torch.float32:
-            continue
-        x, weight, bias = (*node.args, None)[:3]
-        with graph.inserting_before(node):
-            product = graph.call_function(torch.ops.mkldnn._linear_pointwise.default, (x, weight, bias, "none", [], ""))
-        product.meta = dict(node.meta)
-        node.replace_all_uses_with(product)
-        graph.erase_node(node)
-    module.recompile()
+    return compiled, json.loads(compiled.get_metadata().get(METADATA, "{}"))
 
 
 def _check_whole(path: Path) -> None:
@@ -108,6 +88,12 @@ def _check_whole(path: Path) -> None:
         raise ValueError(f"its part {damaged} is damaged")
 
 
-def _facts(text: str) -> dict[str, str]:
-    found: dict[str, str] = json.loads(text) if text else {}
-    return found
+def _check_operations(program: bytes) -> None:
+    """Name an operation of ours that a program calls and that is not here; PyTorch would only log it."""
+    called = {name.decode() for name in re.findall(rb"torch\.ops\.convneur\.(\w+)", program)}
+    for name in sorted(called):
+        if not hasattr(torch.ops.convneur, name):
+            raise ValueError(
+                f"it calls torch.ops.convneur.{name}, which ConvNeur {__version__} does not have; install the version "
+                "that wrote it, or export without --keep-ops"
+            )

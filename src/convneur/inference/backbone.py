@@ -200,7 +200,7 @@ class BackboneOnDisk:
             tokens, contexts = (
                 self.passes.tokens(self._token_map(number, kind), enlarged.needed) for kind in ("tokens", "contexts")
             )
-            return branch.answers(tokens, branch.proj(contexts), enlarged.needed.size), enlarged
+            return branch.outputs(tokens, branch.proj(contexts), enlarged.needed.size), enlarged
 
         def act(rows: Span) -> None:
             entered = self._entered(number, rows.wider(segment.halo, height))

@@ -16,7 +16,7 @@ from convneur.data.loading import EvalImages, Pictures, collate, ignore_interrup
 from convneur.data.transforms import eval_transform
 from convneur.inference.features import FeatureModel
 from convneur.inference.parts import Part, Parts
-from convneur.models.ready import ready_on
+from convneur.models.prepare_for_inference import prepare_for_inference
 
 
 class PartBatches(Sampler[list[int]]):
@@ -66,7 +66,7 @@ class Embedder:
         device: torch.device,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        self.device, self.model = device, ready_on(device, model.module)
+        self.device, self.model = device, prepare_for_inference(model.module, device)
         self.order = PartBatches(parts, batch_size)
         self.loader: DataLoader[Any] = DataLoader(
             EvalImages(Pictures(images, max_pixels), eval_transform(model.preprocessing)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
@@ -15,6 +16,7 @@ from convneur.data.bulk import BulkImages, open_bulk
 from convneur.data.decode import MAX_PIXELS
 from convneur.data.loading import default_workers
 from convneur.data.unreadable import Unreadable
+from convneur.files import StrPath
 from convneur.inference.embedder import Embedder
 from convneur.inference.features import FeatureModel, load_features
 from convneur.inference.parts import Done, Parts
@@ -108,9 +110,9 @@ class Embedded(NamedTuple):
 
 
 def embed(
-    source: str,
-    model: str,
-    out: str | Path,
+    source: StrPath,
+    model: StrPath,
+    out: StrPath,
     config: EmbedConfig = EmbedConfig(),
     watch: Callable[[Progress], object] = lambda progress: None,
     overwrite: bool = False,
@@ -139,6 +141,7 @@ def embed(
         OSError: If ``out`` is a file, or nothing can be written there.
     """
     config.check()
+    source, model = os.fspath(source), os.fspath(model)
     out = Path(out).expanduser().absolute()
     with OutputFolder(out, "embed", overwrite) as folder:
         compute = _engine(config)

@@ -88,9 +88,9 @@ def segments_of(model: ConvNeur) -> list[Segment]:
         ValueError: If something in it looks at the whole image in another way than through a neural memory.
     """
     config = model.global_config
-    if config.placement != "none" and config.globalizer != "memory":
+    if config.placement != "none" and config.token_mixer != "memory":
         raise ValueError(
-            f"globalizer={config.globalizer!r} needs the whole image at once; only 'memory' can be streamed"
+            f"token_mixer={config.token_mixer!r} needs the whole image at once; only 'memory' can be streamed"
         )
     found: list[Segment] = []
     for number, stage in enumerate(model.stages):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from convneur.data.decode import TooLargeError, decode_image, image_format
 from convneur.data.rasters import Axes, LargeImage, in_pieces, of_array
 from convneur.data.samples import UnreadableImageError, Values
 from convneur.data.samples import of_array as samples_of_array
-from convneur.data.tiff_files import Mapped, find_axes, open_tiff
-from convneur.files import regular_file
+from convneur.data.tiff_files import Mapped, find_axes, import_zarr, open_tiff
+from convneur.files import StrPath, regular_file
 from convneur.inference.spans import spans
 from convneur.inference.zarr_files import zarr_image
 
@@ -22,7 +23,7 @@ TIFF = (".tif", ".tiff", ".btf", ".tf8", ".tf2", ".gtiff", ".svs", ".ndpi")
 MOST_CHANNELS = 64  # what has more at its end has them in front
 
 
-def open_large(source: str | Path | Any, fill: float | None = None) -> LargeImage:
+def open_large(source: StrPath | Any, fill: float | None = None) -> LargeImage:
     """Open an image without reading it.
 
     Args:
@@ -35,7 +36,7 @@ def open_large(source: str | Path | Any, fill: float | None = None) -> LargeImag
         UnreadableImageError: If it is no image, or not of a kind that rows can be read of.
         ImportError: If a package that reads it is missing.
     """
-    if not isinstance(source, (str, Path)):
+    if not isinstance(source, (str, os.PathLike)):
         named = f"array of {tuple(source.shape)}"
         image = _named(named, lambda: _of_array(source, fill=fill))
         image.identity = f"{named} {_hash(image)}"  # or a job would go on with another array of that shape
@@ -80,10 +81,7 @@ def _open(path: Path, fill: float | None) -> LargeImage:
 
 
 def _open_zarr(path: Path, fill: float | None) -> LargeImage:
-    try:
-        import zarr
-    except ImportError as error:
-        raise ImportError("Zarr arrays need more packages; run: pip install 'convneur[large]'") from error
+    zarr = import_zarr("a Zarr array")
     folder, names = zarr_image(path)
     try:
         array: Any = zarr.open_array(folder, mode="r")

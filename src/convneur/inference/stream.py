@@ -24,7 +24,7 @@ import torch
 from timm.data import resolve_model_data_config
 from torch import Tensor
 
-from convneur.files import NEW, replace_file, write_atomic
+from convneur.files import NEW, StrPath, replace_file, write_atomic
 from convneur.inference.backbone import BackboneOnDisk
 from convneur.inference.budget import free_bytes
 from convneur.inference.features import weights_hash
@@ -76,14 +76,14 @@ class Streamed:
 
 def stream(
     model: ConvNeur | Segmenter,
-    source: str | Path | Any,
-    sink: str | Path,
+    source: StrPath | Any,
+    sink: StrPath,
     *,
     out_indices: Sequence[int] = (),
     memory_limit: float | None = None,
     workers: int = 1,
     tile: tuple[int, int] | None = None,
-    scratch: str | Path | None = None,
+    scratch: StrPath | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     fill: float | None = None,

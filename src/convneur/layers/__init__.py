@@ -2,7 +2,6 @@
 
 from convneur.layers.block import ConvNeurBlock, FusionKind
 from convneur.layers.global_branch import GlobalBranch
-from convneur.layers.globalizers import GLOBALIZERS, GlobalizerKind
-from convneur.layers.patches import PatchConv2d
+from convneur.layers.token_mixers import TOKEN_MIXERS, TokenMixerKind
 
-__all__ = ["GLOBALIZERS", "ConvNeurBlock", "FusionKind", "GlobalBranch", "GlobalizerKind", "PatchConv2d"]
+__all__ = ["TOKEN_MIXERS", "ConvNeurBlock", "FusionKind", "GlobalBranch", "TokenMixerKind"]

@@ -1,36 +1,28 @@
-"""The depthwise convolution of a block, with a weight gradient that is fast on maps smaller than the kernel, and a
-weight that may be laid out once, for inference.
+"""The depthwise convolution of a block, with a weight gradient that is fast on maps smaller than the kernel.
 
 On a CPU oneDNN has no fast code for the weight gradient of a depthwise convolution whose kernel is larger than the
-map, as the last stages of small images have: a quarter of a training step of convneur_m1 at 64 px went there
-(``docs/results/training.md``). Here it is written as products of matrices.
+feature map, as the last stages of small images have: a quarter of a training step of convneur_m1 at 64 px went there
+(``docs/results/training.md``). Here it is written as matmuls.
 
-Shape letters: B batch, C channels, H W pixels of the map, P = HW, K kernel size.
+Shape letters: B batch, C channels, H W pixels of the feature map, P = HW, K kernel size.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models import register_notrace_module
 from torch import Tensor, nn
 
-from convneur.memory import Packed
-from convneur.memory.packed import ONEDNN_AVAILABLE
-from convneur.memory.plain import may_go_by_hand
-
-_CONVOLUTION: Any = torch.ops.mkldnn._convolution_pointwise.default if ONEDNN_AVAILABLE else None
+from convneur.ops import why_not_kernel
 
 
-@register_notrace_module  # FX keeps it whole: it looks at the size of the map
-class DepthwiseConv2d(Packed, nn.Conv2d):
+class DepthwiseConv2d(nn.Conv2d):
     """`torch.nn.Conv2d` with one filter per channel and "same" padding; parameters, names and results are its own.
 
-    Training on a CPU, maps smaller than the kernel take `_SmallMapConv`. Under torch.compile and in exports it is the
-    plain convolution, so that no graph depends on the size of the map. Fused, one image saves what oneDNN takes to lay
-    out the weight at each call, a sixth to a third of it.
+    Training on a CPU, maps smaller than the kernel take `_SmallMapConv`, unless the call is traced or transformed: no
+    graph depends on the size of the map.
 
     Args:
         dim: C.
@@ -40,37 +32,25 @@ class DepthwiseConv2d(Packed, nn.Conv2d):
     def __init__(self, dim: int, kernel_size: int = 7) -> None:
         super().__init__(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
 
-    def _laid_out(self, weight: Tensor) -> Tensor:
-        return torch.ops.aten.mkldnn_reorder_conv2d_weight.default(
-            weight.to_mkldnn(), self.padding, self.stride, self.dilation, self.groups
-        )
-
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        if self.packed is not None and self._infers(x):
-            settings = self.padding, self.stride, self.dilation, self.groups
-            return cast(Tensor, _CONVOLUTION(x, self.packed, self.bias, *settings, "none", [], ""))
         if (
-            not (torch.is_grad_enabled() and self.weight.requires_grad)
-            or torch.compiler.is_compiling()
-            or torch.jit.is_tracing()
-            or x.device.type != "cpu"
-            or torch.is_autocast_enabled("cpu")
-            or max(x.shape[-2:]) >= self.kernel_size[0]
+            torch.is_grad_enabled()
+            and why_not_kernel() is None  # before sizes are asked for, which a trace would record
+            and type(x) is Tensor
+            and self.weight.requires_grad
+            and max(x.shape[-2:]) < self.kernel_size[0]
+            and x.numel() > 0
+            and x.device.type == "cpu"
+            and self.is_same()
         ):
-            return super().forward(x)
-        return _SmallMapConv.apply(x, self.weight, self.bias)
+            return _SmallMapConv.apply(x, self.weight, self.bias)
+        return super().forward(x)
 
-    def _infers(self, x: Tensor) -> bool:
-        """Whether this is inference, and oneDNN serves."""
-        return (
-            not torch.is_grad_enabled()
-            and x.is_cpu
-            and x.dtype is torch.float32
-            and x.is_contiguous(memory_format=torch.channels_last)  # or the answer would be where the input is not
-            and may_go_by_hand(x, self.weight)
-            and torch._C._get_mkldnn_enabled()
-        )
+    def is_same(self) -> bool:
+        """Whether the settings are those that it was built with."""
+        same = self.kernel_size[0] // 2
+        return (self.stride, self.padding, self.dilation, self.padding_mode) == ((1, 1), (same, same), (1, 1), "zeros")
 
 
 class _SmallMapConv(torch.autograd.Function):

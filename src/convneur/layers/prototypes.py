@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from convneur.memory import Linear
+from convneur.ops.global_branch import split_heads
 
 
 class Slots(nn.Module):
@@ -49,10 +49,10 @@ class Slots(nn.Module):
         slots = slots or width // heads
         self.heads, self.sharpness, self.step, self.competing = heads, sharpness, step, competing
         self.norm = nn.LayerNorm(width)
-        self.to_keys = Linear(width, heads * slots, bias=False)
-        self.to_queries = Linear(width, heads * slots, bias=False)
-        self.to_values = Linear(width, width, bias=False)
-        self.to_steps = Linear(width, heads)
+        self.to_keys = nn.Linear(width, heads * slots, bias=False)
+        self.to_queries = nn.Linear(width, heads * slots, bias=False)
+        self.to_values = nn.Linear(width, width, bias=False)
+        self.to_steps = nn.Linear(width, heads)
         self.start = nn.Parameter(torch.zeros(heads, slots, width // heads)) if start else None
         self.start_logit = nn.Parameter(torch.zeros(heads, slots)) if start else None
         self.places = nn.Linear(8, 2 * heads * slots, bias=False) if positions else None
@@ -87,7 +87,7 @@ class Slots(nn.Module):
         return logits.softmax(2).mT @ values
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return split_heads(x, self.heads)
 
 
 class Ridge(nn.Module):
@@ -97,8 +97,8 @@ class Ridge(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(width)
-        self.to_queries, self.to_keys, self.to_values = (Linear(width, width, bias=False) for _ in range(3))
-        self.to_steps = Linear(width, heads)
+        self.to_queries, self.to_keys, self.to_values = (nn.Linear(width, width, bias=False) for _ in range(3))
+        self.to_steps = nn.Linear(width, heads)
         self.penalty = nn.Parameter(torch.full((heads, 1, 1), -2.0))
 
     def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
@@ -112,7 +112,7 @@ class Ridge(nn.Module):
         return (queries @ memory).transpose(1, 2).flatten(2)
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return split_heads(x, self.heads)
 
 
 def _places(size: tuple[int, int], like: Tensor) -> Tensor:

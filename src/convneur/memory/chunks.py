@@ -43,10 +43,12 @@ class Unrolled(NamedTuple):
 
 def chunk_mean(x: Tensor, size: int) -> Tensor:
     """Mean over each chunk of ``size`` tokens, the last one being as short as it is: (B, N, H) -> (B, T, H)."""
+    if size >= x.shape[1]:
+        return x.mean(1, keepdim=True)
     whole = x.shape[1] // size * size
     parts = []
     if whole:
-        parts.append(x[:, :whole].unflatten(1, (-1, size)).mean(2))
+        parts.append(x[:, :whole].unflatten(1, (whole // size, size)).mean(2))
     if whole < x.shape[1]:
         parts.append(x[:, whole:].mean(1, keepdim=True))
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)

@@ -1,4 +1,4 @@
-"""What a neural memory is made of: every knob of the method in one small frozen dataclass."""
+"""What a neural memory is made of: every option of the method in one small frozen dataclass."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LONGEST_STEP = 4.0
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """Knobs of :class:`~convneur.memory.NeuralMemory`. The defaults are those of the ``convneur_m*`` models.
+    """Options of :class:`~convneur.memory.NeuralMemory`. The defaults are those of the ``convneur_m*`` models.
 
     Attributes:
         state: Form of the fast weights. ``linear``: ``M(x) = x W`` per head with L2-normalised keys.
@@ -71,3 +71,8 @@ class MemoryConfig:
     def num_heads(self) -> int:
         """Number of heads, with the default of the state filled in."""
         return self.heads if self.heads is not None else {"linear": 4, "mlp": 1}[self.state]
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether the global branch around such a memory is an operation with a kernel: the linear state, one chunk."""
+        return self.state == "linear" and self.read == "global" and self.chunk_size is None

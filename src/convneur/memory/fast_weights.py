@@ -15,13 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convneur.memory import mlp_kernels
-from convneur.memory.mlp_kernels import NORM_EPS
-from convneur.memory.products import linear
+from convneur import ops
 
 Weights = tuple[Tensor, ...]
 
-KEY_EPS = 1e-6  # representable in float16, so that a key of zeros stays zero instead of becoming 0 / 0
+NORM_EPS = 1e-5  # torch's and titans-pytorch's LayerNorm default
 MLP_EXPANSION = 4  # hidden width of the mlp state over its width (published)
 
 
@@ -41,17 +39,10 @@ def _floats(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in tensors)
 
 
-def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """``x @ weight``, (B, H, N, R) and (..., H, R, C): one product for the whole batch where the weights are shared."""
-    if weight.ndim == 3 and len(weight) == 1:
-        return linear(x, weight[0].mT)
-    return x @ weight
-
-
 class LinearState(nn.Module):
     """``M(x) = x W``: one D x D matrix per head, with L2-normalised keys.
 
-    W starts at zero: a memory that was taught nothing answers nothing.
+    W starts at zero: a memory that nothing was written to answers nothing. The formulas are in `convneur.ops.memory`.
     """
 
     def __init__(self, heads: int, dim: int) -> None:
@@ -62,38 +53,17 @@ class LinearState(nn.Module):
         """Learned M_0: ``W`` (H, D, D)."""
         return (self.weight,)
 
-    @classmethod
-    def keys(cls, keys: Tensor) -> Tensor:
-        """L2-normalise keys (..., D), which bounds the step at which the write stays stable."""
-        return keys * cls.inverse_norm(keys)
-
-    @staticmethod
-    def inverse_norm(keys: Tensor) -> Tensor:
-        """One over the length of keys (..., D), (..., 1)."""
-        # In float32 at least: a square of a half-precision number may be out of range.
-        wide = keys.float() if keys.dtype in (torch.float16, torch.bfloat16) else keys
-        inverse = (wide * wide).sum(-1, keepdim=True).add_(KEY_EPS).rsqrt_()
-        return inverse if wide is keys else inverse.to(keys.dtype)
+    def keys(self, keys: Tensor) -> Tensor:
+        """L2-normalise keys (..., D)."""
+        return ops.memory.unit_keys(keys)
 
     def read(self, weights: Weights, queries: Tensor) -> Tensor:
         """M(queries): (..., N, D) -> (..., N, D)."""
-        return queries @ weights[0]
+        return ops.memory.read(weights[0], queries)
 
-    @staticmethod
-    def gradient(weights: Weights, keys: Tensor, values: Tensor, steps: Tensor) -> Weights:
-        """Gradient of ``sum_i steps_i * mean_D (M(keys_i) - values_i)^2`` with respect to W.
-
-        Args:
-            weights: Where the gradient is taken, (..., D, D).
-            keys: (..., N, D), normalised.
-            values: (..., N, D).
-            steps: (..., N, 1).
-
-        Returns:
-            (..., D, D), summed over the tokens.
-        """
-        error = keys @ weights[0] - values
-        return (keys.mT @ (error * (steps * (2 / keys.shape[-1]))),)
+    def gradient(self, weights: Weights, keys: Tensor, values: Tensor, steps: Tensor) -> Weights:
+        """Gradient of ``sum_i steps_i * mean_D (M(keys_i) - values_i)^2`` with respect to W, (..., D, D)."""
+        return (ops.memory.gradient(weights[0], keys, values, steps),)
 
 
 class MlpState(nn.Module):
@@ -117,9 +87,6 @@ class MlpState(nn.Module):
 
     def read(self, weights: Weights, queries: Tensor) -> Tensor:
         """M(queries): (..., N, D) -> (..., N, D)."""
-        if mlp_kernels.serve(queries, weights):
-            update = _product(mlp_kernels.gelu(_product(queries, weights[0]))[0], weights[1])
-            return mlp_kernels.answer(queries, weights[2], update)
         with full_precision(queries):
             weight1, weight2, gain = _floats(*weights)
             (queries,) = _floats(queries)
@@ -138,16 +105,12 @@ class MlpState(nn.Module):
         Returns:
             Three tensors of the shapes of ``weights``, summed over the tokens.
         """
-        if mlp_kernels.serve(keys, weights, values, steps):
-            hidden, slope = mlp_kernels.gelu(_product(keys, weights[0]), with_slope=True)
-            update, grad_gain = mlp_kernels.error(keys, values, steps, weights[2], _product(hidden, weights[1]))
-            return keys.mT @ _product(update, weights[1].mT).mul_(slope), hidden.mT @ update, grad_gain
         with full_precision(keys):
             weight1, weight2, gain = _floats(*weights)
             keys, values, steps = _floats(keys, values, steps)
-            pre = _product(keys, weight1)
+            pre = keys @ weight1
             hidden = F.gelu(pre)
-            update = _product(hidden, weight2)
+            update = hidden @ weight2
             # torch's own gradients of GELU and LayerNorm are one pass each, and have gradients in turn.
             normed, mean, scale = torch.native_layer_norm(update, update.shape[-1:], None, None, NORM_EPS)
             grad_out = (keys + (1 + gain) * normed - values) * (steps * (2 / keys.shape[-1]))
@@ -155,7 +118,7 @@ class MlpState(nn.Module):
             grad_update, _, _ = torch.ops.aten.native_layer_norm_backward(
                 grad_out * (1 + gain), update, update.shape[-1:], mean, scale, None, None, [True, False, False]
             )
-            grad_pre = torch.ops.aten.gelu_backward(_product(grad_update, weight2.mT), pre)
+            grad_pre = torch.ops.aten.gelu_backward(grad_update @ weight2.mT, pre)
             return keys.mT @ grad_pre, hidden.mT @ grad_update, grad_gain
 
 

@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from convneur import ops
 from convneur.memory.chunks import Rates, advance, chunk_mean, unroll
 from convneur.memory.config import MemoryConfig
 from convneur.memory.fast_weights import FAST_WEIGHTS, Weights
 from convneur.memory.norm import RMSNorm
-from convneur.memory.products import Linear
+from convneur.ops.global_branch import split_heads
 
 
 class MemoryState(NamedTuple):
@@ -59,7 +60,7 @@ class NeuralMemory(nn.Module):
 
     Args:
         width: D, channels of a token; a multiple of the number of heads.
-        config: All other knobs.
+        config: All other options.
 
     Raises:
         ValueError: If ``width`` is not a positive multiple of the number of heads.
@@ -75,16 +76,16 @@ class NeuralMemory(nn.Module):
         self.heads = config.num_heads
         self.store_norm = RMSNorm(width)
         self.retrieve_norm = RMSNorm(width)
-        self.to_queries = Linear(width, width, bias=False)
-        self.to_keys = Linear(width, width, bias=False)
-        self.to_values = Linear(width, width, bias=False)
+        self.to_queries = nn.Linear(width, width, bias=False)
+        self.to_keys = nn.Linear(width, width, bias=False)
+        self.to_values = nn.Linear(width, width, bias=False)
         # Step of a token, momentum and decay of a chunk, one each per head. In one map: with a single chunk there is
         # no momentum to carry, and its rows then get a gradient of zero rather than none, which DDP would refuse.
-        self.to_rates = Linear(width, self.heads * (1 + config.momentum + config.decay))
+        self.to_rates = nn.Linear(width, self.heads * (1 + config.momentum + config.decay))
         self.fast = FAST_WEIGHTS[config.state](self.heads, width // self.heads)
 
     def extra_repr(self) -> str:
-        """Width and knobs, for ``print``."""
+        """Width and options, for ``print``."""
         return f"width={self.width}, {self.config}"
 
     def initial_state(self, batch_size: int) -> MemoryState:
@@ -129,8 +130,8 @@ class NeuralMemory(nn.Module):
         """What fast weights say about tokens, (B, N, D) -> (B, N, D); nothing is written."""
         return self.fast.read(weights, self._queries(tokens)).transpose(1, 2).flatten(2)
 
-    def unwritten(self, tokens: Tensor) -> Tensor:
-        """What tokens read where nothing was written, M_0's answers: (B, N, D) -> (B, N, D)."""
+    def read_initial(self, tokens: Tensor) -> Tensor:
+        """What tokens read from M_0, before anything is written: (B, N, D) -> (B, N, D)."""
         self._check(tokens, None)
         return self.read(tokens, self.fast.initial())
 
@@ -212,11 +213,16 @@ class NeuralMemory(nn.Module):
         size = self._chunk_size(tokens.shape[1])
         chunks = -(-tokens.shape[1] // size)
         writes = self._writes(self.store_norm(tokens), size, carries=chunks > 1 or state is not None)
+        inputs = (writes.keys, writes.values, writes.steps)  # torch 2.6 does not compile a slice of a NamedTuple
         initial = self.fast.initial()
+        if chunks == 1 and state is None and not return_state and self.config.state == "linear":
+            retention = writes.rates.at(0).keep
+            context, _ = ops.memory.reference(self._queries(tokens), *inputs, initial[0], retention)
+            return context, None
         weights = state.weights if state is not None else initial
         momentum = state.momentum if state is not None else None
         if chunks == 1:
-            gradient = self.fast.gradient(initial if self.config.anchor == "initial" else weights, *writes[:3])
+            gradient = self.fast.gradient(initial if self.config.anchor == "initial" else weights, *inputs)
             weights, momentum = advance(weights, momentum, gradient, writes.rates.at(0))
         elif self.config.anchor == "previous":
             for index in range(chunks):
@@ -272,14 +278,14 @@ class NeuralMemory(nn.Module):
         rates = Rates(None, None)
         if self.config.momentum or self.config.decay:
             rates = self.rates(chunk_mean(logits[..., self.heads :], size), carries)
-        return _Writes(*self.taught(normed, logits, scale), rates)
+        return _Writes(*self.write_inputs(normed, logits, scale), rates)
 
-    def taught(self, normed: Tensor, logits: Tensor, scale: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What normalised tokens (B, N, D) teach: keys, values (B, H, N, D) and steps (B, H, N, 1), times ``scale``."""
+    def write_inputs(self, normed: Tensor, logits: Tensor, scale: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What normalised tokens (B, N, D) write: keys, values (B, H, N, D) and steps (B, H, N, 1), times ``scale``."""
         steps = self.config.max_step * scale * logits[..., : self.heads].sigmoid()
         return (
-            self.fast.keys(self._split(self.to_keys(normed))),
-            self._split(self.to_values(normed)),
+            self.fast.keys(split_heads(self.to_keys(normed), self.heads)),
+            split_heads(self.to_values(normed), self.heads),
             steps.transpose(1, 2).unsqueeze(-1),
         )
 
@@ -311,11 +317,7 @@ class NeuralMemory(nn.Module):
 
     def _queries(self, tokens: Tensor) -> Tensor:
         """What tokens (B, N, D) ask the memory, (B, H, N, D)."""
-        return self._split(self.to_queries(self.retrieve_norm(tokens)))
-
-    def _split(self, x: Tensor) -> Tensor:
-        """Split the width into heads: (B, N, H * D) -> (B, H, N, D)."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return split_heads(self.to_queries(self.retrieve_norm(tokens)), self.heads)
 
     def _check(self, tokens: Tensor, state: MemoryState | None) -> None:
         if tokens.ndim != 3 or tokens.shape[-1] != self.width:

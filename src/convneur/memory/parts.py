@@ -65,7 +65,7 @@ def _written_at_once(memory: NeuralMemory, parts: Iterator[Tensor], count: int) 
     for part in parts:
         normed = memory.store_norm(part)
         logits = memory.to_rates(normed)
-        gradient = memory.fast.gradient(initial, *memory.taught(normed, logits, scale))
+        gradient = memory.fast.gradient(initial, *memory.write_inputs(normed, logits, scale))
         found = [each.double() for each in (*gradient, logits[..., memory.heads :].sum(1, keepdim=True))]
         sums = found if sums is None else [a + b for a, b in zip(sums, found, strict=True)]
     assert sums is not None

@@ -9,15 +9,17 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import timm
 import torch
 from timm.layers import LayerNorm2d, NormMlpClassifierHead, trunc_normal_
 from timm.models import checkpoint_seq, group_parameters
-from timm.models._features import feature_take_indices  # not public, but what every model of timm uses
 from torch import Tensor, nn
 
-from convneur.layers import ConvNeurBlock, GlobalBranch, PatchConv2d
-from convneur.memory import MemoryConfig, Packed
+from convneur.layers import ConvNeurBlock, GlobalBranch
+from convneur.layers.guards import refuse_scripting
+from convneur.memory import MemoryConfig
 from convneur.models.config import GlobalConfig
+from convneur.models.renamed import accept_old_names
 from convneur.models.variants import VARIANTS, resolve_preset
 
 
@@ -39,14 +41,20 @@ def check_images(x: Tensor, in_chans: int, stride: int) -> Tensor:
     return x
 
 
+def _take_indices(count: int, indices: int | list[int] | None) -> tuple[list[int], int]:
+    """Which of ``count`` stages are wanted, and the last of them."""
+    # Not public, but what every model of timm uses.
+    return timm.models._features.feature_take_indices(count, indices)
+
+
 def fuse_layers(model: nn.Module) -> None:
-    """Fold what does not depend on the image, in place, of those layers of a model that are ours; see `ConvNeur.fuse`.
+    """Prepack the local branches of a model that are ours, in place; see `ConvNeur.fuse`.
 
     Raises:
         ValueError: In training mode.
     """
     for module in list(model.modules()):  # fusing adds some
-        if isinstance(module, (ConvNeurBlock, GlobalBranch, Packed, PatchConv2d)):
+        if isinstance(module, ConvNeurBlock):
             module.fuse()
 
 
@@ -58,7 +66,7 @@ class ConvNeurStage(nn.Module):
         self.grad_checkpointing = False
         self.downsample: nn.Module = nn.Identity()
         if downsample:
-            self.downsample = nn.Sequential(LayerNorm2d(in_chs, eps=1e-6), PatchConv2d(in_chs, out_chs, 2))
+            self.downsample = nn.Sequential(LayerNorm2d(in_chs, eps=1e-6), nn.Conv2d(in_chs, out_chs, 2, stride=2))
         self.blocks = nn.Sequential(*blocks)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,8 +100,8 @@ class ConvNeur(nn.Module):
         token_strides: Overrides the preset: pixels of a stage's map per token.
         memory_width: Overrides the preset: width of the memory.
         center_tokens: Overrides the preset: take the mean of an image's tokens off each.
-        carry_tokens: Overrides the preset: let the gate follow from each token itself, too.
-        globalizer: Overrides the preset: what reads the tokens; see `convneur.layers.globalizers`.
+        token_skip: Overrides the preset: let the gate follow from each token itself, too.
+        token_mixer: Overrides the preset: what reads the tokens; see `convneur.layers.token_mixers`.
         memory: Overrides the preset: a `MemoryConfig`, or a dict of some of its knobs.
 
     Raises:
@@ -103,6 +111,7 @@ class ConvNeur(nn.Module):
     pretrained_cfg: dict[str, Any]  # both are set by timm's factory
     default_cfg: dict[str, Any]
 
+    @accept_old_names
     def __init__(
         self,
         in_chans: int = 3,
@@ -121,8 +130,8 @@ class ConvNeur(nn.Module):
         token_strides: Sequence[int] | None = None,
         memory_width: int | None = None,
         center_tokens: bool | None = None,
-        carry_tokens: bool | None = None,
-        globalizer: str | None = None,
+        token_skip: bool | None = None,
+        token_mixer: str | None = None,
         memory: MemoryConfig | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -139,8 +148,8 @@ class ConvNeur(nn.Module):
             token_strides=token_strides,
             width=memory_width,
             center_tokens=center_tokens,
-            carry_tokens=carry_tokens,
-            globalizer=globalizer,
+            token_skip=token_skip,
+            token_mixer=token_mixer,
         )
         if len(config.token_strides) < len(dims):
             raise ValueError(
@@ -165,8 +174,8 @@ class ConvNeur(nn.Module):
                 config.token_strides[i],
                 config.memory,
                 center_tokens=config.center_tokens,
-                globalizer=config.globalizer,
-                carry_tokens=config.carry_tokens,
+                token_mixer=config.token_mixer,
+                token_skip=config.token_skip,
                 shift=config.fusion == "gate_add",
             )
             blocks = [
@@ -195,6 +204,8 @@ class ConvNeur(nn.Module):
         )
         self.head_hidden_size = self.head.num_features
         self.init_weights()
+
+    __prepare_scriptable__ = refuse_scripting
 
     def init_weights(self) -> None:
         """Initialise the local branches as ConvNeXt does; global branches keep their own initialisation."""
@@ -276,15 +287,17 @@ class ConvNeur(nn.Module):
                 module.grad_checkpointing = enable
 
     def fuse(self) -> ConvNeur:
-        """Fold what does not depend on the image, in place, for faster inference.
+        """Prepack the local branches, in place, for faster inference in float32 on a CPU.
 
-        `timm.utils.reparameterize_model` does the same to a copy. The maps of the default memory (linear, global, one
-        chunk) are folded with one another, the layer scale of a block with its last linear map; weights are laid out
-        once as oneDNN wants them, where it multiplies. On Linux and x86-64, where the installation found a C compiler,
-        a whole local branch becomes one call in float32.
+        Each local branch becomes a frozen `FusedLocalBranch`, one operation with a kernel; timm's
+        `reparameterize_model` does the same to a copy. Where there are no CPU kernels nothing changes.
 
-        Outputs change by rounding only. The state dict stays that of the plain model, and loading one is followed.
-        Other changes to the weights are not. The model takes up to two and a half times the memory.
+        Outputs change by rounding only, in every memory format and precision. The model takes twice the memory.
+
+        What follows a change: the state dict stays that of the plain model, and `load_state_dict` packs again; stem,
+        downsampling, global branches and head are as before. What does not: the weights of a local branch that are
+        changed in place, its hooks, and its layer scale where there is no gate. A block whose local branch has hooks or
+        replaced layers when it is fused stays as it is.
 
         Returns:
             This model.
@@ -334,7 +347,7 @@ class ConvNeur(nn.Module):
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt={output_fmt!r} is not supported; use 'NCHW'")
-        take, last = feature_take_indices(len(self.stages), indices)
+        take, last = _take_indices(len(self.stages), indices)
         x = self.stem(check_images(x, self.in_chans, self.total_stride))
         intermediates = []
         for i, stage in enumerate(self.stages[: last + 1] if stop_early else self.stages):
@@ -351,7 +364,7 @@ class ConvNeur(nn.Module):
         Returns:
             Indices of the stages kept.
         """
-        take, last = feature_take_indices(len(self.stages), indices)
+        take, last = _take_indices(len(self.stages), indices)
         shorter = last < len(self.stages) - 1
         self.stages = self.stages[: last + 1]
         if prune_head or shorter:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from convneur.layers import GLOBALIZERS, FusionKind
+from convneur.layers import TOKEN_MIXERS, FusionKind
 from convneur.memory import MemoryConfig
-from convneur.models.names import choose
+from convneur.models.registry_utils import choose
 
 PlacementKind = Literal["per_stage", "per_layer", "none"]
 
@@ -19,12 +19,12 @@ class Variant:
     Attributes:
         dims: Channels of the four stages.
         depths: Blocks of the four stages.
-        local_twin: The timm model it is without its global branch.
+        baseline: The timm model it is without its global branch.
     """
 
     dims: tuple[int, int, int, int]
     depths: tuple[int, int, int, int]
-    local_twin: str
+    baseline: str
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class GlobalConfig:
         token_strides: Per stage, pixels of its map per token; (4, 2, 1, 1) is one grid of stride 16 for stages 1 to 3.
         width: Width of the memory; None stands for twice the channels of the first stage (published).
         center_tokens: Take the mean of an image's tokens off each before they are written (not in the paper).
-        carry_tokens: Let the gate follow from each token itself, too, not from the memory's answer alone (not in the
+        token_skip: Let the gate follow from each token itself, too, not from the memory's answer alone (not in the
             paper).
-        globalizer: What reads the tokens: the memory, or something else to compare it with.
+        token_mixer: What reads the tokens: the memory, or something else to compare it with.
         memory: Knobs of the memory itself.
     """
 
@@ -49,14 +49,14 @@ class GlobalConfig:
     token_strides: tuple[int, ...] = (4, 2, 1, 1)
     width: int | None = None
     center_tokens: bool = True
-    carry_tokens: bool = True
-    globalizer: str = "memory"
+    token_skip: bool = True
+    token_mixer: str = "memory"
     memory: MemoryConfig = field(default_factory=MemoryConfig)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "token_strides", tuple(self.token_strides))  # JSON has lists
         choose(self.placement, get_args(PlacementKind), "global_placement")
-        choose(self.globalizer, GLOBALIZERS, "globalizer")
+        choose(self.token_mixer, TOKEN_MIXERS, "token_mixer")
         choose(self.fusion, get_args(FusionKind), "fusion")
         if any(not isinstance(stride, int) or stride < 1 for stride in self.token_strides):
             raise ValueError(f"token_strides={self.token_strides} is out of range; give whole numbers from 1 on")

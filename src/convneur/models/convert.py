@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ import timm
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from convneur.files import check_file, why_unreadable
+from convneur.files import StrPath, check_file, why_unreadable
 from convneur.models.backbone import ConvNeur
 from convneur.models.hub import load_model
 from convneur.models.registry import create_model
@@ -21,7 +22,7 @@ from convneur.models.weights import require_finite_weights
 
 
 def from_convnext(
-    source: str | Path | nn.Module | Mapping[str, Tensor], num_classes: int | None = None, **kwargs: Any
+    source: StrPath | nn.Module | Mapping[str, Tensor], num_classes: int | None = None, **kwargs: Any
 ) -> ConvNeur:
     """Turn a ConvNeXt-Atto, -Femto, -Pico or -Nano into the matching ConvNeur with the same outputs.
 
@@ -40,7 +41,7 @@ def from_convnext(
         OSError: If timm cannot load the model it names, for want of a network, say.
     """
     given = _state_dict(source)
-    named = "the state dict" if isinstance(source, (nn.Module, Mapping)) else str(source)
+    named = "the state dict" if isinstance(source, (nn.Module, Mapping)) else os.fspath(source)
     _check(given, named)
     name = _variant(given)
     head = given.get("head.fc.weight")
@@ -53,7 +54,7 @@ def from_convnext(
     left_over = sorted(set(given) - (set(wanted) - new))  # a memory, too, for a new one would take its place
     if missing or left_over:
         raise ValueError(
-            f"the weights do not make a {VARIANTS[name].local_twin}: missing {missing or 'none'}, "
+            f"the weights do not make a {VARIANTS[name].baseline}: missing {missing or 'none'}, "
             f"left over {left_over or 'none'}; give a plain ConvNeXt-Atto, -Femto, -Pico or -Nano of timm"
         )
     require_finite_weights(given, named)
@@ -77,17 +78,17 @@ def from_convnext(
     return model
 
 
-def _state_dict(source: str | Path | nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _state_dict(source: StrPath | nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     if isinstance(source, nn.Module):
         return source.state_dict()
     if isinstance(source, Mapping):
         return dict(source)
-    file = Path(source)
-    if file.exists() and not (file.is_dir() and timm.is_model(str(source))):
+    named, file = os.fspath(source), Path(source).expanduser()
+    if file.exists() and not (file.is_dir() and timm.is_model(named)):
         return _read(file)
-    if isinstance(source, Path) or not (timm.is_model(source) or ":" in source):
+    if not isinstance(source, str) or not (timm.is_model(source) or ":" in source):
         raise FileNotFoundError(
-            f"{source} is neither a file nor a model of timm: no file of that name exists; give one that does, or "
+            f"{named} is neither a file nor a model of timm: no file of that name exists; give one that does, or "
             "a name such as 'convnext_atto.d2_in1k'"
         )
     if ":" in source:
@@ -153,5 +154,5 @@ def _variant(state_dict: Mapping[str, Tensor]) -> str:
         if found
         else "no layer scale of a ConvNeXt"
     )
-    twins = ", ".join(variant.local_twin for variant in VARIANTS.values())
-    raise ValueError(f"the weights have {sizes}; there is a ConvNeur for {twins}")
+    baselines = ", ".join(variant.baseline for variant in VARIANTS.values())
+    raise ValueError(f"the weights have {sizes}; there is a ConvNeur for {baselines}")

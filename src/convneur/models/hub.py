@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,11 @@ from safetensors import SafetensorError
 from timm.models import is_model_pretrained, save_for_hf
 from torch import Tensor, nn
 
-from convneur.files import replace_folder, why_unreadable
+from convneur.files import StrPath, replace_folder, why_unreadable
 from convneur.json_files import read_json
 from convneur.models.metadata import CHECKS, PRETRAINED_FIELDS, ModelMetadata, as_object, check_arguments, within
-from convneur.models.names import no_such_model
+from convneur.models.registry_utils import no_such_model
+from convneur.models.renamed import with_new_names
 from convneur.models.weights import load_whole, read_header
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -26,7 +28,7 @@ AGAIN = "train or copy the model again"  # what to do about a damaged one
 
 def save_model(
     model: nn.Module,
-    folder: Path,
+    folder: StrPath,
     model_args: Mapping[str, Any],
     label_names: Sequence[str] | None = None,
     card: str | None = None,
@@ -45,10 +47,11 @@ def save_model(
     Raises:
         OSError: If it cannot be written; what was in ``folder`` is still there.
     """
+    folder = Path(folder).expanduser()
     config: dict[str, Any] = {"label_names": list(label_names)} if label_names is not None else {}
     with replace_folder(folder, last="config.json") as fresh:
         try:
-            save_for_hf(model, str(fresh), config, model_args=dict(model_args), safe_serialization=True)
+            save_for_hf(model, str(fresh), config, model_args=with_new_names(model_args), safe_serialization=True)
         except SafetensorError as error:  # how safetensors reports a full or failing disk
             raise OSError(f"could not write the weights to {folder}: {error}") from error
         if card is not None:
@@ -63,7 +66,7 @@ class Loaded(NamedTuple):
     classes: list[str] | None
 
 
-def load_model(source: str | Path, num_classes: int | None = None, **kwargs: Any) -> Loaded:
+def load_model(source: StrPath, num_classes: int | None = None, **kwargs: Any) -> Loaded:
     """Load a trained model: all of it, every tensor from the file, or not at all.
 
     Args:
@@ -77,8 +80,9 @@ def load_model(source: str | Path, num_classes: int | None = None, **kwargs: Any
         OSError: If it cannot be fetched.
         ValueError: If what is there cannot be loaded, or has no pretrained weights.
     """
+    source = os.fspath(source)
     folder = model_folder(source)
-    loaded = _pretrained(str(source), kwargs) if folder is None else _of_folder(folder, source, kwargs)
+    loaded = _pretrained(source, kwargs) if folder is None else _of_folder(folder, source, kwargs)
     model = cast(Any, loaded.model)
     if num_classes is None or num_classes == model.num_classes:
         return loaded
@@ -86,14 +90,14 @@ def load_model(source: str | Path, num_classes: int | None = None, **kwargs: Any
     return Loaded(model.eval(), loaded.config | {"num_classes": num_classes}, None)
 
 
-def model_folder(source: str | Path) -> Path | None:
+def model_folder(source: StrPath) -> Path | None:
     """The folder with config.json of what `load_model` takes; None for a name of timm.
 
     Raises:
         FileNotFoundError: If there is no such folder or name.
         OSError: If it cannot be fetched from the hub.
     """
-    name, folder = str(source), Path(source).expanduser()
+    name, folder = os.fspath(source), Path(source).expanduser()
     prefix, _, rest = name.partition(":")
     if not folder.exists():
         if prefix in ("hf-hub", "hf_hub"):
@@ -105,7 +109,7 @@ def model_folder(source: str | Path) -> Path | None:
             return place
     if folder.exists():
         raise FileNotFoundError(
-            f"{source} holds no model; give a folder with config.json, or a run that has finished; files of convneur "
+            f"{name} holds no model; give a folder with config.json, or a run that has finished; files of convneur "
             "export go with convneur predict and eval"
         )
     if not timm.is_model(name):
@@ -143,7 +147,7 @@ def _pretrained(name: str, kwargs: Mapping[str, Any]) -> Loaded:
     return Loaded(model.eval(), config, list(labels) if labels else None)
 
 
-def _of_folder(folder: Path, source: str | Path, kwargs: Mapping[str, Any]) -> Loaded:
+def _of_folder(folder: Path, source: str, kwargs: Mapping[str, Any]) -> Loaded:
     config = read_json(folder / CONFIG, AGAIN)
     if {"detector", "segmenter"} & set(config):
         raise ValueError(

@@ -12,12 +12,12 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import timm
-from timm.models import build_model_with_cfg
-from timm.models._pretrained import PretrainedCfg  # not public, but what every pretrained_cfg must fit
+from timm.models import PretrainedCfg, build_model_with_cfg
 
 from convneur.json_files import shown
 from convneur.memory import MemoryConfig
 from convneur.models.backbone import ConvNeur
+from convneur.models.renamed import with_new_names
 from convneur.models.variants import VARIANTS
 
 MAX_SIDE = 4096  # pixels of an image that a model may ask for by itself; people may ask for more
@@ -104,6 +104,9 @@ def check_arguments(architecture: Any, given: Any, place: str, most: int) -> dic
         place: For messages.
         most: The largest number that they may have; see `convneur.models.weights.Header.most`.
 
+    Returns:
+        The arguments, by their names of today.
+
     Raises:
         ValueError: If the architecture is unknown, or for the first argument that is unknown or out of range.
     """
@@ -111,6 +114,7 @@ def check_arguments(architecture: Any, given: Any, place: str, most: int) -> dic
         raise ValueError(f"{shown(architecture)} is no model of timm")
     arguments = as_object(given, place)
     if architecture in VARIANTS:
+        arguments = with_new_names(arguments)
         for name in (name for name, value in arguments.items() if value is None):
             raise ValueError(f"{place}.{name} is null; leave it out")
         check_types(arguments, ConvNeur, place)

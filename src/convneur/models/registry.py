@@ -13,7 +13,8 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from convneur.models.backbone import ConvNeur
-from convneur.models.names import choose
+from convneur.models.registry_utils import choose
+from convneur.models.renamed import with_new_names
 from convneur.models.variants import VARIANTS
 
 
@@ -39,6 +40,8 @@ default_cfgs = generate_default_cfgs({f"{name}.untrained": _cfg() for name in VA
 
 
 def _create(name: str, pretrained: bool, **kwargs: Any) -> ConvNeur:
+    if not isinstance(kwargs.get("pretrained_cfg"), (str, type(None))):  # timm has the arguments from a file
+        kwargs = with_new_names(kwargs)
     sizes = {key: value for key, value in asdict(VARIANTS[name]).items() if key in ("dims", "depths")}
     return build_model_with_cfg(
         ConvNeur,

@@ -8,7 +8,7 @@ from typing import Any
 
 from convneur.memory import MemoryConfig
 from convneur.models.config import GlobalConfig, Variant
-from convneur.models.names import choose
+from convneur.models.registry_utils import choose
 
 VARIANTS: dict[str, Variant] = {
     "convneur_m1": Variant((40, 80, 160, 320), (2, 2, 6, 2), "convnext_atto"),
@@ -24,7 +24,7 @@ PRESETS: dict[str, GlobalConfig] = {
         fusion="gate",
         token_strides=(1, 1, 1, 1),
         center_tokens=False,
-        carry_tokens=False,
+        token_skip=False,
         memory=MemoryConfig(state="mlp", read="causal", chunk_size=196, reference_length=None),
     ),
 }
@@ -49,7 +49,7 @@ def resolve_preset(
             choose(knob, [f.name for f in fields(MemoryConfig)], "memory knob")
         memory = replace(config.memory, **memory)
     given = {name: value for name, value in {"memory": memory, **overrides}.items() if value is not None}
-    if given.get("globalizer", config.globalizer) != "memory":
+    if given.get("token_mixer", config.token_mixer) != "memory":
         # Taking the mean off is part of how we write. It would make the pointwise control global, too.
         given.setdefault("center_tokens", False)
     return replace(config, **given)

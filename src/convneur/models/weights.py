@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,7 +16,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode  # documented by PyTorch, though its module is not public
 
 from convneur.files import why_unreadable
 
@@ -140,7 +140,7 @@ def listed(names: Iterable[str]) -> str:
 
 def _on_meta(create: Callable[[], M], header: Header) -> M:
     try:
-        with torch.device("meta"), _AtMost(PER_TENSOR * (len(header.tensors) + PER_TENSOR)):
+        with torch.device("meta"), _at_most(PER_TENSOR * (len(header.tensors) + PER_TENSOR)):
             model = create()
     except ImportError:
         raise
@@ -174,15 +174,18 @@ def _compare(wanted: Mapping[str, Tensor], header: Header) -> None:
         raise ValueError(f"{header.path.name} does not hold the model that config.json describes: {'; '.join(faults)}")
 
 
-class _AtMost(TorchDispatchMode):
+def _at_most(most: int) -> AbstractContextManager[object]:
     """Ends the making of a model that has more layers than the file has weights for."""
+    # Documented by PyTorch, though its module is not public.
+    from torch.utils._python_dispatch import TorchDispatchMode
 
-    def __init__(self, most: int) -> None:
-        super().__init__()
-        self.left = most
+    class AtMost(TorchDispatchMode):
+        left = most
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.left -= 1
-        if self.left < 0:
-            raise ValueError("its arguments make a model of more layers than the file has weights for")
-        return func(*args, **(kwargs or {}))
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.left -= 1
+            if self.left < 0:
+                raise ValueError("its arguments make a model of more layers than the file has weights for")
+            return func(*args, **(kwargs or {}))
+
+    return AtMost()

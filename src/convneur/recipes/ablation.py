@@ -21,7 +21,7 @@ from convneur.files import write_atomic
 from convneur.json_files import read_json
 from convneur.layers.prototypes import PROTOTYPES
 from convneur.models import create_model
-from convneur.models.names import choose
+from convneur.models.registry_utils import choose
 from convneur.outputs import OutputFolder
 from convneur.printing import Console
 from convneur.recipes.classification import BackboneConfig, ClassificationRecipe
@@ -40,49 +40,49 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
     "core": {
         REFERENCE: LOCAL,
         "memory, linear": {},
-        "pointwise control": {"globalizer": "pointwise"},
-        "squeeze-excitation": {"globalizer": "se"},
-        "self-attention": {"globalizer": "attention"},
+        "pointwise control": {"token_mixer": "pointwise"},
+        "squeeze-excitation": {"token_mixer": "se"},
+        "self-attention": {"token_mixer": "attention"},
         "memory, mlp": {"state": "mlp"},
         "memory, linear, causal": {"read": "causal", "chunk_size": 16},
         "memory, mlp, causal": {"state": "mlp", "read": "causal", "chunk_size": 16},
         "gate alone": {"fusion": "gate"},
-        "gate alone, tokens not carried": {"fusion": "gate", "carry_tokens": False},
+        "gate alone, tokens not carried": {"fusion": "gate", "token_skip": False},
         "added": {"fusion": "add"},
         "per layer": {"global_placement": "per_layer"},
         "full resolution": {"token_strides": (1, 1, 1, 1)},
     },
-    "globalizer": {
+    "token_mixer": {
         REFERENCE: LOCAL,
-        "pointwise control": {"globalizer": "pointwise"},
+        "pointwise control": {"token_mixer": "pointwise"},
         "memory, linear": {},
         "memory, mlp": {"state": "mlp"},
-        "squeeze-excitation": {"globalizer": "se"},
-        "CBAM": {"globalizer": "cbam"},
-        "non-local": {"globalizer": "non_local"},
-        "self-attention": {"globalizer": "attention"},
-        "RWKV, bidirectional": {"globalizer": "rwkv"},
-        "Titans": {"globalizer": "titans"},
+        "squeeze-excitation": {"token_mixer": "se"},
+        "CBAM": {"token_mixer": "cbam"},
+        "non-local": {"token_mixer": "non_local"},
+        "self-attention": {"token_mixer": "attention"},
+        "RWKV, bidirectional": {"token_mixer": "rwkv"},
+        "Titans": {"token_mixer": "titans"},
     },
     "memory": {
         REFERENCE: LOCAL,
-        "pointwise control": {"globalizer": "pointwise"},
+        "pointwise control": {"token_mixer": "pointwise"},
         "linear, global": {},
         "linear, causal": {"read": "causal", "chunk_size": 16},
         "mlp, global": {"state": "mlp"},
         "mlp, causal": {"state": "mlp", "read": "causal", "chunk_size": 16},
         "linear, global, in order": {"chunk_size": 16, "anchor": "previous"},
         "linear, global, not centred": {"center_tokens": False},
-        "linear, global, tokens not carried": {"carry_tokens": False},
+        "linear, global, tokens not carried": {"token_skip": False},
         "published": {"preset": "published", "chunk_size": 16},
     },
     # Candidates for another write and read of the memory, beside what they have to beat.
     "search": {
         REFERENCE: LOCAL,
-        "pointwise control": {"globalizer": "pointwise"},
+        "pointwise control": {"token_mixer": "pointwise"},
         "memory, linear": {},
-        "self-attention": {"globalizer": "attention"},
-        **{name.replace("_", " "): {"globalizer": name} for name in PROTOTYPES},
+        "self-attention": {"token_mixer": "attention"},
+        **{name.replace("_", " "): {"token_mixer": name} for name in PROTOTYPES},
     },
     "fusion": {REFERENCE: LOCAL} | {kind: {"fusion": kind} for kind in ("gate", "add", "gate_add", "concat")},
     "placement": {REFERENCE: LOCAL} | {kind: {"global_placement": kind} for kind in ("per_stage", "per_layer")},

@@ -21,8 +21,8 @@ class BackboneConfig:
         token_strides: Pixels of a stage's map per token.
         memory_width: Width of the memory.
         center_tokens: Take the mean of an image's tokens off each.
-        carry_tokens: Let the gate follow from each token itself, too.
-        globalizer: What reads the tokens: the memory, or something else to compare it with.
+        token_skip: Let the gate follow from each token itself, too.
+        token_mixer: What reads the tokens: the memory, or something else to compare it with.
         dims: Channels of the stages, if not the variant's.
         depths: Blocks of the stages, if not the variant's.
         state: Memory: kind of fast weights.
@@ -40,8 +40,8 @@ class BackboneConfig:
     token_strides: tuple[int, ...] | None = None
     memory_width: int | None = None
     center_tokens: bool | None = None
-    carry_tokens: bool | None = None
-    globalizer: str | None = None
+    token_skip: bool | None = None
+    token_mixer: str | None = None
     dims: tuple[int, ...] | None = None
     depths: tuple[int, ...] | None = None
     state: Literal["linear", "mlp"] | None = None

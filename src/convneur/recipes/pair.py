@@ -1,4 +1,4 @@
-"""A ConvNeur and its local-only twin, trained alike: the experiment behind the demo and the mosaic benchmark."""
+"""A ConvNeur and its local-only baseline, trained alike: the experiment behind the demo and the mosaic benchmark."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from convneur.tasks.classification import Classification
 from convneur.tasks.marking import Marking
 
 PREPROCESSING = {"mean": (0.0,), "std": (1.0,)}  # digits are ink 1 on paper 0, and are used as they are
-TWINS: dict[str, dict[str, Any]] = {"convneur": {}, "local-only": {"global_placement": "none"}}
+BASELINES: dict[str, dict[str, Any]] = {"convneur": {}, "local-only": {"global_placement": "none"}}
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Trained:
 
 
 def train_pair(recipe: PairRecipe, console: Console | None = None) -> Iterator[tuple[str, Trained]]:
-    """Train the ConvNeur, then its local-only twin, on the same batches in the same order.
+    """Train the ConvNeur, then its local-only baseline, on the same batches in the same order.
 
     Yields:
         Name and outcome of each as soon as it is there.
@@ -104,7 +104,7 @@ def train_pair(recipe: PairRecipe, console: Console | None = None) -> Iterator[t
         Interrupted: On Ctrl-C or SIGTERM, after the outcome so far.
     """
     train, held_out = digits_for(recipe)
-    for name, only in TWINS.items():
+    for name, only in BASELINES.items():
         torch.manual_seed(recipe.seed)
         arguments = recipe.model | only
         model = create_model("convneur_m1", **arguments, pretrained_cfg_overlay=PREPROCESSING)

@@ -21,6 +21,7 @@ from convneur.engine.config import FitConfig
 from convneur.engine.fit import processes
 from convneur.files import check_folder, write_atomic
 from convneur.json_files import read_json
+from convneur.models.renamed import with_new_names
 from convneur.notes import AlreadyDone, done_line
 from convneur.outputs import OutputFolder
 from convneur.printing import Console
@@ -199,7 +200,7 @@ def claim(
     identity = uuid.uuid4().hex
     kept = out / "run.json"
     if kept.is_file() and not overwrite:
-        before, finished = read_json(kept, "give another --out"), is_finished(out)
+        before, finished = with_new_names(read_json(kept, "give another --out")), is_finished(out)
         then = read_contents(out)
         changed = _differences(before, now, () if finished else ("keep",))
         changed += _data_differences(before, then, config.data, images, source.val)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,10 @@ from convneur.data.shards import Shards
 from convneur.data.sources import Source, open_source
 from convneur.data.transforms import Preprocessing
 from convneur.engine.fit import Curve, resume_from
-from convneur.files import write_atomic
+from convneur.files import StrPath, write_atomic
 from convneur.models import VARIANTS, ConvNeur, create_model, from_convnext, load_model
 from convneur.models.metadata import ModelMetadata
-from convneur.models.names import choose
+from convneur.models.registry_utils import choose
 from convneur.printing import Console
 from convneur.recipes.classification import ClassificationRecipe
 from convneur.recipes.fitting import Kept, fit_recipe
@@ -77,7 +79,7 @@ class Trained:
 
 
 def train_classifier(
-    config: TrainConfig, out: Path, resume: bool, console: Console, overwrite: bool = False
+    config: TrainConfig, out: StrPath, resume: bool, console: Console, overwrite: bool = False
 ) -> Trained | None:
     """Train, or go on where the newest whole checkpoint in ``out`` was written.
 
@@ -98,6 +100,7 @@ def train_classifier(
         BlockingIOError: If another process is at work there.
         ValueError: For settings that do not fit the data, each other, or the run to be resumed.
     """
+    out = Path(out)
     with run_folder(out, resume, overwrite):
         return _trained(config, out, resume, console, overwrite)
 
@@ -163,6 +166,9 @@ def _check_numbers(config: TrainConfig) -> None:
     )
     if recipe.batch_size % 2 and (recipe.augment.mixup or recipe.augment.cutmix):
         raise ValueError(f"--batch-size {recipe.batch_size} is odd, and Mixup takes images in pairs; make it even")
+    on_gpu = recipe.fit.accelerator in ("auto", "gpu") and torch.cuda.is_available()
+    if recipe.compile and not on_gpu and shutil.which(os.environ.get("CXX", "g++")) is None:
+        raise ValueError("--compile needs a C++ compiler on a CPU; install g++, name another in CXX, or leave it out")
     if recipe.fit.strategy == "fsdp2" and recipe.fit.precision == "fp16":
         raise ValueError("--fit.strategy fsdp2 does not scale losses; give --fit.precision bf16")
 

@@ -13,6 +13,7 @@ from torch import nn
 from convneur.data.objects import ObjectSource, open_objects
 from convneur.data.objects.loading import Jitter, ObjectData, train_transform
 from convneur.engine.fit import Curve, resume_from
+from convneur.files import StrPath
 from convneur.models import VARIANTS
 from convneur.printing import Console
 from convneur.recipes.detection import DetectionRecipe
@@ -64,7 +65,7 @@ class TrainedDetector:
 
 
 def train_detector(
-    config: TrainDetectorConfig, out: Path, resume: bool, console: Console, overwrite: bool = False
+    config: TrainDetectorConfig, out: StrPath, resume: bool, console: Console, overwrite: bool = False
 ) -> TrainedDetector | None:
     """Train, or go on where the newest whole checkpoint in ``out`` was written.
 
@@ -85,6 +86,7 @@ def train_detector(
         BlockingIOError: If another process is at work there.
         ValueError: For settings that do not fit the data, each other, or the run to be resumed.
     """
+    out = Path(out)
     with run_folder(out, resume, overwrite):
         return _trained(config, out, resume, console, overwrite)
 

@@ -14,6 +14,7 @@ from convneur.data.decode import decode_image
 from convneur.data.semantic import IGNORED, PixelSource, open_pixels
 from convneur.data.semantic.loading import PixelData, pixel_transform
 from convneur.engine.fit import Curve, resume_from
+from convneur.files import StrPath
 from convneur.models import VARIANTS
 from convneur.printing import Console, Progress
 from convneur.recipes.fitting import Kept, fit_recipe
@@ -83,7 +84,7 @@ class TrainedSegmenter:
 
 
 def train_segmenter(
-    config: TrainSegmenterConfig, out: Path, resume: bool, console: Console, overwrite: bool = False
+    config: TrainSegmenterConfig, out: StrPath, resume: bool, console: Console, overwrite: bool = False
 ) -> TrainedSegmenter | None:
     """Train, or go on where the newest whole checkpoint in ``out`` was written.
 
@@ -104,6 +105,7 @@ def train_segmenter(
         BlockingIOError: If another process is at work there.
         ValueError: For settings that do not fit the data, each other, or the run to be resumed.
     """
+    out = Path(out)
     with run_folder(out, resume, overwrite):
         return _trained(config, out, resume, console, overwrite)
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from convneur.files import replace_folder, why_unreadable
+from convneur.files import StrPath, replace_folder, why_unreadable
 from convneur.json_files import read_json
 from convneur.models.hub import AGAIN, CONFIG, WEIGHTS
 from convneur.models.metadata import as_object, check_arguments, check_sizes, within
@@ -21,7 +21,7 @@ from convneur.models.weights import load_whole, read_header
 M = TypeVar("M", bound=nn.Module)
 
 
-def find_model(source: str | Path, key: str) -> Path | None:
+def find_model(source: StrPath, key: str) -> Path | None:
     """The folder of a model of some kind that ``source``, a run or a folder of a model, holds; None if it holds none.
 
     Args:
@@ -40,7 +40,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_json(folder / CONFIG, AGAIN)
 
 
-def write_model(model: nn.Module, folder: Path, config: Mapping[str, Any], card: str) -> None:
+def write_model(model: nn.Module, folder: StrPath, config: Mapping[str, Any], card: str) -> None:
     """Write a model, whole, or what was there stays.
 
     Args:
@@ -52,7 +52,7 @@ def write_model(model: nn.Module, folder: Path, config: Mapping[str, Any], card:
     Raises:
         OSError: If it cannot be written.
     """
-    with replace_folder(folder, last="config.json") as fresh:
+    with replace_folder(Path(folder).expanduser(), last="config.json") as fresh:
         (fresh / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
         (fresh / "README.md").write_text(card, encoding="utf-8")
         try:
@@ -86,7 +86,7 @@ def bring_back(
             arguments = as_object(config.get(key), key)
             inside = dict(as_object(arguments.get("backbone_args") or {}, f"{key}.backbone_args"))
             inside.pop("pretrained", None)  # its weights are in the file
-            check_arguments(arguments.get("backbone"), inside, f"{key}.backbone_args", header.most)
+            inside = check_arguments(arguments.get("backbone"), inside, f"{key}.backbone_args", header.most)
             check(arguments, key)
             check_sizes(arguments, key, header.most)
         kept = {**arguments, "backbone_args": inside}

@@ -131,7 +131,8 @@ def test_mixed_precision_leaves_coordinates_alone():
     rpn.anchor_generator.register_forward_hook(lambda _m, _i, anchors: seen.append(anchors[0].dtype))
     rpn.head.register_forward_hook(lambda _m, _i, said: seen.append(said[1][0].dtype))
     inside = []
-    model.backbone.body.register_forward_hook(lambda _m, _i, maps: inside.append(maps[0].dtype))
+    layer = next(module for module in model.backbone.body.modules() if isinstance(module, torch.nn.Conv2d))
+    layer.register_forward_hook(lambda _m, _i, answer: inside.append(answer.dtype))
     with torch.autocast("cpu", torch.bfloat16), boxes_in_full_precision(model, torch.device("cpu")):
         sum(model(images, targets).values()).backward()
     assert set(seen) == {torch.float32}

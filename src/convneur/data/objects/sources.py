@@ -23,6 +23,7 @@ from convneur.data.objects.voc import read_voc
 from convneur.data.objects.yolo import read_description, read_yolo
 from convneur.data.split import share_of, stratified_split
 from convneur.data.split_names import Judged, Part, find_parts, group_files, no_part
+from convneur.files import StrPath
 
 VAL_SHARE, SEED = 0.2, 0  # of the training images, where none are called validation
 EMPTY = ObjectImages([], [], [], [])
@@ -42,7 +43,7 @@ class _Kind:
 
 
 def open_objects(
-    data: str | Path, part: Judged = "val", known: Sequence[str] | None = None, with_masks: bool = False
+    data: StrPath, part: Judged = "val", known: Sequence[str] | None = None, with_masks: bool = False
 ) -> ObjectSource:
     """Read and check the annotations of a folder; images are read as they are needed.
 
@@ -60,6 +61,7 @@ def open_objects(
         ValueError: If it is of no known kind, has no such part, or two for one, an annotation makes no sense, or there
             is nothing to learn from or to judge by; one line with file and number.
     """
+    data = os.fspath(data)
     source = _opened(Path(data).expanduser(), part, known, with_masks)
     _refuse_shared(source, data)
     for images, place, learned in ((source.train, "train", True), (source.val, part, False)):
@@ -70,7 +72,7 @@ def open_objects(
     return source
 
 
-def _refuse_shared(source: ObjectSource, data: str | Path) -> None:
+def _refuse_shared(source: ObjectSource, data: str) -> None:
     """What is learned from is never judged by; a file may be listed in two ways."""
     learned = {os.path.realpath(source.train.name(number)) for number in range(len(source.train))}
     names = [source.val.name(number) for number in range(len(source.val))] if learned else []

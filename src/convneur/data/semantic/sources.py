@@ -30,6 +30,7 @@ from convneur.data.semantic.masks import IGNORED, MOST, MaskCode, MaskError, som
 from convneur.data.sources import FileImages
 from convneur.data.split import share_of, stratified_split
 from convneur.data.split_names import Judged, Part, find_parts, no_part
+from convneur.files import StrPath
 
 MASK_FOLDERS = ("masks", "annotations", "labels")
 LOOKED_AT = 8  # masks at least, if there are as many
@@ -96,7 +97,7 @@ class PixelSource:
 
 
 def open_pixels(
-    data: str | Path, val_share: float | None = 0.2, seed: int = 0, strict: bool = False, part: Judged = "val"
+    data: StrPath, val_share: float | None = 0.2, seed: int = 0, strict: bool = False, part: Judged = "val"
 ) -> PixelSource:
     """Find the images and masks of a folder; they are read as they are needed.
 

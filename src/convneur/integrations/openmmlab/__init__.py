@@ -24,7 +24,7 @@ except ImportError as error:
     raise ImportError("OpenMMLab's models need the package mmengine; pip install mmengine") from error
 
 from convneur.models import load_model
-from convneur.models.names import choose
+from convneur.models.registry_utils import choose
 from convneur.models.variants import VARIANTS
 from convneur.models.weights import listed
 from convneur.tasks.bodies import freeze_stages

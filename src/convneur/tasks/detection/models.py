@@ -14,7 +14,6 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
-from convneur.memory import Linear
 from convneur.models.metadata import (
     MAX_CLASSES,
     MAX_SIDE,
@@ -113,7 +112,7 @@ def _with_heads(
     given["rpn_anchor_generator"] = _anchors(tuple((size,) for size in sizes))
     if "cascade" in kind:
         return _cascade(pyramid, num_classes + 1, kind in WITH_MASKS, mask_channels, given)
-    given = {"box_head": _box_head(out_channels)} | given
+    given = {"box_head": TwoMLPHead(out_channels * 49, 1024)} | given
     if kind == "faster_rcnn":
         return FasterRCNN(pyramid, num_classes + 1, **given)
     parts = _mask_parts(out_channels, mask_channels, num_classes + 1)
@@ -156,13 +155,6 @@ def _anchors(sizes: tuple[tuple[int, ...], ...]) -> AnchorGenerator:
     return AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
 
 
-def _box_head(channels: int) -> TwoMLPHead:
-    """torchvision's, whose maps, most of a small detector's work on a CPU, take the faster library."""
-    head = TwoMLPHead(channels * 49, 1024)
-    head.fc6, head.fc7 = Linear(channels * 49, 1024), Linear(1024, 1024)
-    return head
-
-
 def _mask_parts(in_channels: int, channels: int, num_classes: int) -> dict[str, nn.Module]:
     """torchvision's mask head, four convolutions, and its predictor."""
     return {
@@ -188,7 +180,7 @@ def _cascade(
                 number,
                 num_classes,
                 box_roi_pool=pool,
-                box_head=_box_head(width),
+                box_head=TwoMLPHead(width * 49, 1024),
                 **settings,
                 **(mask_pool | _mask_parts(width, mask_channels, num_classes) if with_masks else {}),
             )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
 
+from convneur.files import StrPath
 from convneur.models.hub import CONFIG
 from convneur.models.metadata import check_labels, several, whole, within
 from convneur.tasks.detection.models import check_arguments, create_detector
@@ -31,14 +33,14 @@ class SavedDetector(NamedTuple):
         return str(self.arguments["kind"])
 
 
-def detector_folder(source: str | Path) -> Path | None:
+def detector_folder(source: StrPath) -> Path | None:
     """The folder of a detector that ``source``, a run or a folder of a model, holds; None if it holds none."""
     return find_model(source, KEY)
 
 
 def save_detector(
     model: nn.Module,
-    folder: Path,
+    folder: StrPath,
     arguments: Mapping[str, Any],
     classes: Sequence[str],
     category_ids: Sequence[int],
@@ -61,7 +63,7 @@ def save_detector(
     write_model(model, folder, config, card)
 
 
-def load_detector(source: str | Path) -> SavedDetector:
+def load_detector(source: StrPath) -> SavedDetector:
     """Bring back a detector.
 
     Args:
@@ -73,7 +75,7 @@ def load_detector(source: str | Path) -> SavedDetector:
     """
     folder = detector_folder(source)
     if folder is None:
-        raise FileNotFoundError(f"{source} holds no detector; give the folder of a run that has finished")
+        raise FileNotFoundError(f"{os.fspath(source)} holds no detector; give the folder of a run that has finished")
     model, arguments = bring_back(folder, create_detector, KEY, check_arguments)
     config = read_config(folder)
     with within(str(folder / CONFIG)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convneur.data.semantic import MaskCode
+from convneur.files import StrPath
 from convneur.models.hub import CONFIG
 from convneur.models.metadata import (
     MAX_SIDE,
@@ -37,13 +39,13 @@ class SavedSegmenter(NamedTuple):
     inference: Inference
 
 
-def segmenter_folder(source: str | Path) -> Path | None:
+def segmenter_folder(source: StrPath) -> Path | None:
     """The folder of a segmentation model in ``source``, a run or a folder of a model; None if it holds none."""
     return find_model(source, KEY)
 
 
 def save_segmenter(
-    model: Segmenter, folder: Path, arguments: Mapping[str, Any], code: MaskCode, inference: Inference, card: str
+    model: Segmenter, folder: StrPath, arguments: Mapping[str, Any], code: MaskCode, inference: Inference, card: str
 ) -> None:
     """Write a model so that `load_segmenter` brings it back; whole, or what was there stays.
 
@@ -67,7 +69,7 @@ def save_segmenter(
     write_model(model, folder, config, card)
 
 
-def load_segmenter(source: str | Path) -> SavedSegmenter:
+def load_segmenter(source: StrPath) -> SavedSegmenter:
     """Bring back a model.
 
     Args:
@@ -79,7 +81,8 @@ def load_segmenter(source: str | Path) -> SavedSegmenter:
     """
     folder = segmenter_folder(source)
     if folder is None:
-        raise FileNotFoundError(f"{source} holds no segmentation model; give the folder of a run that has finished")
+        named = os.fspath(source)
+        raise FileNotFoundError(f"{named} holds no segmentation model; give the folder of a run that has finished")
     model, arguments = bring_back(folder, create_segmenter, KEY, check_arguments)
     config = read_config(folder)
     with within(str(folder / CONFIG)):

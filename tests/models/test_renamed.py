@@ -1,0 +1,91 @@
+"""Arguments that have another name now are taken by the old one: with a warning from people, without one from files."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import warnings
+
+import numpy as np
+import pytest
+import timm
+
+import convneur
+from convneur.data.semantic import MaskCode
+from convneur.models import load_model, save_model
+from convneur.tasks.segmentation.inference import Inference
+from convneur.tasks.segmentation.models import create_segmenter
+from convneur.tasks.segmentation.saved import load_segmenter, save_segmenter
+from tests.models.builders import SMALL
+
+OLD, NEW = {"globalizer": "se", "carry_tokens": False}, {"token_mixer": "se", "token_skip": False}
+
+
+@pytest.mark.parametrize(
+    "create",
+    [
+        lambda **given: timm.create_model("convneur_m1", **given),
+        lambda **given: timm.create_model("convneur_m1", features_only=True, **given).model,
+        lambda **given: convneur.create_model("convneur_m1", **given),
+        lambda **given: convneur.ConvNeur(**given),
+        lambda **given: convneur.from_convnext(timm.create_model("convnext_atto"), **given),
+    ],
+    ids=["timm", "features", "create_model", "class", "from_convnext"],
+)
+def test_old_arguments_are_the_new_ones_and_warn_where_they_are_given(create):
+    with pytest.warns(DeprecationWarning, match="is now called token_") as warned:
+        old = create(**OLD)
+    assert {each.filename for each in warned} == {__file__}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)
+        assert old.global_config == create(**NEW).global_config
+    assert old.global_config.token_mixer == "se"
+
+
+def test_both_names_of_one_argument_are_refused():
+    with (
+        pytest.warns(DeprecationWarning, match="is now called"),
+        pytest.raises(ValueError, match="globalizer and token_mixer are the same setting; give token_mixer alone"),
+    ):
+        convneur.ConvNeur(globalizer="se", token_mixer="se")
+
+
+def test_the_signature_names_the_new_ones_alone():
+    parameters = inspect.signature(convneur.ConvNeur).parameters
+    assert set(NEW) <= set(parameters)
+    assert not set(OLD) & set(parameters)
+
+
+def rename_in(file) -> None:
+    text = file.read_text()
+    assert '"token_mixer"' in text
+    file.write_text(text.replace('"token_mixer"', '"globalizer"').replace('"token_skip"', '"carry_tokens"'))
+
+
+def test_saved_models_of_earlier_versions_are_read_without_a_word(tmp_path):
+    arguments = {**SMALL, **NEW}
+    save_model(timm.create_model("convneur_m1", **arguments), tmp_path, arguments)
+    rename_in(tmp_path / "config.json")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)
+        for model in (load_model(tmp_path).model, timm.create_model(f"local-dir:{tmp_path}", pretrained=True)):
+            assert model.global_config.token_mixer == "se"
+
+
+def test_so_are_models_with_such_a_backbone(tmp_path):
+    backbone = {"dims": (8, 16, 24, 32), "depths": (1, 1, 1, 1), **NEW}
+    arguments = {"backbone": "convneur_m1", "num_classes": 2, "channels": 32, "backbone_args": backbone}
+    code = MaskCode(("a", "b"), np.zeros((2, 3), np.uint8))
+    save_segmenter(create_segmenter(**arguments), tmp_path, arguments, code, Inference(), "card")
+    rename_in(tmp_path / "config.json")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)
+        found = load_segmenter(tmp_path)
+    assert found.arguments["backbone_args"]["token_mixer"] == "se"
+
+
+def test_they_are_saved_by_their_new_names(tmp_path):
+    with pytest.warns(DeprecationWarning, match="is now called"):
+        model = timm.create_model("convneur_m1", **SMALL, **OLD)
+    save_model(model, tmp_path, {**SMALL, **OLD})
+    assert set(NEW) <= set(json.loads((tmp_path / "config.json").read_text())["model_args"])
