@@ -126,6 +126,19 @@ def test_a_file_for_one_size(fixed, photos):
     assert "48 x 48 px do not fit this file, which is for 40 x 40 px; leave --image-size out" in line
 
 
+def test_a_file_that_calls_our_operations_answers_as_the_model(folder, photos, tmp_path):
+    file, image = tmp_path / "kept.pt2", str(photos / "one" / "0.png")
+    code, _, err = call("export", str(folder), *QUICK, "--keep-ops", "--out", str(file))
+    assert code == 0, err
+    nodes = torch.export.load(file).graph.nodes
+    assert any(str(node.target).startswith("convneur.") for node in nodes)
+    answers = [call("predict", image, "--model", str(each), "--trust", "--format", "jsonl") for each in (file, folder)]
+    scores = [[each["score"] for each in json.loads(out)["top"]] for _, out, _ in answers]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+    line = refused("export", str(folder), *QUICK, "--out", str(file))
+    assert "was made with another keep ops (true, now false)" in line
+
+
 def test_images_too_small_for_a_file(exported, photos):
     line = refused("predict", str(photos), "--model", str(exported[0]), "--trust", "--image-size", "16")
     assert "16 x 16 px are too small for this file; give at least 32 x 32" in line
@@ -151,6 +164,7 @@ def test_files_that_cannot_be_used(exported, photos, tmp_path):
         (["{model}", "--out", "model.aoti.pt2", "--format", "torch"], "its name should end in .pt2"),
         (["{model}", "--out", "model"], "its name should end in .onnx"),
         (["no/such/run", "--out", "{model}/config.json/m.onnx"], "config.json/m.onnx is a file; give a folder"),
+        (["{model}", "--keep-ops"], "--keep-ops is for --format torch, and not for onnx"),
         (["{model}", "--rounds", "-1"], "--rounds must be 0 or more"),
         (["{model}", "--image-size", "0"], "--image-size 1 or more"),
         (["{model}", "--image-size", "4", "--no-dynamic"], "give at least 8 x 8"),

@@ -83,7 +83,8 @@ def export(
         "model": model_identity(model),
         "image_size": image_size,
         "check_images": [*images, files_hash(*images)],
-        "mode": [dynamic, keep_ops],
+        "dynamic": dynamic,
+        "keep_ops": keep_ops,
     }
     if keep_ops and format != "torch":
         raise ValueError(f"--keep-ops is for --format torch, and not for {format}; leave one of them out")
