@@ -79,7 +79,7 @@ def inspect(model: ConvNeur, image: Tensor) -> Inspection:
     gate would be had nothing been written holds the stages before as they were, memories and all.
 
     Fusions ``gate`` and ``gate_add`` have gates; of the latter what is added beside the gate is not shown. With another
-    token_mixer than the memory there are gates, but nothing is written: surprise and the unwritten gate are None.
+    token mixer than the memory there are gates, but nothing is written: surprise and the unwritten gate are None.
 
     Args:
         model: With gates; on the device of the image. It may be fused.

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from convneur.ops.global_branch import split_heads
+from convneur.ops.memory import split_heads
 
 
 class Slots(nn.Module):

@@ -16,7 +16,6 @@ from convneur.memory.chunks import Rates, advance, chunk_mean, unroll
 from convneur.memory.config import MemoryConfig
 from convneur.memory.fast_weights import FAST_WEIGHTS, Weights
 from convneur.memory.norm import RMSNorm
-from convneur.ops.global_branch import split_heads
 
 
 class MemoryState(NamedTuple):
@@ -284,8 +283,8 @@ class NeuralMemory(nn.Module):
         """What normalised tokens (B, N, D) write: keys, values (B, H, N, D) and steps (B, H, N, 1), times ``scale``."""
         steps = self.config.max_step * scale * logits[..., : self.heads].sigmoid()
         return (
-            self.fast.keys(split_heads(self.to_keys(normed), self.heads)),
-            split_heads(self.to_values(normed), self.heads),
+            self.fast.keys(ops.memory.split_heads(self.to_keys(normed), self.heads)),
+            ops.memory.split_heads(self.to_values(normed), self.heads),
             steps.transpose(1, 2).unsqueeze(-1),
         )
 
@@ -317,7 +316,7 @@ class NeuralMemory(nn.Module):
 
     def _queries(self, tokens: Tensor) -> Tensor:
         """What tokens (B, N, D) ask the memory, (B, H, N, D)."""
-        return split_heads(self.to_queries(self.retrieve_norm(tokens)), self.heads)
+        return ops.memory.split_heads(self.to_queries(self.retrieve_norm(tokens)), self.heads)
 
     def _check(self, tokens: Tensor, state: MemoryState | None) -> None:
         if tokens.ndim != 3 or tokens.shape[-1] != self.width:

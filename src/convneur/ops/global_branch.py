@@ -35,11 +35,6 @@ def pool(x: Tensor, stride: int) -> Tensor:
     return F.avg_pool2d(x, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else x
 
 
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(B, N, H * D) -> (B, H, N, D)."""
-    return x.unflatten(-1, (heads, x.shape[-1] // heads)).transpose(1, 2)
-
-
 def to_grid(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """Tokens (B, N, C) of a grid (h, w) as a feature map (B, C, h, w)."""
     return tokens.unflatten(1, grid).permute(0, 3, 1, 2)
@@ -116,10 +111,10 @@ def reference(
     steps = max_step * logits[..., :heads].sigmoid()
     steps = steps if reference_length is None else steps * reference_length / count
     answers, _ = memory.reference(
-        split_heads(F.linear(asking, queries), heads),
-        memory.unit_keys(split_heads(F.linear(stored, keys), heads)),
-        split_heads(F.linear(stored, values), heads),
-        split_heads(steps, heads),
+        memory.split_heads(F.linear(asking, queries), heads),
+        memory.unit_keys(memory.split_heads(F.linear(stored, keys), heads)),
+        memory.split_heads(F.linear(stored, values), heads),
+        memory.split_heads(steps, heads),
         initial,
         (-logits[..., -heads:].mean(1)).sigmoid()[..., None, None] if decay else None,
     )

@@ -26,6 +26,11 @@ def unit_keys(keys: Tensor) -> Tensor:
     return keys * ((wide * wide).sum(-1, keepdim=True) + KEY_EPS).rsqrt().to(keys.dtype)
 
 
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, N, H * D) -> (B, H, N, D)."""
+    return x.unflatten(-1, (heads, x.shape[-1] // heads)).transpose(1, 2)
+
+
 def gradient(memory: Tensor, keys: Tensor, values: Tensor, steps: Tensor) -> Tensor:
     """Gradient of ``sum_i steps_i * mean_D (keys_i M - values_i)^2`` with respect to M, in closed form.
 
