@@ -27,8 +27,8 @@ from tests.export.builders import (
 
 @pytest.fixture(scope="module", params=[*QUICK, pytest.param("aoti", marks=pytest.mark.slow)], ids=str)
 def found(request, tmp_path_factory) -> Exported:
-    quick = request.param in ("torch", "keep-ops")  # others take long; test_variants.py has two stages for them
-    return exported(tmp_path_factory.mktemp(request.param), request.param, small(**{} if quick else ONE_STAGE))
+    whole = request.param == "keep-ops"  # others take long; test_variants.py has two stages for them
+    return exported(tmp_path_factory.mktemp(request.param), request.param, small(**{} if whole else ONE_STAGE))
 
 
 def test_it_agrees_on_photographs_of_several_sizes_and_batches(found):

@@ -95,6 +95,7 @@ def test_an_operation_that_is_not_here_is_one_line(kept, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_process_with_two_copies_of_convneur_loads_it(kept, tmp_path):
     (tmp_path / "copy").symlink_to(ROOT)
     code = """
