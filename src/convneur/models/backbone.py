@@ -287,10 +287,10 @@ class ConvNeur(nn.Module):
                 module.grad_checkpointing = enable
 
     def fuse(self) -> ConvNeur:
-        """Prepack the local branches, in place, for faster inference in float32 on a CPU.
+        """Prepack the local branches, in place, for faster inference in float32.
 
-        Each local branch becomes a frozen `FusedLocalBranch`, one operation with a kernel; timm's
-        `reparameterize_model` does the same to a copy. Where there are no CPU kernels nothing changes.
+        Each local branch becomes a frozen `FusedLocalBranch`, one operation; timm's `reparameterize_model` does the
+        same to a copy. Where that operation is no faster (``convneur info`` says why) nothing changes.
 
         Outputs change by rounding only, in every memory format and precision. The model takes twice the memory.
 
