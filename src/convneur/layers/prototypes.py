@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ class Slots(nn.Module):
             tokens (softmax over N).
         start: Learn M_0, which counts like one more token.
         positions: Add a learned function of the place in the image to the logits of the write and of the read.
+        queries: Have a map of their ``own``, one that starts as a ``copy`` of the keys', or are the ``keys``.
     """
 
     def __init__(
@@ -44,13 +46,16 @@ class Slots(nn.Module):
         competing: bool = False,
         start: bool = False,
         positions: bool = False,
+        queries: Literal["own", "copy", "keys"] = "own",
     ) -> None:
         super().__init__()
         slots = slots or width // heads
         self.heads, self.sharpness, self.step, self.competing = heads, sharpness, step, competing
         self.norm = nn.LayerNorm(width)
         self.to_keys = nn.Linear(width, heads * slots, bias=False)
-        self.to_queries = nn.Linear(width, heads * slots, bias=False)
+        self.to_queries = nn.Linear(width, heads * slots, bias=False) if queries != "keys" else None
+        if queries == "copy" and self.to_queries is not None:
+            self.to_queries.load_state_dict(self.to_keys.state_dict())
         self.to_values = nn.Linear(width, width, bias=False)
         self.to_steps = nn.Linear(width, heads)
         self.start = nn.Parameter(torch.zeros(heads, slots, width // heads)) if start else None
@@ -60,7 +65,8 @@ class Slots(nn.Module):
     def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, N, H D) -> (B, N, H D)."""
         tokens = self.norm(tokens)
-        keys, queries = self.to_keys(tokens), self.to_queries(tokens)
+        keys = self.to_keys(tokens)
+        queries = keys if self.to_queries is None else self.to_queries(tokens)
         if self.places is not None:
             at = self.places(_places(size, tokens))
             keys, queries = keys + at[:, : keys.shape[-1]], queries + at[:, keys.shape[-1] :]
@@ -130,6 +136,9 @@ PROTOTYPES: dict[str, Callable[[int], nn.Module]] = {
     "slots_start": partial(Slots, step="weight", start=True),
     "slots_competing": partial(Slots, step="weight", competing=True),
     "slots_positions": partial(Slots, positions=True),
+    "slots_copied": partial(Slots, queries="copy"),
+    "slots_one_map": partial(Slots, queries="keys"),
+    "slots_competing_one_map": partial(Slots, step="weight", competing=True, queries="keys"),
     "slots_sharp": partial(Slots, sharpness=6.0),
     "slots_24": partial(Slots, slots=24),
     "slots_8_heads": partial(Slots, heads=8, slots=12),
