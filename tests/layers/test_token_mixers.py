@@ -85,7 +85,7 @@ def test_the_shift_is_the_memory_s_answer_without_the_token():
     assert (gate - branch.up.bias.view(1, -1, 1, 1)).abs().min() > 1e-3
 
 
-ORDERLESS = ["memory", "pointwise", "se", "non_local", "attention", *PROTOTYPES.keys() - {"slots_positions"}]
+ORDERLESS = ["memory", "pointwise", "se", "non_local", "attention", *PROTOTYPES]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -78,6 +78,7 @@ def test_weights_of_a_convnext(kind, tmp_path):
 
 @KINDS
 def test_data(kind, tmp_path):
+    pytest.importorskip("faster_coco_eval", reason="data for detection need convneur[detection]")
     classes(tmp_path / "photos")
     write_objects(tmp_path / "objects")
     write_pixels(tmp_path / "pixels")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -34,11 +35,12 @@ def require() -> None:
 
 def write(program: ExportedProgram, path: Path, metadata: Mapping[str, str]) -> None:
     """Write one ``.onnx`` file; ``metadata`` are its ``metadata_props``."""
-    with quiet():
+    with quiet(), _python_dispatcher():
         made = torch.onnx.export(
             program,
             dynamo=True,
             verbose=False,
+            optimize=True,  # the default but for PyTorch 2.6
             input_names=[INPUT],
             output_names=[OUTPUT],
             dynamic_shapes=(AXES,),
@@ -47,6 +49,15 @@ def write(program: ExportedProgram, path: Path, metadata: Mapping[str, str]) -> 
         raise RuntimeError("torch.onnx.export gave no program")
     made.model.metadata_props.update(metadata)
     made.save(str(path))
+
+
+def _python_dispatcher() -> contextlib.AbstractContextManager[None]:
+    """For PyTorch 2.6, whose exporter computes with sizes that are not known yet and does not turn this on itself."""
+    try:
+        from torch._dispatch.python import enable_python_dispatcher
+    except ImportError:
+        return contextlib.nullcontext()
+    return enable_python_dispatcher()
 
 
 def load(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, str]]:

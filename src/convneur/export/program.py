@@ -19,6 +19,7 @@ from convneur.layers import ConvNeurBlock
 from convneur.memory import NeuralMemory
 from convneur.ops import keep_operations
 
+LEAST = 16  # pixels a side: in smaller images windows of tokens do not fit the feature map, and runtimes differ
 INPUT, OUTPUT = "images", "logits"
 AXES = {0: "batch", 2: "height", 3: "width"}
 
@@ -127,10 +128,10 @@ def _plain_copy(model: nn.Module) -> nn.Module:
 
 
 def _bounds(program: ExportedProgram) -> tuple[int, int]:
-    """The least height and width by the ranges that torch.export found."""
+    """The least height and width by the ranges that torch.export found, which differ with its version."""
     *_, images = program.graph.find_nodes(op="placeholder")
     lowest = {str(side): int(found.lower) for side, found in program.range_constraints.items()}
-    low, narrow = (lowest[str(side)] for side in images.meta["val"].shape[2:])
+    low, narrow = (max(LEAST, lowest[str(side)]) for side in images.meta["val"].shape[2:])
     return low, narrow
 
 

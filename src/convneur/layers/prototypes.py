@@ -32,7 +32,6 @@ class Slots(nn.Module):
         competing: Tokens choose among slots (softmax over S, then divided by the sum over N), rather than slots among
             tokens (softmax over N).
         start: Learn M_0, which counts like one more token.
-        positions: Add a learned function of the place in the image to the logits of the write and of the read.
         queries: Have a map of their ``own``, one that starts as a ``copy`` of the keys', or are the ``keys``.
     """
 
@@ -45,7 +44,6 @@ class Slots(nn.Module):
         step: str = "value",
         competing: bool = False,
         start: bool = False,
-        positions: bool = False,
         queries: Literal["own", "copy", "keys"] = "own",
     ) -> None:
         super().__init__()
@@ -60,18 +58,14 @@ class Slots(nn.Module):
         self.to_steps = nn.Linear(width, heads)
         self.start = nn.Parameter(torch.zeros(heads, slots, width // heads)) if start else None
         self.start_logit = nn.Parameter(torch.zeros(heads, slots)) if start else None
-        self.places = nn.Linear(8, 2 * heads * slots, bias=False) if positions else None
 
     def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, N, H D) -> (B, N, H D)."""
         tokens = self.norm(tokens)
         keys = self.to_keys(tokens)
         queries = keys if self.to_queries is None else self.to_queries(tokens)
-        if self.places is not None:
-            at = self.places(_places(size, tokens))
-            keys, queries = keys + at[:, : keys.shape[-1]], queries + at[:, keys.shape[-1] :]
-        keys, queries, values = (self._split(x) for x in (keys, queries, self.to_values(tokens)))
-        steps = self._split(self.to_steps(tokens))  # (B, H, N, 1)
+        keys, queries, values = (split_heads(x, self.heads) for x in (keys, queries, self.to_values(tokens)))
+        steps = split_heads(self.to_steps(tokens), self.heads)  # (B, H, N, 1)
         if self.step == "value":
             values = values * steps.sigmoid()
         memory = self._write(self.sharpness * keys, values, steps)
@@ -92,9 +86,6 @@ class Slots(nn.Module):
             return weights[:, :, 1:].mT @ values + weights[:, :, :1].mT * self.start
         return logits.softmax(2).mT @ values
 
-    def _split(self, x: Tensor) -> Tensor:
-        return split_heads(x, self.heads)
-
 
 class Ridge(nn.Module):
     """Ridge regression of values on keys, solved per head: the linear memory written to its optimum, with a bias."""
@@ -110,24 +101,14 @@ class Ridge(nn.Module):
     def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, N, H D) -> (B, N, H D)."""
         tokens = self.norm(tokens)
-        queries, keys, values = (self._split(to(tokens)) for to in (self.to_queries, self.to_keys, self.to_values))
+        queries, keys, values = (
+            split_heads(to(tokens), self.heads) for to in (self.to_queries, self.to_keys, self.to_values)
+        )
         keys, queries = (torch.nn.functional.pad(x, (0, 1), value=1.0) for x in (keys, queries))
-        weights = self._split(self.to_steps(tokens)).sigmoid() / tokens.shape[1]
+        weights = split_heads(self.to_steps(tokens), self.heads).sigmoid() / tokens.shape[1]
         gram = keys.mT @ (weights * keys) + self.penalty.exp() * torch.eye(keys.shape[-1], device=tokens.device)
         memory = torch.linalg.solve(gram, keys.mT @ (weights * values))
         return (queries @ memory).transpose(1, 2).flatten(2)
-
-    def _split(self, x: Tensor) -> Tensor:
-        return split_heads(x, self.heads)
-
-
-def _places(size: tuple[int, int], like: Tensor) -> Tensor:
-    """Sines and cosines of the place relative to the image, half a turn and a whole one along each side: (N, 8)."""
-    along = [torch.pi * (torch.arange(n, device=like.device, dtype=like.dtype) + 0.5) / n for n in size]
-    y, x = torch.meshgrid(*along, indexing="ij")
-    return torch.stack([f(m * each) for each in (y, x) for m in (1, 2) for f in (torch.sin, torch.cos)], -1).flatten(
-        0, 1
-    )
 
 
 PROTOTYPES: dict[str, Callable[[int], nn.Module]] = {
@@ -135,7 +116,6 @@ PROTOTYPES: dict[str, Callable[[int], nn.Module]] = {
     "slots_weight": partial(Slots, step="weight"),
     "slots_start": partial(Slots, step="weight", start=True),
     "slots_competing": partial(Slots, step="weight", competing=True),
-    "slots_positions": partial(Slots, positions=True),
     "slots_copied": partial(Slots, queries="copy"),
     "slots_one_map": partial(Slots, queries="keys"),
     "slots_competing_one_map": partial(Slots, step="weight", competing=True, queries="keys"),

@@ -91,7 +91,7 @@ class MlpState(nn.Module):
             weight1, weight2, gain = _floats(*weights)
             (queries,) = _floats(queries)
             update = F.gelu(queries @ weight1) @ weight2
-            return queries + (1 + gain) * F.layer_norm(update, update.shape[-1:], eps=NORM_EPS)
+            return queries + (1.0 + gain) * F.layer_norm(update, update.shape[-1:], eps=NORM_EPS)
 
     def gradient(self, weights: Weights, keys: Tensor, values: Tensor, steps: Tensor) -> Weights:
         """Gradient of ``sum_i steps_i * mean_D (M(keys_i) - values_i)^2`` with respect to W1, W2 and g.
@@ -113,10 +113,10 @@ class MlpState(nn.Module):
             update = hidden @ weight2
             # torch's own gradients of GELU and LayerNorm are one pass each, and have gradients in turn.
             normed, mean, scale = torch.native_layer_norm(update, update.shape[-1:], None, None, NORM_EPS)
-            grad_out = (keys + (1 + gain) * normed - values) * (steps * (2 / keys.shape[-1]))
+            grad_out = (keys + (1.0 + gain) * normed - values) * (steps * (2 / keys.shape[-1]))
             grad_gain = (grad_out * normed).sum(-2, keepdim=True)
             grad_update, _, _ = torch.ops.aten.native_layer_norm_backward(
-                grad_out * (1 + gain), update, update.shape[-1:], mean, scale, None, None, [True, False, False]
+                grad_out * (1.0 + gain), update, update.shape[-1:], mean, scale, None, None, [True, False, False]
             )
             grad_pre = torch.ops.aten.gelu_backward(grad_update @ weight2.mT, pre)
             return keys.mT @ grad_pre, hidden.mT @ grad_update, grad_gain

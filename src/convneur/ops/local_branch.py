@@ -54,7 +54,7 @@ def reference(
     Returns:
         (B, C, H, W), channels last.
     """
-    channels = x.shape[1]
+    channels = len(filters)
     made = F.conv2d(x, filters, filter_bias, padding=KERNEL // 2, groups=channels).permute(0, 2, 3, 1)
     made = linear.reference(F.layer_norm(made, (channels,), eps=eps), weight1, bias1, True)
     made = linear.reference(made, weight2, bias2, False)
