@@ -80,8 +80,8 @@ def test_a_process_without_convneur_runs_a_portable_file_and_refuses_the_other(k
     assert found["imported"] == []
     torch.testing.assert_close(torch.tensor(found["logits"]), kept.model(images).detach(), rtol=0, atol=1e-4)
     assert "deserializing" in found["refused"]
-    said = done.stderr + found["refused"]
-    assert any(each.name in said for each in ops.OPERATIONS), "PyTorch says, or logs, which operation it misses"
+    named = "torch.ops.convneur." in done.stderr or "OpOverload.global_branch" in found["refused"]  # the latter: 2.6
+    assert named, "PyTorch logs, or says, which operation it misses"
 
 
 def test_an_operation_that_is_not_here_is_one_line(kept, tmp_path):

@@ -290,7 +290,7 @@ class ConvNeur(nn.Module):
         """Prepack the local branches, in place, for faster inference in float32.
 
         Each local branch becomes a frozen `FusedLocalBranch`, one operation; timm's `reparameterize_model` does the
-        same to a copy. Where that operation is no faster (``convneur info`` says why) nothing changes.
+        same to a copy. Where it has no kernel (``convneur info`` says why) nothing changes.
 
         Outputs change by rounding only, in every memory format and precision. The model takes twice the memory.
 
