@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def from_convnext(
         name, num_classes=0 if head is None else head.shape[0], in_chans=given["stem.0.weight"].shape[1], **kwargs
     )
     wanted = model.state_dict()
-    new = model.no_weight_decay() | {key for key in wanted if ".merge." in key}
+    new = names_of_memory(wanted)
     missing = sorted(set(wanted) - new - set(given))
     left_over = sorted(set(given) - (set(wanted) - new))  # a memory, too, for a new one would take its place
     if missing or left_over:
@@ -68,14 +68,34 @@ def from_convnext(
             needed = tuple(wanted[key].shape)
             raise ValueError(f"{key} of {named} is of shape {tuple(value.shape)} where {needed} is needed")
         converted[key] = value.reshape(wanted[key].shape)
-    if "gate" in model.global_config.fusion:
-        for key in [key for key in new if key.endswith("global_branch.up.weight")]:
-            gamma = key.replace("global_branch.up.weight", "gamma")
-            converted[gamma] = 2 * converted[gamma]
-    model.load_state_dict(converted | {key: wanted[key] for key in new})
+    model.load_state_dict(with_new_memory(converted, model))
     if num_classes is not None:
         model.reset_classifier(num_classes)
     return model
+
+
+def names_of_memory(names: Iterable[str]) -> set[str]:
+    """Of the tensors with these names, those of global branches and of what joins them to the local features."""
+    return {name for name in names if ".global_branch." in name or ".merge." in name}
+
+
+def with_new_memory(weights: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Weights of a local-only model, and new global branches that change nothing about what they compute.
+
+    Args:
+        weights: Named as in ``model``, without global branches.
+        model: Just created: a `ConvNeur`, or anything with one inside.
+
+    Returns:
+        The weights and those of the global branches of ``model``; the layer scale of gated blocks is doubled.
+    """
+    new, found = names_of_memory(wanted := model.state_dict()), dict(weights)
+    if any("gate" in each.global_config.fusion for each in model.modules() if isinstance(each, ConvNeur)):
+        for name in new:
+            block, _, rest = name.partition("global_branch.")
+            if rest == "up.weight":
+                found[f"{block}gamma"] = 2 * found[f"{block}gamma"]
+    return found | {name: wanted[name] for name in new}
 
 
 def _state_dict(source: StrPath | nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:

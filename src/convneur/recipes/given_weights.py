@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from convneur.files import why_unreadable
 from convneur.models import VARIANTS, from_convnext, load_model
+from convneur.models.convert import names_of_memory, with_new_memory
 from convneur.printing import Console
 from convneur.recipes.runs import RunConfig
 from convneur.tasks.detection.saved import detector_folder, load_detector
@@ -65,6 +66,9 @@ def start_from(
     # Batch norms that are frozen in one of the two have no count of batches, which nothing follows from.
     own = {name for name in wanted if name.startswith(body) and not name.endswith("num_batches_tracked")}
     given = _given(config, body, backbone)
+    new: set[str] = set()
+    if not names_of_memory(given) and names_of_memory(wanted) and own - names_of_memory(wanted) <= set(given):
+        new, given = names_of_memory(wanted), with_new_memory(given, model)
     fits = {name: value for name, value in given.items() if name in wanted and wanted[name].shape == value.shape}
     misfits = sorted(own - set(fits))
     if misfits:
@@ -73,7 +77,7 @@ def start_from(
             f"{len(own)} tensors, the first is {misfits[0]}); give the model and options they were trained with"
         )
     model.load_state_dict(wanted | fits)
-    tell_new(config.weights, {name for name in wanted if not name.startswith(body)} - set(fits), console)
+    tell_new(config.weights, ({name for name in wanted if not name.startswith(body)} - set(fits)) | new, console)
     return model
 
 

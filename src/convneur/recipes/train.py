@@ -19,6 +19,7 @@ from convneur.data.transforms import Preprocessing
 from convneur.engine.fit import Curve, resume_from
 from convneur.files import StrPath, write_atomic
 from convneur.models import VARIANTS, ConvNeur, create_model, from_convnext, load_model
+from convneur.models.convert import names_of_memory, with_new_memory
 from convneur.models.metadata import ModelMetadata
 from convneur.models.registry_utils import choose
 from convneur.printing import Console
@@ -221,9 +222,11 @@ def _model(config: TrainConfig, classes: int, console: Console | None = None) ->
 def _from_ours(
     config: TrainConfig, folder: Path, arguments: dict[str, Any], overlay: dict[str, Any], console: Console | None
 ) -> ConvNeur:
-    given = load_model(folder).model
     model = create_model(config.model, **arguments, pretrained_cfg_overlay=overlay)
-    wanted, weights = model.state_dict(), given.state_dict()
+    wanted, weights = model.state_dict(), load_model(folder).model.state_dict()
+    new = names_of_memory(wanted) - names_of_memory(weights)
+    if not names_of_memory(weights) and set(weights) <= set(wanted):
+        weights = with_new_memory(weights, model)
     usable = {name: value for name, value in weights.items() if not name.startswith("head.fc.")}
     misfits = [
         name
@@ -241,5 +244,5 @@ def _from_ours(
     ):
         usable = weights  # the same number of classes: the classifier is of use too
     model.load_state_dict(wanted | usable)
-    tell_new(str(config.weights), set(wanted) - set(usable), console)
+    tell_new(str(config.weights), (set(wanted) - set(usable)) | new, console)
     return model
