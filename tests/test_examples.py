@@ -58,7 +58,7 @@ def test_transformers_take_a_convneur_as_backbone(models, name, tmp_path):
 
 def test_the_example_of_transformers_runs_as_it_is_written(models, capsys):
     models.main(["detr"])
-    assert "gradients reach 188 of 188 tensors of the stages" in capsys.readouterr().out
+    assert "gradients reach 180 of 180 tensors of the stages" in capsys.readouterr().out
 
 
 def test_a_model_that_there_is_not_is_told_in_one_line(models, capsys):

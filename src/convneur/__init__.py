@@ -8,7 +8,7 @@ import convneur_command
 if convneur_command.is_the_command():
     convneur_command.heed_signals()  # what follows takes seconds
 
-from convneur.memory import MemoryConfig, MemoryState, NeuralMemory
+from convneur.memory import MemoryConfig, MemoryState, NeuralMemory, SlotMemory
 from convneur.models import ConvNeur, GlobalConfig, create_model, from_convnext
 
 __version__ = "0.1.0"
@@ -19,6 +19,7 @@ __all__ = [
     "MemoryConfig",
     "MemoryState",
     "NeuralMemory",
+    "SlotMemory",
     "create_model",
     "from_convnext",
 ]

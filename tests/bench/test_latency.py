@@ -131,10 +131,11 @@ def test_what_cannot_be_compiled_does_not_take_the_others_with_it(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "state", "placement"),
     [
-        ("convneur_m2", "linear", "per_stage"),
+        ("convneur_m2", "slots", "per_stage"),
+        ("convneur_m2/linear", "linear", "per_stage"),
         ("convneur_m2/mlp", "mlp", "per_stage"),
         ("convneur_m2/published", "mlp", "per_stage"),
-        ("convneur_m2/local", "linear", "none"),
+        ("convneur_m2/local", "slots", "none"),
     ],
 )
 def test_forms_of_a_model(name, state, placement):

@@ -50,7 +50,7 @@ def test_info_fits_a_terminal_and_says_what_it_counts(monkeypatch):
     code, out, err = call("info")
     assert (code, err) == (0, "")
     assert max(map(len, out.splitlines())) <= 80
-    assert re.search(r"convneur_m3\s+64/128/256/512\s+196/196/196/49\s+9.70\s+1.461", out)
+    assert re.search(r"convneur_m3\s+64/128/256/512\s+196/196/196/49\s+9.62\s+1.447", out)
 
 
 def test_info_json():

@@ -16,8 +16,9 @@ from convneur.ops.gated_residual import upsample
 from tests.memory.builders import by_the_oracle
 from tests.models.builders import create
 
-SMALL = {"dims": (6, 8), "depths": (1, 2), "token_strides": (2, 1), "memory_width": 4, "num_classes": 5}
-MEMORIES = [
+SMALL = {"dims": (6, 8), "depths": (1, 2), "token_strides": (2, 1), "memory_width": 8, "num_classes": 5}
+MEMORIES = [{"heads": 2}]
+MEMORIES += [
     {"state": state, "read": read, "chunk_size": chunk, "anchor": anchor, "heads": 2, "max_step": 0.02}
     for state in ("linear", "mlp")
     for read, chunk, anchor in (
@@ -70,7 +71,7 @@ def expected_of_first_stage(model: ConvNeur, image: Tensor) -> tuple[Tensor, Ten
 def test_gates_and_surprise_are_what_the_formulas_give(memory):
     torch.set_default_dtype(torch.float64)
     try:
-        model = stirred(memory=memory)
+        model = stirred(memory=memory, memory_width=4)
         image = torch.randn(1, 3, 27, 22)
         gate, unwritten, surprise = expected_of_first_stage(model, image)
         seen = inspect(model, image).stages[0]
@@ -80,10 +81,10 @@ def test_gates_and_surprise_are_what_the_formulas_give(memory):
     torch.testing.assert_close(seen.unwritten_gate, unwritten, rtol=1e-6, atol=1e-8)
     torch.testing.assert_close(seen.written, gate - unwritten, rtol=1e-5, atol=1e-8)
     torch.testing.assert_close(seen.surprise, surprise, rtol=1e-6, atol=0, equal_nan=True)
-    assert seen.surprise.isnan().sum() == (memory["read"] == "causal")  # 9 tokens: chunks of 4, 4 and 1
+    assert seen.surprise.isnan().sum() == (memory.get("read") == "causal")  # 9 tokens: chunks of 4, 4 and 1
 
 
-@pytest.mark.parametrize("knobs", [{}, {"state": "mlp"}, {"read": "causal", "chunk_size": 20}])
+@pytest.mark.parametrize("knobs", [{}, {"state": "mlp"}, {"state": "linear", "read": "causal", "chunk_size": 20}])
 def test_every_stage_has_the_gates_that_the_model_multiplies_with(knobs):
     model = stirred(memory=knobs)
     image = torch.randn(3, 64, 64)
@@ -95,7 +96,7 @@ def test_every_stage_has_the_gates_that_the_model_multiplies_with(knobs):
 
 
 def test_far_away_changes_the_gate_through_what_was_written_only():
-    """With the tokens' mean left on, M_0 answers each token by itself."""
+    """With the tokens' mean left on, a memory that nothing was written to answers nothing."""
     model = stirred(center_tokens=False)
     image = torch.randn(3, 128, 128)
     other = image.clone()
@@ -167,26 +168,26 @@ def test_fused_models_tell_the_same_and_stay_fused():
 
 
 def test_another_write_rule_is_what_is_shown(monkeypatch):
-    """Where no gradient is taken nothing is written."""
-    model = stirred(memory={"decay": False, "momentum": False})
+    """Where every slot holds zero nothing is written."""
+    model = stirred()
     image = torch.randn(3, 40, 40)
     assert inspect(model, image).stages[0].written.abs().max() > 1e-4
-    monkeypatch.setattr(ops.memory, "gradient", lambda memory, *_: torch.zeros_like(memory))
+    monkeypatch.setattr(ops.memory, "write", lambda keys, values, _: torch.zeros_like(keys.mT @ values))
     for stage in inspect(model, image).stages:
         torch.testing.assert_close(stage.written, torch.zeros_like(stage.gate))
 
 
 def test_another_read_is_what_is_shown(monkeypatch):
-    """A memory that answers nothing is off by the values."""
+    """A memory that answers nothing is off by what was written."""
     model = stirred()
     image = torch.randn(3, 40, 40)
-    monkeypatch.setattr(ops.memory, "read", lambda _, queries: torch.zeros_like(queries))
+    monkeypatch.setattr(ops.memory, "read", lambda _, keys: torch.zeros_like(keys))
     stage = inspect(model, image).stages[0]
     branch = model.stages[0].blocks[0].global_branch
     with torch.inference_mode():
         tokens, grid = branch.tokens(model.stem(image[None]))
-        values = branch.memory.to_values(branch.memory.store_norm(tokens - tokens.mean(1, keepdim=True)))
-    torch.testing.assert_close(stage.surprise, values.square().mean(-1).view(grid))
+        _, values, steps = branch.memory.inputs(tokens - tokens.mean(1, keepdim=True))
+    torch.testing.assert_close(stage.surprise, (steps * values).square().mean((1, 3)).view(grid))
     torch.testing.assert_close(stage.written, torch.zeros_like(stage.gate))
 
 

@@ -48,7 +48,7 @@ def test_a_map_that_does_not_reach_the_edge_is_not_stretched_to_it():
 
 
 def test_tokens_that_are_never_written_are_left_open():
-    model = create("convneur_m1", **SMALL, memory={"read": "causal", "chunk_size": 15})
+    model = create("convneur_m1", **SMALL, memory={"state": "linear", "read": "causal", "chunk_size": 15})
     image = torch.randn(1, 3, 40, 40)
     told = explain_image(model, image, torch.rand(3, 40, 40), classifies=False, cam=False)
     surprise = told.stage_layers()[0][-1]
@@ -62,7 +62,10 @@ def test_tokens_that_are_never_written_are_left_open():
 
 @pytest.mark.parametrize(
     ("arguments", "cards"),
-    [({"memory": {"read": "causal", "chunk_size": 196}}, 6), ({"token_mixer": "se", "memory_width": 16}, 2)],
+    [
+        ({"memory": {"state": "linear", "read": "causal", "chunk_size": 196}}, 6),
+        ({"token_mixer": "se", "memory_width": 16}, 2),
+    ],
 )
 def test_pages_of_what_is_never_written(arguments, cards, tmp_path):
     model = create("convneur_m1", **SMALL | arguments)

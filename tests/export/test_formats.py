@@ -99,7 +99,10 @@ def test_half_of_openvinos_two_files_is_one_line(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"preset": "published"}, {"memory": {"chunk_size": 10_000}}],  # 480 tokens: three chunks, and one
+    [
+        {"preset": "published"},
+        {"preset": "linear", "memory": {"chunk_size": 10_000}},
+    ],  # 480 tokens: three chunks, and one
     ids=["published", "larger than any image so far"],
 )
 def test_a_memory_in_chunks_is_exported_for_one_size_only(tmp_path, changes):

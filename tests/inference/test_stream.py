@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,14 +23,14 @@ from convneur.inference import stream
 from convneur.inference.budget import tile_size
 from convneur.inference.segments import segments_of
 from convneur.inference.spans import Area, Enlarged, Span, spans
-from convneur.memory import MemoryConfig
 from convneur.tasks.segmentation import create_segmenter
 from tests.inference.builders import picture
 from tests.models.builders import create
 
 SEGMENTER = {"dims": (8, 12, 16, 24), "depths": (1, 1, 2, 1), "memory_width": 16, "ls_init_value": 0.5}
 SMALL = {"dims": (8, 12, 16, 24), "depths": (2, 1, 2, 1), "num_classes": 5, "ls_init_value": 0.5}
-MODES = [
+MODES: list[dict[str, Any]] = [{}, {"heads": 1}]
+MODES += [
     {"state": state, "read": read, "anchor": anchor, "chunk_size": size, "max_step": 0.02}
     for state, read, anchor, size in product(
         ("linear", "mlp"), ("global", "causal"), ("initial", "previous"), (None, 37)
@@ -73,9 +74,9 @@ def test_every_memory_gives_what_it_gives_on_the_whole(memory, tmp_path):
 def test_another_rule_of_write_and_read_is_followed(tmp_path, monkeypatch):
     model, pixels = small(), picture(150, 171)
     before, _ = whole(model, pixels)
-    gradient, read = ops.memory.gradient, ops.memory.read
-    monkeypatch.setattr(ops.memory, "gradient", lambda *args: -3 * gradient(*args))
-    monkeypatch.setattr(ops.memory, "read", lambda memory, queries: read(memory, queries) + queries)
+    write, read = ops.memory.write, ops.memory.read
+    monkeypatch.setattr(ops.memory, "write", lambda keys, values, steps: write(keys, values.abs(), steps))
+    monkeypatch.setattr(ops.memory, "read", lambda memory, keys: read(memory, keys) + keys)
     after = whole(model, pixels)
     assert (after[0] - before).abs().max() > 1e-4
     assert_same(stream(model, pixels, tmp_path, out_indices=(3,), tile=(9, 7), progress=False), after)
@@ -355,7 +356,3 @@ def test_four_bands(tmp_path):
     model, pixels = small(in_chans=4), picture(90, 80, 4)
     found = stream(model, pixels, tmp_path, mean=(0.5,) * 4, std=(0.25,) * 4, progress=False)
     assert_same(found, whole(model, pixels))
-
-
-def test_the_default_memory_of_a_model_is_one_of_those_tested():
-    assert vars(MemoryConfig()) | {"max_step": 0.02} in [vars(MemoryConfig(**mode)) for mode in MODES]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from convneur.inference import video
-from convneur.memory import NeuralMemory
+from convneur.memory import SlotMemory
 from tests.models.builders import create
 
 SMALL = {"dims": (8, 12, 16, 24), "depths": (1, 1, 1, 1), "num_classes": 5}
@@ -38,7 +38,7 @@ def test_a_memory_goes_on_from_the_frame_before():
 def test_states_are_those_of_the_memory_itself():
     """One branch by hand: its memory called with the state that it gave for the frame before."""
     model = create("convneur_m1", **SMALL | {"dims": (8,), "depths": (1,), "num_classes": 0}, token_strides=(4,)).eval()
-    (memory,) = (module for module in model.modules() if isinstance(module, NeuralMemory))
+    (memory,) = (module for module in model.modules() if isinstance(module, SlotMemory))
     seen, tokens = frames(3), []
     hook = memory.register_forward_pre_hook(lambda _, given: tokens.append(given[0]))
     answers: list[torch.Tensor] = []

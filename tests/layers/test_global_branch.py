@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from convneur import ops
 from convneur.layers import GlobalBranch
-from convneur.memory import MemoryConfig, NeuralMemory, RMSNorm
+from convneur.memory import MemoryConfig, RMSNorm, SlotMemory
 from tests.covers import pairwise
 from tests.layers.builders import block, outputs, stirred, watched
 from tests.ops.cases import built, close, image, total
@@ -26,24 +25,16 @@ def branch(channels: int = 8, width: int = 16, **options) -> GlobalBranch:
 
 
 @pytest.mark.parametrize(
-    ("center", "skip", "shift", "stride", "memory"),
-    pairwise(
-        (True, False),
-        (True, False),
-        (True, False),
-        (1, 2, 4),
-        [{}, {"momentum": False}, {"decay": False}, {"reference_length": None, "max_step": 0.02}, {"heads": 1}],
-    ),
+    ("skip", "shift", "stride", "heads"), pairwise((True, False), (True, False), (1, 2, 4), (None, 1, 2))
 )
-def test_as_one_operation_it_computes_what_its_modules_compute(center, skip, shift, stride, memory):
+def test_as_one_operation_it_computes_what_its_modules_compute(skip, shift, stride, heads):
     """The operation by name in float64, gradients included; and the kernel in float32."""
-    options = {"center_tokens": center, "token_skip": skip, "shift": shift, "token_stride": stride}
-    single = branch(memory=MemoryConfig(**memory), **options)
+    single = branch(memory=MemoryConfig(heads=heads), token_skip=skip, shift=shift, token_stride=stride)
     module, x = copy.deepcopy(single).double(), image(2, 8, 13, 9).double()
     results = []
     for keep in (False, True):
         given = x.clone().requires_grad_()
-        with watched(NeuralMemory, "forward") as calls:
+        with watched(SlotMemory, "forward") as calls:
             if keep:
                 with ops.keep_operations():
                     found = outputs(module(given))
@@ -54,7 +45,7 @@ def test_as_one_operation_it_computes_what_its_modules_compute(center, skip, shi
         slopes = torch.autograd.grad(total(found), leaves, materialize_grads=True)
         results.append([*found, *slopes])
     close(*results, 1e-9)
-    with torch.inference_mode(), watched(NeuralMemory, "forward") as calls:
+    with torch.inference_mode(), watched(SlotMemory, "forward") as calls:
         close(outputs(single(x.float())), results[0][: len(found)])
     assert len(calls) == (ops.global_branch.missing is not None)
 
@@ -83,8 +74,8 @@ class RampedTokens(GlobalBranch):
         return ramp(tokens) * tokens, grid
 
 
-LINEAR = ["down", "memory.to_keys", "memory.to_values", "memory.to_rates", "proj", "up", "up_shift"]
-ANY = [*LINEAR, "memory", "memory.store_norm", "memory.fast", "norm", "carry_norm", ""]
+LINEAR = ["down", "memory.to_keys", "memory.to_values", "memory.to_steps", "proj", "up", "up_shift"]
+ANY = [*LINEAR, "memory", "memory.norm", "norm", "carry_norm", ""]
 
 
 def replaced_forward(module: GlobalBranch, name: str) -> None:
@@ -128,7 +119,7 @@ def test_what_is_put_in_the_place_of_a_layer_counts(change, name):
         for parameter in exact.get_submodule(name).parameters():
             parameter.copy_(Ramped()(parameter))
         change(module, name)
-        with watched(NeuralMemory, "forward") as calls:
+        with watched(SlotMemory, "forward") as calls:
             found = outputs(module(x))
         close(found, outputs(exact(x.double())))
         assert calls
@@ -146,10 +137,10 @@ def test_a_hook_that_only_watches_is_called(register, name):
     with torch.no_grad():
         expected = outputs(module(x))
         handle = getattr(layer, register)(lambda each, *_: seen.append(each))
-        with watched(NeuralMemory, "forward") as calls:
+        with watched(SlotMemory, "forward") as calls:
             close(outputs(module(x)), expected)
             assert calls
-            assert seen == [layer] * ("backward" not in register and name != "memory.fast")  # which is not called
+            assert seen == [layer] * ("backward" not in register)
             handle.remove()
             module(x)
         assert len(calls) == 1, "the kernel serves again"
@@ -160,21 +151,19 @@ def test_hooks_on_all_modules_are_called():
     module, x, seen = branch(), image(2, 8, 6, 6), []
     with torch.inference_mode(), register_module_forward_hook(lambda each, *_: seen.append(type(each))):
         module(x)
-    assert {GlobalBranch, NeuralMemory, RMSNorm, nn.Linear} <= set(seen)
+    assert {GlobalBranch, SlotMemory, RMSNorm, nn.Linear} <= set(seen)
 
 
-def other_config(**changes) -> Callable[[GlobalBranch], None]:
-    return lambda module: setattr(module.memory, "config", replace(module.memory.config, **changes))
+def steps_of(heads: int) -> nn.Linear:
+    return stirred(nn.Linear(16, heads))
 
 
 SETTINGS: dict[str, Callable[[GlobalBranch], object]] = {
-    "eps of the tokens' norm": lambda module: setattr(module.memory.store_norm, "eps", 0.3),
+    "eps of the tokens' norm": lambda module: setattr(module.memory.norm, "eps", 0.3),
     "eps of the context's norm": lambda module: setattr(module.norm, "eps", 30.0),
     "eps of the carried token's norm": lambda module: setattr(module.carry_norm, "eps", 0.3),
-    "all eps": lambda module: [setattr(m, "eps", 0.3) for m in module.modules() if isinstance(m, RMSNorm)],
-    "chunks": other_config(chunk_size=4),
-    "causal": other_config(chunk_size=4, read="causal"),
-    "steps": other_config(max_step=0.1, reference_length=None),
+    "all eps": lambda module: [setattr(m, "eps", 0.3) for m in (module.memory.norm, module.norm, module.carry_norm)],
+    "heads": lambda module: setattr(module.memory, "heads", 2) or setattr(module.memory, "to_steps", steps_of(2)),
     "stride": lambda module: setattr(module, "token_stride", 3),
     "centring": lambda module: setattr(module, "center_tokens", False),
     "no shift": lambda module: setattr(module, "up_shift", None),
@@ -203,7 +192,7 @@ def test_settings_that_are_changed_later_count(change):
 def test_a_subclass_that_computes_something_else_is_not_passed_over():
     torch.manual_seed(3)
     module, x = stirred(RampedTokens(8, 16)), image(2, 8, 6, 6)
-    with torch.no_grad(), watched(NeuralMemory, "forward") as calls:
+    with torch.no_grad(), watched(SlotMemory, "forward") as calls:
         close(outputs(module(x)), outputs(copy.deepcopy(module).double()(x.double())))
     assert len(calls) == 2
 
@@ -212,11 +201,13 @@ def test_a_subclass_that_computes_something_else_is_not_passed_over():
     "options",
     [
         {"memory": MemoryConfig(state="mlp")},
-        {"memory": MemoryConfig(read="causal", chunk_size=9)},
-        {"memory": MemoryConfig(chunk_size=9)},
+        {"memory": MemoryConfig("linear")},
+        {"memory": MemoryConfig("linear", read="causal", chunk_size=9)},
+        {"memory": MemoryConfig("linear", chunk_size=9)},
+        {"center_tokens": False},
         {"token_mixer": "se"},
     ],
-    ids=["mlp", "causal", "chunks", "se"],
+    ids=["mlp", "linear", "causal", "chunks", "slots of tokens as they come", "se"],
 )
 def test_other_memories_and_mixers_go_by_their_modules(options):
     module, x = branch(**options), image(1, 8, 6, 6)
@@ -252,7 +243,7 @@ def test_blocks_give_the_same_with_kernels_and_without(fusion):
     module, x = block(fusion), image(2, 16, 13, 9)
     with torch.inference_mode():
         expected = outputs(copy.deepcopy(module).double()(x.double()))
-        with watched(NeuralMemory, "forward") as calls:
+        with watched(SlotMemory, "forward") as calls:
             close(outputs(module(x)), expected)
             assert not calls
             with ops.use_kernels(False):

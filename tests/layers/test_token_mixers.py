@@ -13,11 +13,12 @@ from convneur.bench import count_cost
 from convneur.layers.global_branch import GlobalBranch
 from convneur.layers.prototypes import PROTOTYPES
 from convneur.layers.token_mixers import TOKEN_MIXERS, BidirectionalRWKV, Pointwise, TokenMixerKind
-from convneur.memory import MemoryConfig, NeuralMemory
+from convneur.memory import MemoryConfig, make_memory
 
 DIM, WIDTH, SIDE = 12, 16, 6
 KINDS = [kind for kind in TOKEN_MIXERS if kind != "titans"]
-CAUSAL = MemoryConfig(read="causal", chunk_size=9)
+LINEAR = MemoryConfig("linear")
+CAUSAL = MemoryConfig("linear", read="causal", chunk_size=9)
 
 
 def branch_of(kind: str, memory: MemoryConfig | None = None, **options) -> nn.Module:
@@ -76,7 +77,7 @@ def test_what_all_places_share_reaches_the_gate_alone_and_only_if_tokens_are_car
 
 def test_the_shift_is_the_memory_s_answer_without_the_token():
     """A place that holds what the whole image holds has nothing to write, so only its gate can know of it."""
-    branch = branch_of("memory")
+    branch = branch_of("memory", LINEAR)
     x = torch.randn(1, DIM, 1, 1, dtype=torch.float64).expand(1, DIM, SIDE, SIDE)
     with torch.no_grad():
         gate, shift = branch(x)
@@ -123,10 +124,10 @@ def test_rwkv_is_the_weighted_mean_of_the_paper():
     torch.testing.assert_close(layer._mean(keys, values), expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("memory", [MemoryConfig(), MemoryConfig(state="mlp")])
+@pytest.mark.parametrize("memory", [MemoryConfig(), LINEAR, MemoryConfig(state="mlp")])
 @pytest.mark.parametrize("width", [48, 80])
 def test_the_control_has_the_parameters_of_the_memory(memory, width):
-    ours, control = NeuralMemory(width, memory), Pointwise(width, memory)
+    ours, control = make_memory(width, memory), Pointwise(width, memory)
     counts = [sum(p.numel() for p in module.parameters()) for module in (ours, control)]
     assert abs(counts[0] - counts[1]) <= 2 * width + 1
 

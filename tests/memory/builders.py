@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from convneur.memory import MemoryConfig, MemoryState, NeuralMemory, reference
+from convneur.memory import Memory, MemoryConfig, MemoryState, SlotMemory, make_memory, reference
 from convneur.memory.reference import _apply, _key, _read, _rms_norm
+from convneur.ops.memory import Slots
 
 
 def stir(module: nn.Module, by: float = 0.3) -> Any:
@@ -20,9 +21,9 @@ def stir(module: nn.Module, by: float = 0.3) -> Any:
     return module
 
 
-def stirred_memory(width: int, config: MemoryConfig, by: float = 0.3) -> NeuralMemory:
+def stirred_memory(width: int, config: MemoryConfig, by: float = 0.3) -> Any:
     """In float64."""
-    return stir(NeuralMemory(width, config).double(), by)
+    return stir(make_memory(width, config).double(), by)
 
 
 def relative(a: Tensor, b: Tensor) -> float:
@@ -30,12 +31,12 @@ def relative(a: Tensor, b: Tensor) -> float:
     return ((a - b).norm() / b.norm()).item() if b.any() else a.abs().sum().item()
 
 
-def flat(state: MemoryState) -> list[Tensor]:
-    return [*state.weights, *state.momentum, state.pending]
+def flat(state: MemoryState | Slots) -> list[Tensor]:
+    return list(state) if isinstance(state, Slots) else [*state.weights, *state.momentum, state.pending]
 
 
 def results(
-    function: Callable[..., Any], tokens: Tensor, memory: NeuralMemory, state: MemoryState | None, return_state: bool
+    function: Callable[..., Any], tokens: Tensor, memory: Memory, state: Any, return_state: bool
 ) -> dict[str, Tensor]:
     """Output, final state if asked for, and gradients of one scalar that depends on all of it."""
     named = {"tokens": tokens.clone().requires_grad_()} | dict(memory.named_parameters())
@@ -51,9 +52,9 @@ def results(
 
 
 def assert_equals_the_oracle(
-    memory: NeuralMemory,
+    memory: Memory,
     tokens: Tensor,
-    state: MemoryState | None = None,
+    state: MemoryState | Slots | None = None,
     return_state: bool = True,
     in_float32: bool = False,
 ) -> None:
@@ -82,9 +83,14 @@ class OfOneImage(NamedTuple):
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def by_the_oracle(memory: NeuralMemory, tokens: Tensor) -> OfOneImage:
+def by_the_oracle(memory: Memory, tokens: Tensor) -> OfOneImage:
     """Tokens (N, D) of one image, one after another, in float64."""
     tokens, config, heads = tokens.double().clone(), memory.config, memory.heads
+    if isinstance(memory, SlotMemory):
+        read, exact = reference(memory, tokens[None])[0], copy.deepcopy(memory).double()
+        _, values, steps = exact.inputs(tokens[None])
+        written = (steps * values)[0].transpose(0, 1).flatten(1)
+        return OfOneImage((read - written).square().mean(-1).detach(), read.detach(), torch.zeros_like(tokens))
     size = config.chunk_size or len(tokens)
     initial = [w.double() for w in memory.fast.initial()]
     surprise = torch.full((len(tokens),), torch.nan, dtype=torch.float64)

@@ -138,7 +138,12 @@ def test_momentum_generator_has_a_gradient_even_when_idle():
         ({"reference_length": -1}, "reference_length=-1 is out of range"),
         ({"max_step": 0.0}, "max_step=0.0 is out of range"),
         ({"max_step": float("nan")}, "max_step=nan is out of range"),
-        ({"read": "causal"}, "would never write"),
+        ({"state": "linear", "read": "causal"}, "would never write"),
+        (
+            {"read": "causal"},
+            r"state='slots' has no option read; leave it out, or use state='linear' \(preset='linear'\)",
+        ),
+        ({"momentum": False}, "state='slots' has no option momentum"),
         (
             {"state": "mlp", "anchor": "previous", "chunk_size": 49},
             r"grows without bound at max_step=1: .* use max_step=0.02 at most, or anchor='initial'",
@@ -189,6 +194,7 @@ def test_bad_input_is_one_clear_line():
     other = NeuralMemory(8).initial_state(2)
     calls = [
         (lambda: NeuralMemory(10), "width=10 does not split into 4 heads"),
+        (lambda: NeuralMemory(8, MemoryConfig()), "state='slots' is no memory of fast weights; use SlotMemory"),
         (lambda: memory(torch.randn(9, 16)), r"\(9, 16\) do not fit"),
         (lambda: memory(torch.randn(2, 9, 8)), r"give \(batch, tokens, 16\)"),
         (lambda: memory(torch.randn(2, 0, 16)), "no tokens"),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from convneur import ops
 from convneur.memory import MemoryConfig, MemoryState, NeuralMemory
 from tests.covers import pairwise
 from tests.memory.builders import assert_equals_the_oracle, stirred_memory
@@ -60,7 +61,36 @@ def test_whole_image_as_one_chunk_equals_the_oracle(state):
 
 
 @pytest.mark.parametrize("knobs", [{}, *KNOBS], ids=str)
-def test_the_default_without_a_state_equals_the_oracle(knobs):
+def test_a_linear_memory_without_a_state_equals_the_oracle(knobs):
     """As in a model."""
     memory = make_memory(("linear", "global", "initial"), chunk_size=None, width=12, **knobs)
     assert_equals_the_oracle(memory, torch.randn(2, 40, 12), return_state=False, in_float32=True)
+
+
+@pytest.mark.parametrize("return_state", [False, True])
+@pytest.mark.parametrize("heads", [1, 3, 4])
+@pytest.mark.parametrize("length", [2, 40])
+def test_slots_equal_the_oracle(length, heads, return_state):
+    memory = stirred_memory(12, MemoryConfig(heads=heads))
+    assert_equals_the_oracle(memory, torch.randn(2, length, 12), return_state=return_state, in_float32=True)
+
+
+def test_slots_that_go_on_from_a_state_equal_the_oracle():
+    memory = stirred_memory(8, MemoryConfig(heads=2))
+    with torch.no_grad():
+        _, carried = memory(torch.randn(2, 17, 8, dtype=torch.float64), return_state=True)
+    assert_equals_the_oracle(memory, torch.randn(2, 24, 8), carried)
+
+
+def test_what_is_written_to_slots_is_the_optimum_of_the_inner_loss():
+    """`sum_ij a_ij |M_j - s_i v_i|^2`: its gradient at M is zero, and it grows in every direction."""
+    keys, values, steps = torch.randn(2, 3, 20, 5).double(), torch.randn(2, 3, 20, 4).double(), torch.rand(2, 3, 20, 1)
+    weights = (3 * keys).exp() / (3 * keys).exp().sum(-2, keepdim=True)
+
+    def loss(memory: torch.Tensor) -> torch.Tensor:
+        return (weights * (memory.unsqueeze(-3) - (steps * values).unsqueeze(-2)).square().sum(-1)).sum()
+
+    memory = ops.memory.write(keys, values, steps.double()).requires_grad_()
+    (slope,) = torch.autograd.grad(loss(memory), memory)
+    assert slope.abs().max() < 1e-12
+    assert all(loss(memory + 0.1 * torch.randn_like(memory)) > loss(memory) for _ in range(5))

@@ -6,6 +6,7 @@ import copy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -17,8 +18,10 @@ from torch.fx import symbolic_trace
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 import convneur
-from convneur import MemoryConfig, NeuralMemory, ops
+from convneur import MemoryConfig, ops
+from convneur.memory import make_memory
 from convneur.models import ConvNeur
+from tests.memory.builders import flat
 from tests.models.builders import create, stirred
 
 KERNELS = pytest.mark.parametrize("kernels", [True, False], ids=["kernels", "references"])
@@ -27,8 +30,9 @@ FORMS = pytest.mark.parametrize(
     [
         {},
         {"memory": {"state": "mlp"}},
-        {"memory": {"chunk_size": 7}},
-        {"memory": {"chunk_size": 7, "anchor": "previous"}},
+        {"preset": "linear"},
+        {"preset": "linear", "memory": {"chunk_size": 7}},
+        {"preset": "linear", "memory": {"chunk_size": 7, "anchor": "previous"}},
         {"preset": "published"},
         {"fusion": "concat"},
         {"token_mixer": "attention"},
@@ -54,14 +58,18 @@ def test_an_empty_batch_gives_an_empty_batch(arguments, kernels):
     assert not any(parameter.grad.any() for parameter in model.parameters() if parameter.grad is not None)
 
 
-@pytest.mark.parametrize("state", ["linear", "mlp"])
-@pytest.mark.parametrize("chunks", [{}, {"chunk_size": 4}, {"chunk_size": 4, "read": "causal"}], ids=str)
-def test_so_does_a_memory_with_its_state(state, chunks):
-    memory = NeuralMemory(16, MemoryConfig(state=state, **chunks))
+CHUNKS: list[dict[str, Any]] = [{}, {"chunk_size": 4}, {"chunk_size": 4, "read": "causal"}]
+
+
+@pytest.mark.parametrize(
+    "config", [{}, *({"state": state} | chunks for state in ("linear", "mlp") for chunks in CHUNKS)], ids=str
+)
+def test_so_does_a_memory_with_its_state(config):
+    memory = make_memory(16, MemoryConfig(**config))
     tokens = torch.randn(0, 9, 16, requires_grad=True)
     context, left = memory(tokens, None, return_state=True)
     assert context.shape == memory(tokens).shape == (0, 9, 16)
-    assert all(len(each) == 0 for each in left.weights)
+    assert all(len(each) == 0 for each in flat(left))
     assert memory(tokens, left).shape == (0, 9, 16)
     assert memory.surprise(tokens).shape == (0, 9)
     context.sum().backward()

@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.skipif(ops.local_branch.missing is not None, reason="there are no CPU kernels to fuse for")
 def test_convneur_blocks_are_fused_wherever_they_are():
-    model = nn.ModuleDict({"body": stirred()}).eval()
+    model = nn.ModuleDict({"body": stirred(dims=(16, 24, 32))}).eval()
     plain, images = copy.deepcopy(model), torch.randn(2, 3, 64, 48)
     assert prepare_for_inference(model, CPU) is model
     assert all(module.fused is not None for module in model.modules() if isinstance(module, ConvNeurBlock))

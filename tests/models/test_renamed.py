@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import pytest
 import timm
+import torch
 
 import convneur
 from convneur.data.semantic import MaskCode
@@ -16,7 +17,8 @@ from convneur.models import load_model, save_model
 from convneur.tasks.segmentation.inference import Inference
 from convneur.tasks.segmentation.models import create_segmenter
 from convneur.tasks.segmentation.saved import load_segmenter, save_segmenter
-from tests.models.builders import SMALL
+from tests.memory.builders import stir
+from tests.models.builders import SMALL, stirred
 
 OLD, NEW = {"globalizer": "se", "carry_tokens": False}, {"token_mixer": "se", "token_skip": False}
 
@@ -40,6 +42,13 @@ def test_old_arguments_are_the_new_ones_and_warn_where_they_are_given(create):
         warnings.simplefilter("error", DeprecationWarning)
         assert old.global_config == create(**NEW).global_config
     assert old.global_config.token_mixer == "se"
+
+
+def test_the_preset_that_was_the_default_is_linear_and_warns():
+    with pytest.warns(DeprecationWarning, match="preset='default' is now called preset='linear'") as warned:
+        old = timm.create_model("convneur_m1", preset="default")
+    assert {each.filename for each in warned} == {__file__}
+    assert old.global_config == timm.create_model("convneur_m1", preset="linear").global_config
 
 
 def test_both_names_of_one_argument_are_refused():
@@ -89,3 +98,39 @@ def test_they_are_saved_by_their_new_names(tmp_path):
         model = timm.create_model("convneur_m1", **SMALL, **OLD)
     save_model(model, tmp_path, {**SMALL, **OLD})
     assert set(NEW) <= set(json.loads((tmp_path / "config.json").read_text())["model_args"])
+
+
+@pytest.mark.parametrize("named", [{}, {"preset": "default"}], ids=["not named", "default"])
+@pytest.mark.parametrize("memory", [{}, {"memory": {"chunk_size": 4, "read": "causal"}}], ids=["", "causal"])
+def test_models_with_the_memory_of_earlier_versions_answer_as_before(named, memory, tmp_path):
+    """Where it was the default, no file names it."""
+    model = stirred(preset="linear", **memory)
+    save_model(model, tmp_path, SMALL | memory | {"preset": "linear"})
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["model_args"]["preset"]
+    config["model_args"] |= named
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)
+        assert torch.equal(load_model(tmp_path).model(images), model(images))
+        again = {} if named else {"preset": "linear"}
+        assert torch.equal(
+            timm.create_model(f"local-dir:{tmp_path}", pretrained=True, **again).eval()(images), model(images)
+        )
+    if not named:
+        with pytest.raises(ValueError, match="preset='linear'"):
+            timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+
+
+@pytest.mark.parametrize("named", [{}, {"preset": "default"}], ids=["not named", "default"])
+def test_so_do_models_with_such_a_backbone(named, tmp_path):
+    backbone = {"dims": (8, 16, 24, 32), "depths": (1, 1, 1, 1)}
+    arguments = {"backbone": "convneur_m1", "num_classes": 2, "channels": 32}
+    model = stir(create_segmenter(**arguments, backbone_args=backbone | {"preset": "linear"})).eval()
+    code = MaskCode(("a", "b"), np.zeros((2, 3), np.uint8))
+    arguments["backbone_args"] = backbone | named
+    save_segmenter(model, tmp_path, arguments, code, Inference(), "card")
+    found, images = load_segmenter(tmp_path), torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(found.model(images), model(images))

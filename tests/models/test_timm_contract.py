@@ -48,7 +48,6 @@ def test_backward_reaches_every_parameter(name, size):
 
 @pytest.mark.parametrize("name", FIRST)
 def test_a_gradient_that_is_not_zero_reaches_every_parameter_that_acts(name):
-    """All but momentum, which a memory with a single chunk has no use for."""
     model = create(name, num_classes=4).train()
     model(torch.randn(2, 3, 96, 96)).square().sum().backward()
     assert [n for n, p in model.named_parameters() if not p.grad.any()] == []

@@ -39,16 +39,12 @@ def global_branch_arguments(
     size: tuple[int, int] = (9, 5),
     stride: int = 2,
     batch: int = 2,
-    center: bool = True,
     skip: bool = True,
     shift: bool = True,
     bias: bool = True,
-    decay: bool = True,
-    momentum: bool = True,
-    max_step: float = 0.5,
-    reference_length: int | None = 196,
+    sharper: float = 1.0,
 ) -> tuple[Any, ...]:
-    head, rates = width // heads, heads * (1 + decay + momentum)
+    """Keys are multiplied by ``sharper``."""
 
     def weight(outputs: int, inputs: int) -> Tensor:
         return torch.randn(outputs, inputs) / inputs**0.5
@@ -59,11 +55,11 @@ def global_branch_arguments(
     return (
         image(batch, channels, *size) + torch.randn(1, channels, 1, 1),
         *(weight(width, channels), torch.randn(width) if bias else None),
-        *(gain(), weight(width, width), weight(width, width), weight(rates, width), torch.randn(rates)),
-        *(0.3 * torch.randn(heads, head, head), gain(), weight(width, width), weight(width, width), gain()),
+        *(gain(), torch.randn(width), sharper * weight(width, width), weight(width, width)),
+        *(weight(heads, width), torch.randn(heads), weight(width, width), gain()),
         *(gain() if skip else None, weight(channels, width), torch.randn(channels) if bias else None),
         *((weight(channels, width), torch.randn(channels)) if shift else (None, None)),
-        *(stride, center, decay, max_step, reference_length, 1e-6),
+        *(stride, 1e-6),
     )
 
 

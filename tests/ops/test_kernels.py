@@ -87,13 +87,11 @@ def test_linear(channels, outputs, size, batch, bias, gelu):
         (1, 3),
         [
             {},
-            {"center": False},
             {"skip": False},
             {"shift": False},
             {"bias": False},
-            {"momentum": False},
-            {"decay": False},
-            {"momentum": False, "decay": False, "reference_length": None, "max_step": 0.01},
+            {"sharper": 0.0},
+            {"sharper": 5.0},  # most weights of either softmax are 0 then
         ],
     ),
 )

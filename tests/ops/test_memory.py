@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,22 +17,22 @@ from tests.ops.test_decision import model
 from tests.ops.test_kernels import check
 
 PAGE = Path(__file__).parents[2] / "docs" / "method.md"
-gradient, read, reference = ops.memory.gradient, ops.memory.read, ops.memory.reference
+write, read, reference = ops.memory.write, ops.memory.read, ops.memory.reference
 
 
-def half_as_far(memory: Tensor, keys: Tensor, values: Tensor, steps: Tensor) -> Tensor:
-    return 0.5 * gradient(memory, keys, values, steps)
+def cubed(keys: Tensor, values: Tensor, steps: Tensor) -> Tensor:
+    return write(keys, values**3, steps)
 
 
-def bounded(memory: Tensor, queries: Tensor) -> Tensor:
-    return read(memory, queries).tanh()
+def bounded(memory: Tensor, keys: Tensor) -> Tensor:
+    return read(memory, keys).tanh()
 
 
-def without_keys(queries, keys, values, steps, initial, retention):
-    return reference(queries, torch.ones_like(keys), values, steps, initial, retention)
+def without_keys(keys, values, steps):
+    return reference(torch.ones_like(keys), values, steps)
 
 
-RULES = {"gradient": half_as_far, "read": bounded, "reference": without_keys}
+RULES = {"write": cubed, "read": bounded, "reference": without_keys}
 
 
 def learned(made: torch.nn.Module, images: Tensor) -> dict[str, Tensor]:
@@ -59,8 +58,10 @@ def test_a_model_computes_and_learns_by_the_rule_that_stands_there(name, monkeyp
     assert (name == "reference") == (not changed[keys].any()), "this rule sees no keys"
 
 
-def in_chunks(**config) -> Callable[[Tensor], Tensor]:
-    return stirred_memory(16, MemoryConfig(chunk_size=7, **config))
+def carried(tokens: Tensor) -> Tensor:
+    memory = stirred_memory(16, MemoryConfig())
+    _, state = memory(tokens[:, :11], None, True)
+    return memory(tokens[:, 11:], state)
 
 
 def in_parts(tokens: Tensor) -> Tensor:
@@ -69,27 +70,18 @@ def in_parts(tokens: Tensor) -> Tensor:
 
 
 def surprise(tokens: Tensor) -> Tensor:
-    return stirred_memory(16, MemoryConfig(chunk_size=7, anchor="previous", max_step=0.02)).surprise(tokens)
+    return stirred_memory(16, MemoryConfig()).surprise(tokens)
 
 
 def branch_by_name(tokens: Tensor) -> Tensor:
     return ops.global_branch.op(*double(global_branch_arguments()))[0]
 
 
-@pytest.mark.parametrize("name", ["gradient", "read"])
+@pytest.mark.parametrize("name", ["write", "read"])
 @pytest.mark.parametrize(
     "compute",
-    [
-        stirred_memory(16, MemoryConfig()),
-        in_chunks(),
-        in_chunks(anchor="previous"),
-        in_chunks(read="causal"),
-        in_chunks(read="causal", anchor="previous"),
-        in_parts,
-        surprise,
-        branch_by_name,
-    ],
-    ids="whole chunks chunks-previous causal causal-previous parts surprise branch-by-name".split(),
+    [stirred_memory(16, MemoryConfig()), carried, in_parts, surprise, branch_by_name],
+    ids="whole carried parts surprise branch-by-name".split(),
 )
 def test_all_write_and_read_by_the_same_functions(compute, name, monkeypatch):
     tokens = torch.randn(2, 30, 16, dtype=torch.float64)
@@ -116,10 +108,10 @@ def test_the_page_changes_the_rule(monkeypatch):
     memory, tokens = stirred_memory(16, MemoryConfig()), torch.randn(2, 30, 16)
     assert_equals_the_oracle(memory, tokens)
     check(ops.global_branch)
-    monkeypatch.setattr(ops.memory, "gradient", gradient)  # to be put back behind the test
+    monkeypatch.setattr(ops.memory, "write", write)  # to be put back behind the test
     names: dict = {}
     exec(block, names)  # the point of this test
-    assert ops.memory.gradient is not gradient
+    assert ops.memory.write is not write
     assert (names["after"] - names["before"]).norm() > 1e-3 * names["before"].norm()
     with torch.inference_mode():  # by the kernel, which has the old rule
         close(names["model"](names["image"]), names["before"], 1e-4)

@@ -28,6 +28,7 @@ DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16,
 
 # Written behind the name of a variant: "convneur_m1/mlp".
 FORMS: dict[str, dict[str, Any]] = {
+    "linear": {"preset": "linear"},
     "mlp": {"memory": {"state": "mlp"}},
     "published": {"preset": "published"},
     "titans": {"preset": "published", "token_mixer": "titans"},

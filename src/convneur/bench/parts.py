@@ -24,7 +24,7 @@ from convneur import ops
 from convneur.bench.latency import Setting, prepare, reason_of
 from convneur.bench.throughput import inference_step, spread, times_in_turn
 from convneur.layers import ConvNeurBlock
-from convneur.memory import NeuralMemory
+from convneur.memory import Memory, NeuralMemory
 from convneur.memory.fast_weights import FAST_WEIGHTS
 from convneur.models import ConvNeur
 from convneur.printing import csv_text
@@ -262,11 +262,10 @@ def _parts_of(block: Any) -> Iterator[tuple[nn.Module, str]]:
         return
     yield from ((block, GATE), (branch, GLOBAL))
     memory = branch.memory
+    yield memory, WRITE if isinstance(memory, Memory) else MEMORY
     if isinstance(memory, NeuralMemory):  # what is not the reading of it is the writing
-        yield from ((memory, WRITE), (memory.retrieve_norm, READ), (memory.to_queries, READ))
-    else:
-        yield memory, MEMORY
-    read = READ if isinstance(memory, NeuralMemory) else MEMORY
+        yield from ((memory.retrieve_norm, READ), (memory.to_queries, READ))
+    read = READ if isinstance(memory, Memory) else MEMORY
     yield from ((branch.proj, read), (branch.norm, read))
     for module in (branch.carry_norm, branch.up, branch.up_shift):
         if module is not None:

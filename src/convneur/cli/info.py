@@ -15,8 +15,8 @@ from convneur.printing import print_json
 def info(
     json_: Annotated[bool, tyro.conf.arg(name="json")] = False,
     image_size: int = 224,
-    preset: str = "default",
-    state: Literal["linear", "mlp"] | None = None,
+    preset: str = "slots",
+    state: Literal["slots", "linear", "mlp"] | None = None,
 ) -> None:
     """Show widths, tokens, parameters and true MACs of the variants.
 
@@ -26,7 +26,7 @@ def info(
     Args:
         json_: Print JSON, with the default, the mlp state, the published preset and the local-only baseline of each.
         image_size: Height and width of the image.
-        preset: Global branch to show: default or published.
+        preset: Global branch to show: slots, linear or published.
         state: Another state of the memory than the preset's.
     """
     from convneur.bench import count_cost

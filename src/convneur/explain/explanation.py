@@ -157,7 +157,7 @@ def layers_of_stage(stage: StageInspection) -> list[Layer]:
             ),
         ]
     if stage.surprise is not None:
-        about = "How far off the memory is about each token when it is written."
+        about = "How far off the memory is about each token."
         if stage.surprise.isnan().any():
             about += " Hatched: tokens of the last chunk, which a causal read never writes."
         scale = Scale.between(stage.surprise)

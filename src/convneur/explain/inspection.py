@@ -13,7 +13,7 @@ from torch import Tensor
 
 from convneur.explain.looking import evaluated, gated_branches, hooked, one_image, unwritten
 from convneur.layers import GlobalBranch
-from convneur.memory import NeuralMemory
+from convneur.memory import Memory
 from convneur.models import ConvNeur
 
 
@@ -23,11 +23,11 @@ class StageInspection:
 
     Attributes:
         gate: (C, h, w) in [0, 1], what the local features were multiplied with.
-        surprise: (h, w), how far off the memory was about each token when it was written: the inner loss, mean over
-            heads and channels of ``(M(k) - v)^2``, at the place where the write takes its gradient. NaN for tokens that
-            are never written: those of the last chunk of a causal read. None where there is no memory.
-        unwritten_gate: (C, h, w), what the gate would be had nothing been written: that of M_0. None where there is no
-            memory.
+        surprise: (h, w), how far off the memory is about each token: the mean over heads and channels of
+            ``(M(k) - s v)^2`` once all tokens are written to slots; with fast weights the inner loss ``(M(k) - v)^2``
+            where the write takes its gradient, NaN for tokens that are never written (those of the last chunk of a
+            causal read). None where there is no memory.
+        unwritten_gate: (C, h, w), what the gate would be had nothing been written. None where there is no memory.
         stride: Pixels of the image per pixel of the stage's map, along each side.
         token_stride: Pixels of the map per token.
         map_size: H and W.
@@ -93,7 +93,7 @@ def inspect(model: ConvNeur, image: Tensor) -> Inspection:
 
     def look(branch: GlobalBranch, inputs: tuple[Tensor, ...], answers: tuple[Tensor, Tensor | None]) -> None:
         surprise = gate = None
-        if isinstance(branch.memory, NeuralMemory):
+        if isinstance(branch.memory, Memory):
             told: list[Tensor] = []
             note = (branch.memory, lambda memory, given, _answer: told.append(memory.surprise(given[0])))
             with hooked([note, *unwritten([branch])]):

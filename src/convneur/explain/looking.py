@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from convneur.layers import GlobalBranch
-from convneur.memory import NeuralMemory
+from convneur.memory import Memory
 from convneur.models import ConvNeur
 
 Hook = Callable[..., Any]  # (module, inputs, answer) -> another answer, or None
@@ -58,20 +58,20 @@ def gated_branches(model: ConvNeur) -> list[GlobalBranch]:
 
 
 def unwritten(branches: Iterable[GlobalBranch]) -> list[tuple[nn.Module, Hook]]:
-    """Hooks that have the memories of branches answer as if nothing was written: as M_0.
+    """Hooks that have the memories of branches answer as if nothing was written.
 
     A memory that a hook looks at is asked part by part, even where the model was fused.
     """
     return [(branch.memory, _as_unwritten) for branch in branches]
 
 
-def _as_unwritten(memory: NeuralMemory, inputs: tuple[Tensor, ...], _answer: Tensor) -> Tensor:
+def _as_unwritten(memory: Memory, inputs: tuple[Tensor, ...], _answer: Tensor) -> Tensor:
     return memory.read_initial(inputs[0])
 
 
 def has_memory(model: ConvNeur) -> bool:
     """Whether what reads the tokens is a memory, rather than something it is compared with."""
-    return all(isinstance(branch.memory, NeuralMemory) for own in branches_of(model) for branch in own)
+    return all(isinstance(branch.memory, Memory) for own in branches_of(model) for branch in own)
 
 
 def one_image(image: Tensor) -> Tensor:

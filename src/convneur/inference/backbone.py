@@ -20,7 +20,7 @@ from convneur.inference.scratch import Map
 from convneur.inference.segments import Segment, segments_of
 from convneur.inference.spans import Area, Enlarged, Span, spans
 from convneur.layers import GlobalBranch
-from convneur.memory import NeuralMemory, contexts_in_parts
+from convneur.memory import Memory, contexts_in_parts
 from convneur.models import ConvNeur
 
 TOKENS_AT_ONCE = 2**16  # that a memory writes or reads
@@ -174,7 +174,7 @@ class BackboneOnDisk:
     def _memory(self, number: int, branch: GlobalBranch) -> None:
         """Write all tokens, and read about each."""
         (height, width), memory = self._grid(number), branch.memory
-        assert isinstance(memory, NeuralMemory)  # of all segments
+        assert isinstance(memory, Memory)  # of all segments
         tokens, contexts = self._token_map(number, "tokens"), self._token_map(number, "contexts")
         parts = list(spans(height, max(1, TOKENS_AT_ONCE // width)))
         mean = None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from convneur.inference.spans import Area, Enlarged
 from convneur.layers import ConvNeurBlock, GlobalBranch
-from convneur.memory import NeuralMemory
+from convneur.memory import Memory
 from convneur.models import ConvNeur
 from convneur.models.backbone import ConvNeurStage
 
@@ -101,9 +101,9 @@ def segments_of(model: ConvNeur) -> list[Segment]:
         for start, stop in zip(starts, [*starts[1:], len(all_blocks)], strict=True):
             blocks = tuple(all_blocks[start:stop])
             branch = blocks[0].global_branch
-            if branch is not None and not isinstance(branch.memory, NeuralMemory):
+            if branch is not None and not isinstance(branch.memory, Memory):
                 raise ValueError(
-                    f"{type(branch.memory).__name__} in stage {number + 1} cannot be streamed; only a NeuralMemory can"
+                    f"{type(branch.memory).__name__} in stage {number + 1} cannot be streamed; only a memory can"
                 )
             found.append(
                 Segment(

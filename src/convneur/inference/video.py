@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from convneur.memory import MemoryState, NeuralMemory
+from convneur.memory import Memory
 
 
 @torch.inference_mode()
 def video(model: nn.Module, frames: Iterable[Tensor], carry: bool = True) -> Iterator[Any]:
     """What a model says about one frame after the other.
 
-    Each memory goes on from what it was written with before, so that frames are read with all that was seen: momentum
-    and decay act between frames as between chunks of tokens. Models are trained on single images, in which a memory of
-    one chunk (the default) never carries momentum on; so ``carry`` is a thing to try, or to train for, and no better by
-    itself.
+    Each memory goes on from what it was written with before, so that frames are read with all that was seen. The tokens
+    of all frames count alike in the slots of the default; in fast weights momentum and decay act between frames as
+    between chunks of tokens. Models are trained on single images, so ``carry`` is a thing to try, or to train for, and
+    no better by itself.
 
     Args:
         model: In eval mode; a backbone, or anything with one inside. Its memories are watched until the generator ends.
@@ -36,15 +36,15 @@ def video(model: nn.Module, frames: Iterable[Tensor], carry: bool = True) -> Ite
     """
     if model.training:
         raise ValueError("the model is in training mode; call eval() first")
-    memories = [module for module in model.modules() if isinstance(module, NeuralMemory)]
+    memories = [module for module in model.modules() if isinstance(module, Memory)]
     if carry and not memories:
         raise ValueError("the model has no neural memory; choose another, or carry=False")
-    states: dict[int, MemoryState] = {}
+    states: dict[int, Any] = {}
 
     def go_on(memory: nn.Module, given: tuple[Any, ...], _: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (given[0], states.get(id(memory)), True), {}
 
-    def keep(memory: nn.Module, _: tuple[Any, ...], answer: tuple[Tensor, MemoryState]) -> Tensor:
+    def keep(memory: nn.Module, _: tuple[Any, ...], answer: tuple[Tensor, Any]) -> Tensor:
         context, states[id(memory)] = answer
         return context
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from convneur import ops
 from convneur.layers.guards import as_one_node, classes_of, is_symbolic, refuse_scripting, untouched
 from convneur.layers.token_mixers import make_token_mixer
-from convneur.memory import MemoryConfig, NeuralMemory, RMSNorm
+from convneur.memory import Memory, MemoryConfig, RMSNorm, SlotMemory
 from convneur.ops.global_branch import pool, to_grid
 
 
@@ -64,7 +64,7 @@ class GlobalBranch(nn.Module):
         # The class of the branch is not asked for: a subclass may compute something else.
         self._built: tuple[type, ...] = (GlobalBranch, *classes_of(self)[1:])
         self._config: MemoryConfig | None = None  # with which it is one operation
-        if isinstance(self.memory, NeuralMemory) and self.memory.config.has_kernel:
+        if isinstance(self.memory, SlotMemory):
             self._config = self.memory.config
 
     __prepare_scriptable__ = refuse_scripting  # of graphs of torch.fx, too, in which this is one node
@@ -73,12 +73,12 @@ class GlobalBranch(nn.Module):
         """Feature map (B, C, H, W) -> logits of the gate, and the shift or None, each (B, C, h, w)."""
         if is_symbolic(x):
             return as_one_node(self, x)
-        whole = self._config is not None and untouched(self, self._built)
+        whole = self._config is not None and self.center_tokens and untouched(self, self._built)
         if whole and (found := self._as_one_operation(x)) is not None:
             return found[0], found[1] if len(found) > 1 else None
         tokens, grid = self.tokens(x)
         centred = tokens - tokens.mean(1, keepdim=True) if self.center_tokens else tokens
-        mixed = self.memory(centred) if isinstance(self.memory, NeuralMemory) else self.memory(centred, grid)
+        mixed = self.memory(centred) if isinstance(self.memory, Memory) else self.memory(centred, grid)
         return self.outputs(tokens, self.proj(mixed), grid)
 
     def tokens(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -96,23 +96,20 @@ class GlobalBranch(nn.Module):
     def _as_one_operation(self, x: Tensor) -> list[Tensor] | None:
         """The same as one operation, if that serves."""
         memory, down, up, shift, carry = self.memory, self.down, self.up, self.up_shift, self.carry_norm
-        assert isinstance(memory, NeuralMemory)
-        eps = memory.store_norm.eps
-        others = (memory.retrieve_norm.eps, self.norm.eps, eps if carry is None else carry.eps)
-        if memory.config is not self._config or eps is None or others != (eps, eps, eps):
+        assert isinstance(memory, SlotMemory)
+        eps = memory.norm.eps
+        if memory.config is not self._config or (self.norm.eps, eps if carry is None else carry.eps) != (eps, eps):
             return None
         found: list[Tensor] | None = ops.global_branch.by_kernel(
             x,
             down.weight,
             down.bias,
-            memory.store_norm.weight,
+            memory.norm.weight,
+            memory.norm.bias,
             memory.to_keys.weight,
             memory.to_values.weight,
-            memory.to_rates.weight,
-            memory.to_rates.bias,
-            memory.fast.weight,
-            memory.retrieve_norm.weight,
-            memory.to_queries.weight,
+            memory.to_steps.weight,
+            memory.to_steps.bias,
             self.proj.weight,
             self.norm.weight,
             None if carry is None else carry.weight,
@@ -121,10 +118,6 @@ class GlobalBranch(nn.Module):
             None if shift is None else shift.weight,
             None if shift is None else shift.bias,
             self.token_stride,
-            self.center_tokens,
-            memory.config.decay,
-            memory.config.max_step,
-            memory.config.reference_length,
             eps,
         )
         return found

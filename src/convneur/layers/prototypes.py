@@ -117,7 +117,6 @@ PROTOTYPES: dict[str, Callable[[int], nn.Module]] = {
     "slots_start": partial(Slots, step="weight", start=True),
     "slots_competing": partial(Slots, step="weight", competing=True),
     "slots_copied": partial(Slots, queries="copy"),
-    "slots_one_map": partial(Slots, queries="keys"),
     "slots_competing_one_map": partial(Slots, step="weight", competing=True, queries="keys"),
     "slots_sharp": partial(Slots, sharpness=6.0),
     "slots_24": partial(Slots, slots=24),

@@ -16,21 +16,21 @@ from timm.layers import Attention, Mlp, create_attn
 from torch import Tensor, nn
 
 from convneur.layers.prototypes import PROTOTYPES
-from convneur.memory import MemoryConfig, NeuralMemory
+from convneur.memory import MemoryConfig, make_memory
 
 TokenMixerKind = Literal["memory", "pointwise", "se", "cbam", "non_local", "attention", "rwkv", "titans"]
 TOKEN_MIXERS = (*get_args(TokenMixerKind), *PROTOTYPES)
 
 
 def make_token_mixer(kind: str, width: int, memory: MemoryConfig | None = None) -> nn.Module:
-    """What reads tokens of ``width``. `NeuralMemory` takes the tokens alone, all others ``(tokens, (h, w))``.
+    """What reads tokens of ``width``. A `Memory` takes the tokens alone, all others ``(tokens, (h, w))``.
 
     Raises:
         ValueError: If ``width`` cannot be split into heads.
         ImportError: If ``titans`` is asked for and its package is missing.
     """
     if kind == "memory":
-        return NeuralMemory(width, memory)
+        return make_memory(width, memory)
     if kind in PROTOTYPES:
         return PROTOTYPES[kind](width)
     others: dict[str, Callable[[], nn.Module]] = {
@@ -50,7 +50,7 @@ class Pointwise(nn.Module):
 
     def __init__(self, width: int, memory: MemoryConfig | None = None) -> None:
         super().__init__()
-        parameters = sum(p.numel() for p in NeuralMemory(width, memory).parameters())
+        parameters = sum(p.numel() for p in make_memory(width, memory).parameters())
         self.mlp = Mlp(width, max(1, round((parameters - width) / (2 * width + 1))))
 
     def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:

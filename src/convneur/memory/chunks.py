@@ -1,4 +1,4 @@
-"""Arithmetic over chunks: averages, the recurrence of momentum and decay, and its unrolled coefficients.
+"""Arithmetic over chunks: averages, and the recurrence of momentum and decay.
 
     S_c = eta_c S_(c-1) - G_c            momentum
     M_c = (1 - alpha_c) M_(c-1) + S_c    decay
@@ -25,20 +25,6 @@ class Rates(NamedTuple):
     def at(self, chunk: int) -> Rates:
         """Rates of one chunk as (B, H, 1, 1), to scale matrices with."""
         return Rates(*(None if rate is None else rate[..., chunk, None, None] for rate in self))
-
-
-class Unrolled(NamedTuple):
-    """The last memory and momentum as sums over what was written, each (B, H, T) or (B, H).
-
-    M_T = memory_start M_0 + momentum_start S_0 - sum_c memory[c] G_c
-    S_T = momentum_carry S_0 - sum_c momentum[c] G_c
-    """
-
-    memory: Tensor
-    momentum: Tensor
-    memory_start: Tensor
-    momentum_start: Tensor
-    momentum_carry: Tensor
 
 
 def chunk_mean(x: Tensor, size: int) -> Tensor:
@@ -73,34 +59,3 @@ def advance(weights: Weights, momentum: Weights | None, gradient: Weights, rates
     if rates.keep is None:
         return tuple(m + s for m, s in zip(weights, written, strict=True)), written
     return tuple(torch.addcmul(s, rates.keep, m) for m, s in zip(weights, written, strict=True)), written
-
-
-def unroll(rates: Rates, like: Tensor) -> Unrolled:
-    """Coefficients of the last state, by a backward sweep over the chunks in scalars.
-
-    With all gradients taken at M_0, the last memory is linear in them, so that a single pass over all tokens writes
-    every chunk: each token's step is multiplied by the coefficient of its chunk and no state between is ever built.
-
-    Args:
-        rates: Of all chunks.
-        like: Any tensor (B, H, T), for shape and kind where both rates are unused.
-    """
-    one = torch.ones_like(like[..., 0])
-    zero = torch.zeros_like(one)
-    kept = through_momentum = through_memory = one
-    memory, momentum = [one], [one]
-    for chunk in range(like.shape[-1] - 1, -1, -1):
-        eta = zero if rates.momentum is None else rates.momentum[..., chunk]
-        kept = kept if rates.keep is None else kept * rates.keep[..., chunk]
-        through_momentum, inherited = through_momentum * eta, through_memory * eta
-        through_memory = kept + inherited
-        memory.append(through_memory)
-        momentum.append(through_momentum)
-    # The sweep ends one step before the first chunk, where S_0 reaches the memory through momentum only.
-    return Unrolled(
-        memory=torch.stack(memory[-2::-1], -1),
-        momentum=torch.stack(momentum[-2::-1], -1),
-        memory_start=kept,
-        momentum_start=inherited,
-        momentum_carry=through_momentum,
-    )

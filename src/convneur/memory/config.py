@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Literal, get_args, get_type_hints
 
-StateKind = Literal["linear", "mlp"]
+StateKind = Literal["slots", "linear", "mlp"]
 ReadKind = Literal["global", "causal"]
 AnchorKind = Literal["initial", "previous"]
 # Steps of all tokens of a chunk together, up to which descent from chunk to chunk stays bounded for an mlp state:
@@ -15,16 +15,17 @@ LONGEST_STEP = 4.0
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """Options of :class:`~convneur.memory.NeuralMemory`. The defaults are those of the ``convneur_m*`` models.
+    """Options of a memory. The defaults are those of the ``convneur_m*`` models.
 
     Attributes:
-        state: Form of the fast weights. ``linear``: ``M(x) = x W`` per head with L2-normalised keys.
+        state: What is written. ``slots``: weighted means of values, in `SlotMemory`; it has one option more, ``heads``.
+            The others are fast weights, in `NeuralMemory`. ``linear``: ``M(x) = x W`` per head with L2-normalised keys.
             ``mlp``: ``M(x) = x + (1 + g) * LN(GELU(x W1) W2)``, the memory of Titans and of the paper.
         read: ``global``: write every chunk, then every token reads the final memory. ``causal``: a token of chunk t
             reads the memory as chunk t - 1 left it (published).
         anchor: Where the gradient of the write is taken. ``initial``: at the learned M_0, all chunks in parallel
             (as titans-pytorch). ``previous``: at M_(t-1), chunk after chunk (the published formula).
-        heads: Independent memories the width is split into; ``None`` stands for 4 (linear) or 1 (mlp).
+        heads: Independent memories the width is split into; ``None`` stands for 4 (slots, linear) or 1 (mlp).
         chunk_size: Tokens per write; momentum and decay act between writes. ``None``: the whole sequence is one
             chunk, so the write does not depend on the order of the tokens.
         reference_length: A chunk of L tokens writes as if it had this many (its loss is scaled by
@@ -34,7 +35,7 @@ class MemoryConfig:
         max_step: Upper bound of the learned step of a token, ``theta = max_step * sigmoid(...)``.
     """
 
-    state: StateKind = "linear"
+    state: StateKind = "slots"
     read: ReadKind = "global"
     anchor: AnchorKind = "initial"
     heads: int | None = None
@@ -56,6 +57,13 @@ class MemoryConfig:
                 raise ValueError(f"{name}={value!r} is out of range; use a whole number of at least 1, or None")
         if not 0 < self.max_step < float("inf"):
             raise ValueError(f"max_step={self.max_step!r} is out of range; use a finite number above 0")
+        if self.state == "slots":
+            for field in fields(self):
+                if field.name not in ("state", "heads") and getattr(self, field.name) != field.default:
+                    raise ValueError(
+                        f"state='slots' has no option {field.name}; "
+                        "leave it out, or use state='linear' (preset='linear')"
+                    )
         if self.read == "causal" and self.chunk_size is None:
             raise ValueError("read='causal' with chunk_size=None would never write; set chunk_size, for example 196")
         if self.state == "mlp" and self.anchor == "previous" and self.chunk_size is not None:
@@ -70,9 +78,4 @@ class MemoryConfig:
     @property
     def num_heads(self) -> int:
         """Number of heads, with the default of the state filled in."""
-        return self.heads if self.heads is not None else {"linear": 4, "mlp": 1}[self.state]
-
-    @property
-    def has_kernel(self) -> bool:
-        """Whether the global branch around such a memory is an operation with a kernel: the linear state, one chunk."""
-        return self.state == "linear" and self.read == "global" and self.chunk_size is None
+        return self.heads if self.heads is not None else {"slots": 4, "linear": 4, "mlp": 1}[self.state]

@@ -15,11 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convneur import ops
-
 Weights = tuple[Tensor, ...]
 
 NORM_EPS = 1e-5  # torch's and titans-pytorch's LayerNorm default
+KEY_EPS = 1e-6  # representable in float16, so that a key of zeros stays zero instead of becoming 0 / 0
 MLP_EXPANSION = 4  # hidden width of the mlp state over its width (published)
 
 
@@ -42,7 +41,7 @@ def _floats(*tensors: Tensor) -> tuple[Tensor, ...]:
 class LinearState(nn.Module):
     """``M(x) = x W``: one D x D matrix per head, with L2-normalised keys.
 
-    W starts at zero: a memory that nothing was written to answers nothing. The formulas are in `convneur.ops.memory`.
+    W starts at zero: a memory that nothing was written to answers nothing.
     """
 
     def __init__(self, heads: int, dim: int) -> None:
@@ -54,16 +53,18 @@ class LinearState(nn.Module):
         return (self.weight,)
 
     def keys(self, keys: Tensor) -> Tensor:
-        """L2-normalise keys (..., D)."""
-        return ops.memory.unit_keys(keys)
+        """L2-normalise keys (..., D), which bounds the step at which the write stays stable."""
+        (wide,) = _floats(keys)  # a square of a half-precision number may be out of range
+        return keys * ((wide * wide).sum(-1, keepdim=True) + KEY_EPS).rsqrt().to(keys.dtype)
 
     def read(self, weights: Weights, queries: Tensor) -> Tensor:
         """M(queries): (..., N, D) -> (..., N, D)."""
-        return ops.memory.read(weights[0], queries)
+        return queries @ weights[0]
 
     def gradient(self, weights: Weights, keys: Tensor, values: Tensor, steps: Tensor) -> Weights:
         """Gradient of ``sum_i steps_i * mean_D (M(keys_i) - values_i)^2`` with respect to W, (..., D, D)."""
-        return (ops.memory.gradient(weights[0], keys, values, steps),)
+        error = keys @ weights[0] - values
+        return (keys.mT @ (error * (steps * (2 / keys.shape[-1]))),)
 
 
 class MlpState(nn.Module):

@@ -1,4 +1,4 @@
-"""The neural memory: tokens in, context out, by writing the tokens into fast weights and reading them back.
+"""Memories of fast weights (linear, mlp): tokens are written by gradient descent, in chunks if asked for, then read.
 
 Shape letters: B batch, H heads, N tokens, T chunks, L tokens per chunk, D memory width (of one head after the split).
 """
@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convneur import ops
-from convneur.memory.chunks import Rates, advance, chunk_mean, unroll
+from convneur.memory.chunks import Rates, advance, chunk_mean
 from convneur.memory.config import MemoryConfig
 from convneur.memory.fast_weights import FAST_WEIGHTS, Weights
+from convneur.memory.memory import Memory
 from convneur.memory.norm import RMSNorm
+from convneur.ops.memory import split_heads
 
 
 class MemoryState(NamedTuple):
@@ -47,7 +48,7 @@ class _Writes(NamedTuple):
         return self.keys[:, :, part], self.values[:, :, part], self.steps[:, :, part]
 
 
-class NeuralMemory(nn.Module):
+class NeuralMemory(Memory):
     """Fast weights that are rewritten for every image: write, then read.
 
     With z the tokens, keys and values are projections of RMSNorm(z), queries of a second RMSNorm(z). The write is
@@ -66,13 +67,10 @@ class NeuralMemory(nn.Module):
     """
 
     def __init__(self, width: int, config: MemoryConfig | None = None) -> None:
-        super().__init__()
-        config = config if config is not None else MemoryConfig()
-        if width < 1 or width % config.num_heads:
-            raise ValueError(f"width={width} does not split into {config.num_heads} heads; use a multiple of it")
-        self.width = width
-        self.config = config
-        self.heads = config.num_heads
+        config = config if config is not None else MemoryConfig(state="linear")
+        if config.state == "slots":
+            raise ValueError("state='slots' is no memory of fast weights; use SlotMemory, or state='linear'")
+        super().__init__(width, config)
         self.store_norm = RMSNorm(width)
         self.retrieve_norm = RMSNorm(width)
         self.to_queries = nn.Linear(width, width, bias=False)
@@ -82,10 +80,6 @@ class NeuralMemory(nn.Module):
         # no momentum to carry, and its rows then get a gradient of zero rather than none, which DDP would refuse.
         self.to_rates = nn.Linear(width, self.heads * (1 + config.momentum + config.decay))
         self.fast = FAST_WEIGHTS[config.state](self.heads, width // self.heads)
-
-    def extra_repr(self) -> str:
-        """Width and options, for ``print``."""
-        return f"width={self.width}, {self.config}"
 
     def initial_state(self, batch_size: int) -> MemoryState:
         """State in which nothing was written yet, for ``batch_size`` samples."""
@@ -125,13 +119,13 @@ class NeuralMemory(nn.Module):
         context = context.transpose(1, 2).flatten(2)
         return context if last is None else (context, last)
 
-    def read(self, tokens: Tensor, weights: Weights) -> Tensor:
+    def read(self, tokens: Tensor, written: Weights) -> Tensor:
         """What fast weights say about tokens, (B, N, D) -> (B, N, D); nothing is written."""
-        return self.fast.read(weights, self._queries(tokens)).transpose(1, 2).flatten(2)
+        return self.fast.read(written, self._queries(tokens)).transpose(1, 2).flatten(2)
 
     def read_initial(self, tokens: Tensor) -> Tensor:
         """What tokens read from M_0, before anything is written: (B, N, D) -> (B, N, D)."""
-        self._check(tokens, None)
+        self.check_tokens(tokens)
         return self.read(tokens, self.fast.initial())
 
     def surprise(self, tokens: Tensor) -> Tensor:
@@ -146,7 +140,7 @@ class NeuralMemory(nn.Module):
         Returns:
             (B, N); NaN for tokens that are never written, which are those of the last chunk of a causal read.
         """
-        self._check(tokens, None)
+        self.check_tokens(tokens)
         count, size = tokens.shape[1], self._chunk_size(tokens.shape[1])
         written = (count - 1) // size * size if self.config.read == "causal" else count
         if not written:
@@ -212,58 +206,18 @@ class NeuralMemory(nn.Module):
         size = self._chunk_size(tokens.shape[1])
         chunks = -(-tokens.shape[1] // size)
         writes = self._writes(self.store_norm(tokens), size, carries=chunks > 1 or state is not None)
-        inputs = (writes.keys, writes.values, writes.steps)  # torch 2.6 does not compile a slice of a NamedTuple
         initial = self.fast.initial()
-        if chunks == 1 and state is None and not return_state and self.config.state == "linear":
-            retention = writes.rates.at(0).keep
-            context, _ = ops.memory.reference(self._queries(tokens), *inputs, initial[0], retention)
-            return context, None
         weights = state.weights if state is not None else initial
         momentum = state.momentum if state is not None else None
-        if chunks == 1:
-            gradient = self.fast.gradient(initial if self.config.anchor == "initial" else weights, *inputs)
-            weights, momentum = advance(weights, momentum, gradient, writes.rates.at(0))
-        elif self.config.anchor == "previous":
-            for index in range(chunks):
-                gradient = self.fast.gradient(weights, *writes.chunk(index, size))
-                weights, momentum = advance(weights, momentum, gradient, writes.rates.at(index))
-        else:
-            weights, momentum = self._write_at_once(writes, weights, momentum, chunks, size, return_state)
+        for index in range(chunks):
+            anchor = initial if self.config.anchor == "initial" else weights
+            gradient = self.fast.gradient(anchor, *writes.chunk(index, size))
+            weights, momentum = advance(weights, momentum, gradient, writes.rates.at(index))
         context = self.fast.read(weights, self._queries(tokens))
         if not return_state:
             return context, None
-        assert momentum is not None  # always known once something was written and a state is wanted
+        assert momentum is not None  # something was written
         return context, MemoryState(weights, momentum, tokens[:, :0])
-
-    def _write_at_once(
-        self,
-        writes: _Writes,
-        weights: Weights,
-        momentum: Weights | None,
-        chunks: int,
-        size: int,
-        return_momentum: bool,
-    ) -> tuple[Weights, Weights | None]:
-        """All chunks in one pass: with gradients at M_0 the final memory is linear in them (see `unroll`)."""
-        initial, tokens = self.fast.initial(), writes.keys.shape[2]
-        unrolled = unroll(writes.rates, writes.keys.new_ones(*writes.keys.shape[:2], chunks))
-
-        def written(per_chunk: Tensor) -> Weights:
-            per_token = per_chunk.repeat_interleave(size, -1)[..., :tokens, None]
-            return self.fast.gradient(initial, writes.keys, writes.values, writes.steps * per_token)
-
-        def scaled(factor: Tensor, matrices: Weights) -> Weights:
-            return tuple(factor[..., None, None] * m for m in matrices)
-
-        final = _minus(scaled(unrolled.memory_start, weights), written(unrolled.memory))
-        last = None
-        if momentum is not None:
-            final = tuple(m + s for m, s in zip(final, scaled(unrolled.momentum_start, momentum), strict=True))
-        if return_momentum:
-            carried = scaled(unrolled.momentum_carry, momentum) if momentum is not None else None
-            gradient = written(unrolled.momentum)
-            last = _minus(carried, gradient) if carried is not None else tuple(-g for g in gradient)
-        return final, last
 
     def _writes(self, normed: Tensor, size: int, carries: bool = True) -> _Writes:
         """Project normalised tokens (B, N, D) for the write in chunks of ``size``; the last chunk may be shorter.
@@ -283,8 +237,8 @@ class NeuralMemory(nn.Module):
         """What normalised tokens (B, N, D) write: keys, values (B, H, N, D) and steps (B, H, N, 1), times ``scale``."""
         steps = self.config.max_step * scale * logits[..., : self.heads].sigmoid()
         return (
-            self.fast.keys(ops.memory.split_heads(self.to_keys(normed), self.heads)),
-            ops.memory.split_heads(self.to_values(normed), self.heads),
+            self.fast.keys(split_heads(self.to_keys(normed), self.heads)),
+            split_heads(self.to_values(normed), self.heads),
             steps.transpose(1, 2).unsqueeze(-1),
         )
 
@@ -316,16 +270,10 @@ class NeuralMemory(nn.Module):
 
     def _queries(self, tokens: Tensor) -> Tensor:
         """What tokens (B, N, D) ask the memory, (B, H, N, D)."""
-        return ops.memory.split_heads(self.to_queries(self.retrieve_norm(tokens)), self.heads)
+        return split_heads(self.to_queries(self.retrieve_norm(tokens)), self.heads)
 
     def _check(self, tokens: Tensor, state: MemoryState | None) -> None:
-        if tokens.ndim != 3 or tokens.shape[-1] != self.width:
-            raise ValueError(
-                f"tokens of shape {tuple(tokens.shape)} do not fit; "
-                f"give (batch, tokens, {self.width}), the width of this memory"
-            )
-        if tokens.shape[1] == 0:
-            raise ValueError("no tokens given; give at least one")
+        self.check_tokens(tokens)
         if state is None:
             return
         if state.pending.shape[0] != tokens.shape[0]:
@@ -339,7 +287,3 @@ class NeuralMemory(nn.Module):
                 f"the state is of another memory (width {state.pending.shape[-1]}, weights "
                 f"{[tuple(w.shape) for w in state.weights]}); this one needs width {self.width}, weights {expected}"
             )
-
-
-def _minus(left: Weights, right: Weights) -> Weights:
-    return tuple(a - b for a, b in zip(left, right, strict=True))

@@ -1,8 +1,8 @@
 """Tokens of an image that never are in memory at once: the same writes and reads, part by part.
 
-A write in one chunk is a sum over its tokens, and so are the means that its rates follow from: they are summed. Several
-chunks are written one after the other, each of the whole parts it has. A causal read goes along with the writes; a
-global one needs the tokens a second time.
+Slots are written part by part. A write of fast weights in one chunk is a sum over its tokens, and so are the means that
+its rates follow from: they are summed. Several chunks are written one after the other, each of the whole parts it has.
+A causal read goes along with the writes; a global one needs the tokens a second time.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from torch import Tensor
 
 from convneur.memory.chunks import advance
 from convneur.memory.fast_weights import Weights
+from convneur.memory.memory import Memory
 from convneur.memory.neural_memory import MemoryState, NeuralMemory
+from convneur.memory.slot_memory import SlotMemory
+from convneur.ops.memory import Slots
 
 
 def contexts_in_parts(
-    memory: NeuralMemory, parts: Callable[[], Iterable[Tensor]], count: int, mean: Tensor | None = None
+    memory: Memory, parts: Callable[[], Iterable[Tensor]], count: int, mean: Tensor | None = None
 ) -> Iterator[Tensor]:
     """What ``memory`` gives for all tokens, in parts; equal to one call with all of them but for rounding.
 
@@ -35,15 +38,22 @@ def contexts_in_parts(
     def tokens() -> Iterator[Tensor]:
         return iter(parts()) if mean is None else (part - mean for part in parts())
 
-    if memory.config.read == "causal":
+    if isinstance(memory, NeuralMemory) and memory.config.read == "causal":
         state: MemoryState | None = None
         for part in tokens():
             context, state = memory(part, state, True)
             yield context
         return
-    weights = _written(memory, tokens(), count)
+    written: Weights | Slots | None = None
+    if isinstance(memory, NeuralMemory):
+        written = _written(memory, tokens(), count)
+    elif isinstance(memory, SlotMemory):
+        slots: Slots | None = None
+        for part in tokens():
+            slots = memory.write(part, slots)
+        written = slots
     for part in tokens():
-        yield memory.read(part, weights)
+        yield memory.read(part, written)
 
 
 def _written(memory: NeuralMemory, parts: Iterator[Tensor], count: int) -> Weights:

@@ -1,25 +1,32 @@
-"""The oracle: the same memory, written to be obviously right. Float64, token by token, gradients by autograd.
+"""The oracle: the same memories, written to be obviously right. Float64, token by token, gradients by autograd.
 
-It shares nothing with the fast path but the parameters, which it reads from a `NeuralMemory` by name.
+It shares nothing with the fast path but the parameters, which it reads from a memory by name.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from convneur.memory.memory import Memory
 from convneur.memory.neural_memory import MemoryState, NeuralMemory
+from convneur.memory.slot_memory import SlotMemory
+from convneur.ops.memory import Slots
 
 
-def reference(
-    memory: NeuralMemory, tokens: Tensor, state: MemoryState | None = None, return_state: bool = False
-) -> Tensor | tuple[Tensor, MemoryState]:
+def reference(memory: Memory, tokens: Tensor, state: Any = None, return_state: bool = False) -> Any:
     """What ``memory(tokens, state, return_state)`` must give; same arguments, same results, in float64.
 
-    The inner gradient is ``torch.autograd.grad`` of the inner loss, so this cannot run under ``inference_mode``.
+    Of fast weights the inner gradient is ``torch.autograd.grad`` of the inner loss, so this cannot run under
+    ``inference_mode``.
     """
+    if isinstance(memory, SlotMemory):
+        rows, slots = _slots(memory, tokens.double(), state)
+        return (rows, slots) if return_state else rows
+    assert isinstance(memory, NeuralMemory)
     samples = []
     for index in range(tokens.shape[0]):
         own = None
@@ -39,6 +46,39 @@ def reference(
         tuple(torch.stack(w) for w in zip(*(s.momentum for s in states), strict=True)),
         torch.stack([s.pending for s in states]),
     )
+
+
+def _slots(memory: SlotMemory, tokens: Tensor, state: Slots | None) -> tuple[Tensor, Slots]:
+    """Tokens (B, N, D) -> context (B, N, D) and the slots."""
+    heads, head = memory.heads, memory.width // memory.heads
+    written = []  # of each sample and head: memory and mass
+    context = torch.empty_like(tokens)
+    for b, sample in enumerate(tokens):
+        for h in range(heads):
+            of_head = slice(h * head, (h + 1) * head)
+            keys, values = [], []
+            for token in sample:
+                x = (token - token.mean()) / torch.sqrt(token.var(unbiased=False) + 1e-6)
+                x = x * memory.norm.weight.double() + memory.norm.bias.double()
+                step = torch.sigmoid(memory.to_steps.weight.double()[h] @ x + memory.to_steps.bias.double()[h])
+                keys.append(memory.to_keys.weight.double()[of_head] @ x)
+                values.append(step * (memory.to_values.weight.double()[of_head] @ x))
+            weights = [torch.exp(3 * key) for key in keys]
+            totals = sum(weights, torch.zeros(head).double() if state is None else state.mass[b, h].double().exp())
+            rows = []
+            for j in range(head):
+                row = torch.zeros(head).double()
+                if state is not None:
+                    row = state.memory[b, h, j].double() * state.mass[b, h, j].double().exp()
+                for weight, value in zip(weights, values, strict=True):
+                    row = row + weight[j] * value
+                rows.append(row / totals[j])
+            for i, weight in enumerate(weights):
+                answer = sum((weight[j] * rows[j] for j in range(head)), torch.zeros(head).double())
+                context[b, i, of_head] = answer / weight.sum()
+            written.append((torch.stack(rows), totals.log()))
+    memories, masses = (torch.stack(each).unflatten(0, (-1, heads)) for each in zip(*written, strict=True))
+    return context, Slots(memories, masses)
 
 
 def _sample(memory: NeuralMemory, tokens: Tensor, state: MemoryState | None) -> tuple[Tensor, MemoryState]:

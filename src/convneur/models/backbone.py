@@ -94,7 +94,7 @@ class ConvNeur(nn.Module):
         ls_init_value: Initial layer scale.
         drop_rate: Dropout before the classifier.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 at the first.
-        preset: ``default``, or ``published`` for the paper's global branch.
+        preset: ``slots``; ``linear``, the memory of earlier versions; or ``published``, the paper's global branch.
         global_placement: Overrides the preset: ``per_stage``, ``per_layer`` or ``none`` (local-only).
         fusion: Overrides the preset: ``gate``, ``add``, ``gate_add`` or ``concat``.
         token_strides: Overrides the preset: pixels of a stage's map per token.
@@ -102,7 +102,7 @@ class ConvNeur(nn.Module):
         center_tokens: Overrides the preset: take the mean of an image's tokens off each.
         token_skip: Overrides the preset: let the gate follow from each token itself, too.
         token_mixer: Overrides the preset: what reads the tokens; see `convneur.layers.token_mixers`.
-        memory: Overrides the preset: a `MemoryConfig`, or a dict of some of its knobs.
+        memory: Overrides the preset: a `MemoryConfig`, or a dict of some of its options.
 
     Raises:
         ValueError: For a value that is unknown or out of range, and for images that do not fit.
@@ -124,7 +124,7 @@ class ConvNeur(nn.Module):
         ls_init_value: float = 1e-6,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
-        preset: str = "default",
+        preset: str = "slots",
         global_placement: str | None = None,
         fusion: str | None = None,
         token_strides: Sequence[int] | None = None,

@@ -41,7 +41,7 @@ class GlobalConfig:
         token_skip: Let the gate follow from each token itself, too, not from the memory's answer alone (not in the
             paper).
         token_mixer: What reads the tokens: the memory, or something else to compare it with.
-        memory: Knobs of the memory itself.
+        memory: Options of the memory itself.
     """
 
     placement: PlacementKind = "per_stage"

@@ -157,8 +157,10 @@ def _of_folder(folder: Path, source: str, kwargs: Mapping[str, Any]) -> Loaded:
         header = read_header(folder / WEIGHTS)
         with within(CONFIG):
             metadata = _metadata(config)
-            check_arguments(config.get("architecture"), config.get("model_args", {}), "model_args", header.most)
-        model = load_whole(partial(timm.create_model, f"local-dir:{folder}", **kwargs), header)
+            given = config.get("model_args", {})
+            arguments = check_arguments(config.get("architecture"), given, "model_args", header)
+        preset = {"preset": arguments["preset"]} if "preset" in arguments else {}  # timm reads the others by itself
+        model = load_whole(partial(timm.create_model, f"local-dir:{folder}", **(preset | dict(kwargs))), header)
         described: dict[str, Any] = dict(cast(Any, model).pretrained_cfg)
         if cast(Any, model).num_classes != described["num_classes"]:
             raise ValueError(

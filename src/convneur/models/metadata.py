@@ -17,8 +17,9 @@ from timm.models import PretrainedCfg, build_model_with_cfg
 from convneur.json_files import shown
 from convneur.memory import MemoryConfig
 from convneur.models.backbone import ConvNeur
-from convneur.models.renamed import with_new_names
+from convneur.models.renamed import are_linear, with_new_names
 from convneur.models.variants import VARIANTS
+from convneur.models.weights import Header
 
 MAX_SIDE = 4096  # pixels of an image that a model may ask for by itself; people may ask for more
 MAX_CLASSES = 1_000_000
@@ -95,14 +96,15 @@ def check_labels(labels: Any, count: int | None, kind: str = "classifier") -> li
     return list(labels)
 
 
-def check_arguments(architecture: Any, given: Any, place: str, most: int) -> dict[str, Any]:
+def check_arguments(architecture: Any, given: Any, place: str, weights: Header) -> dict[str, Any]:
     """Arguments of a model of timm, as a file has them: settings of the model itself, and nothing that loads anything.
 
     Args:
         architecture: Name of the model.
         given: The arguments.
         place: For messages.
-        most: The largest number that they may have; see `convneur.models.weights.Header.most`.
+        weights: Of the model. No argument may be larger than ``weights.most``, and they tell the memory of a model of
+            an earlier version, which does not name it.
 
     Returns:
         The arguments, by their names of today.
@@ -119,10 +121,12 @@ def check_arguments(architecture: Any, given: Any, place: str, most: int) -> dic
             raise ValueError(f"{place}.{name} is null; leave it out")
         check_types(arguments, ConvNeur, place)
         check_types(as_object(arguments.get("memory", {}), f"{place}.memory"), MemoryConfig, f"{place}.memory")
+        if "preset" not in arguments and are_linear(weights.tensors):
+            arguments["preset"] = "linear"
     for name in arguments:
         if name in FACTORY:
             raise ValueError(f"{place}.{name} is none of its settings")
-    check_sizes(arguments, place, most)
+    check_sizes(arguments, place, weights.most)
     return arguments
 
 

@@ -5,6 +5,7 @@ timm 1.0 has no entry point for models of other packages, so ``import convneur``
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 
 from convneur.models.backbone import ConvNeur
 from convneur.models.registry_utils import choose
-from convneur.models.renamed import with_new_names
+from convneur.models.renamed import are_linear, with_new_names
 from convneur.models.variants import VARIANTS
 
 
@@ -48,8 +49,16 @@ def _create(name: str, pretrained: bool, **kwargs: Any) -> ConvNeur:
         name,
         pretrained,
         feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+        pretrained_filter_fn=_same_memory,
         **{**sizes, **kwargs},
     )
+
+
+def _same_memory(weights: Mapping[str, Any], model: ConvNeur) -> Mapping[str, Any]:
+    """Weights as they are, unless they are of the memory of earlier versions and the model's is another."""
+    if are_linear(weights) and not are_linear(model.state_dict()):
+        raise ValueError("the weights are of a model with the linear memory; add preset='linear'")
+    return weights
 
 
 @register_model

@@ -1,17 +1,22 @@
-"""Arguments that were renamed: old names still work, with a warning where people give them, without one in files."""
+"""Arguments that were renamed: old names still work, with a warning where people give them, without one in files.
+
+So does the memory of earlier versions, which was the default then and is ``preset="linear"`` now.
+"""
 
 from __future__ import annotations
 
 import functools
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 NEW_NAMES = {"globalizer": "token_mixer", "carry_tokens": "token_skip"}
+NEW_VALUES = {("preset", "default"): "linear"}
+LINEAR_WEIGHT = ".memory.fast.weight"  # how a tensor's name ends that the linear memory alone has
 
 
 def with_new_names(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,8 +30,17 @@ def with_new_names(given: Mapping[str, Any]) -> dict[str, Any]:
         new = NEW_NAMES.get(name, name)
         if new != name and new in given:
             raise ValueError(f"{name} and {new} are the same setting; give {new} alone")
-        found[new] = with_new_names(value) if isinstance(value, Mapping) else value
+        found[new] = with_new_names(value) if isinstance(value, Mapping) else _new_value(new, value)
     return found
+
+
+def are_linear(names: Iterable[str]) -> bool:
+    """Whether weights with these names are of a model with the linear memory."""
+    return any(name.endswith(LINEAR_WEIGHT) for name in names)
+
+
+def _new_value(name: str, value: Any) -> Any:
+    return NEW_VALUES.get((name, value), value) if isinstance(value, str) else value
 
 
 def accept_old_names(function: Callable[P, R]) -> Callable[P, R]:
@@ -35,8 +49,14 @@ def accept_old_names(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         given: Any = kwargs
-        for old in NEW_NAMES.keys() & kwargs.keys():
-            text = f"{old} is now called {NEW_NAMES[old]}; the old name will be removed"
+        changes = [(old, NEW_NAMES[old]) for old in NEW_NAMES.keys() & kwargs.keys()]
+        changes += [
+            (f"{name}={value!r}", f"{name}={_new_value(name, value)!r}")
+            for name, value in kwargs.items()
+            if _new_value(name, value) != value
+        ]
+        for old, new in changes:
+            text = f"{old} is now called {new}; the old name will be removed"
             warnings.warn(text, DeprecationWarning, stacklevel=_depth())
             given = with_new_names(kwargs)
         return function(*args, **given)

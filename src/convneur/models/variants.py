@@ -18,7 +18,9 @@ VARIANTS: dict[str, Variant] = {
 }
 
 PRESETS: dict[str, GlobalConfig] = {
-    "default": GlobalConfig(),
+    "slots": GlobalConfig(),
+    # Models of earlier versions.
+    "linear": GlobalConfig(memory=MemoryConfig(state="linear")),
     # The paper's memory, kept for reproduction: full-resolution tokens, causal chunks of 196, inner loss a plain sum.
     "published": GlobalConfig(
         fusion="gate",
@@ -37,16 +39,16 @@ def resolve_preset(
 
     Args:
         preset: Name in `PRESETS`.
-        memory: A whole memory configuration, or some of its knobs by name.
+        memory: A whole memory configuration, or some of its options by name.
         **overrides: Fields of `GlobalConfig`.
 
     Raises:
-        ValueError: For an unknown preset, knob or value.
+        ValueError: For an unknown preset, option or value.
     """
     config = PRESETS[choose(preset, PRESETS, "preset")]
     if memory is not None and not isinstance(memory, MemoryConfig):
         for knob in memory:
-            choose(knob, [f.name for f in fields(MemoryConfig)], "memory knob")
+            choose(knob, [f.name for f in fields(MemoryConfig)], "option of the memory")
         memory = replace(config.memory, **memory)
     given = {name: value for name, value in {"memory": memory, **overrides}.items() if value is not None}
     if given.get("token_mixer", config.token_mixer) != "memory":

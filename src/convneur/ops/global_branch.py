@@ -1,7 +1,7 @@
 """The global branch: a feature map as compact tokens, through the default memory, back to channels on the token grid.
 
     z       = down( pool(x) )                                       tokens
-    c       = rms_norm( proj( memory( z - mean z ) ) )              context
+    c       = rms_norm( proj( memory( layer_norm(z - mean z) ) ) )  context
     gate    = up( c + rms_norm(z) )        shift = up_shift( c )
 
 It has no formula of its own: it calls that of the memory (`convneur.ops.memory`). In inference PyTorch would take some
@@ -9,7 +9,7 @@ twenty small operations for one image; starting each takes as long as computing 
 through all of it while the tile is in the cache.
 
 Shape letters: B batch, C channels, H W pixels of the feature map, h w of the token grid, N = hw tokens, D memory width,
-R rates of a token.
+Z heads.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 from convneur.ops import memory
 from convneur.ops._library import AVX512, FLOAT, FLOATS, INT, LANES, Operation, kernel_function
 
-_OPTIONAL = (1, 12, 14, 15, 16)  # places of weights that may be None: three biases, token_gain and the shift
+_OPTIONAL = (1, 10, 12, 13, 14)  # places of weights that may be None: three biases, token_gain and the shift
 TILE = 128  # tokens of a tile at most, as in csrc/global_branch.c
 TILES = 4  # of an image, for as many threads, unless it has more tokens: of smaller ones the sums are most of the work
 
@@ -49,14 +49,12 @@ def reference(
     x: Tensor,
     down: Tensor,
     down_bias: Tensor | None,
-    store_gain: Tensor,
+    norm_gain: Tensor,
+    norm_bias: Tensor,
     keys: Tensor,
     values: Tensor,
-    rates: Tensor,
-    rates_bias: Tensor,
-    initial: Tensor,
-    retrieve_gain: Tensor,
-    queries: Tensor,
+    steps: Tensor,
+    steps_bias: Tensor,
     proj: Tensor,
     gain: Tensor,
     token_gain: Tensor | None,
@@ -65,10 +63,6 @@ def reference(
     shift: Tensor | None,
     shift_bias: Tensor | None,
     stride: int,
-    center: bool,
-    decay: bool,
-    max_step: float,
-    reference_length: int | None,
     eps: float,
 ) -> list[Tensor]:
     """The formula, from the weights; `convneur.layers.GlobalBranch` is the same from modules.
@@ -77,14 +71,12 @@ def reference(
         x: (B, C, H, W).
         down: (D, C), to tokens.
         down_bias: (D,), or None.
-        store_gain: (D,), of the norm before the write.
+        norm_gain: (D,), of the LayerNorm before the memory.
+        norm_bias: (D,).
         keys: (D, D).
         values: (D, D).
-        rates: (R H, D), all heads of one rate after the other: steps first, decay last.
-        rates_bias: (R H,).
-        initial: M_0, (H, D / H, D / H).
-        retrieve_gain: (D,), of the norm before the read.
-        queries: (D, D).
+        steps: (Z, D), one row for each head.
+        steps_bias: (Z,).
         proj: (D, D), behind the memory.
         gain: (D,), of the norm of the context.
         token_gain: (D,), of the norm of the token that the gate sees; None if it does not.
@@ -93,30 +85,19 @@ def reference(
         shift: (C, D), to the shift; None if there is none.
         shift_bias: (C,), or None.
         stride: Pixels per token along each side.
-        center: Whether the mean of the tokens is taken off before they are written.
-        decay: Whether a share of M_0 is forgotten.
-        max_step: Upper bound of a token's step.
-        reference_length: Tokens that an image writes as; None for a plain sum.
-        eps: Of the norms.
+        eps: Of all norms.
 
     Returns:
         The gate's logits (B, C, h, w), and the shift (B, C, h, w) if there is one; channels last.
     """
-    x, heads = pool(x, stride), initial.shape[0]
-    grid, count = (x.shape[2], x.shape[3]), x.shape[2] * x.shape[3]
+    x, heads = pool(x, stride), len(steps)
+    grid = (x.shape[2], x.shape[3])
     tokens = F.linear(x.permute(0, 2, 3, 1).flatten(1, 2), down, down_bias)
-    centred = tokens - tokens.mean(1, keepdim=True) if center else tokens
-    stored, asking = rms_norm(centred, store_gain, eps), rms_norm(centred, retrieve_gain, eps)
-    logits = F.linear(stored, rates, rates_bias)
-    steps = max_step * logits[..., :heads].sigmoid()
-    steps = steps if reference_length is None else steps * reference_length / count
+    normed = F.layer_norm(tokens - tokens.mean(1, keepdim=True), norm_gain.shape, norm_gain, norm_bias, eps)
     answers, _ = memory.reference(
-        memory.split_heads(F.linear(asking, queries), heads),
-        memory.unit_keys(memory.split_heads(F.linear(stored, keys), heads)),
-        memory.split_heads(F.linear(stored, values), heads),
-        memory.split_heads(steps, heads),
-        initial,
-        (-logits[..., -heads:].mean(1)).sigmoid()[..., None, None] if decay else None,
+        memory.split_heads(F.linear(normed, keys), heads),
+        memory.split_heads(F.linear(normed, values), heads),
+        memory.split_heads(F.linear(normed, steps, steps_bias).sigmoid(), heads),
     )
     context = rms_norm(F.linear(answers.transpose(1, 2).flatten(2), proj), gain, eps)
     seen = context if token_gain is None else context + rms_norm(tokens, token_gain, eps)
@@ -128,38 +109,36 @@ class _Arguments(ctypes.Structure):
     """As in csrc/global_branch.c."""
 
     _fields_ = (
-        *((name, FLOATS) for name in "x down down_bias store_gain keys values rates rates_bias initial".split()),
-        *((name, FLOATS) for name in "retrieve_gain queries proj gain token_gain up up_bias shift shift_bias".split()),
+        *((name, FLOATS) for name in "x down down_bias norm_gain norm_bias keys values steps steps_bias".split()),
+        *((name, FLOATS) for name in "proj gain token_gain up up_bias shift shift_bias".split()),
         *((name, FLOATS) for name in "gates shifts workspace".split()),
         *((name, INT) for name in "batch height width channels stride grid_height grid_width memory_width".split()),
-        *((name, INT) for name in "heads rate_rows center decay tiles threads".split()),
-        *((name, FLOAT) for name in "step eps key_eps".split()),
+        *((name, INT) for name in "heads tiles threads".split()),
+        *((name, FLOAT) for name in "sharpness eps".split()),
     )
 
 
 def _kernel(x: Tensor, *args: Any) -> list[Tensor]:
-    weights, (stride, center, decay, max_step, reference_length, eps) = args[:-6], args[-6:]
-    (batch, channels, height, across), (heads, head) = x.shape, weights[7].shape[:2]
-    grid, width, shift = (-(-height // stride), -(-across // stride)), heads * head, weights[15]
-    count = grid[0] * grid[1]
+    weights, (stride, eps) = args[:-2], args[-2:]
+    (batch, channels, height, across), (width, heads) = x.shape, (len(weights[0]), len(weights[6]))
+    grid, shift = (-(-height // stride), -(-across // stride)), weights[13]
     # Not by the batch, so that an image's answer is the same to the last bit with others and without.
-    vectors = -(-count // LANES)
+    vectors = -(-grid[0] * grid[1] // LANES)
     tiles = max(-(-vectors * LANES // TILE), min(vectors, torch.get_num_threads(), TILES))
     row, tasks = TILE + LANES, batch * tiles
     threads = min(torch.get_num_threads(), tasks)
-    per_thread = 2 * (max(channels, 2 * width) + heads) * row
+    head = width // heads
+    per_thread = 2 * max(channels, 2 * width) * row
     workspace = x.new_empty(
-        tasks * (2 * width * row + width + width * head + heads) + batch * width * head + threads * per_thread
+        tasks * (2 * width * row + width * (head + 3)) + batch * width * head + threads * per_thread
     )
     gate = x.new_empty(batch, *grid, channels)
     shifts = None if shift is None else torch.empty_like(gate)
-    arrays = (x, *weights, gate, shifts, workspace)
-    step = 2 / head * (max_step if reference_length is None else max_step * (reference_length / count))
     arguments = _Arguments(
-        *[None if array is None else array.data_ptr() for array in arrays],
+        *[None if array is None else array.data_ptr() for array in (x, *weights, gate, shifts, workspace)],
         *(batch, height, across, channels, stride, *grid, width),
-        *(heads, len(weights[5]), center, decay, tiles, threads),
-        *(step, eps, memory.KEY_EPS),
+        *(heads, tiles, threads),
+        *(memory.SHARPNESS, eps),
     )
     _FUNCTION(ctypes.byref(arguments))
     outputs = [gate.permute(0, 3, 1, 2)]
@@ -167,19 +146,18 @@ def _kernel(x: Tensor, *args: Any) -> list[Tensor]:
 
 
 def _suits(x: Tensor, *args: Any) -> str | None:
-    weights, decay = args[:17], args[19]
+    weights = args[:15]
     if x.ndim != 4 or not x.is_contiguous(memory_format=torch.channels_last):
         return "the feature map is not channels-last"
     for place, weight in enumerate(weights):
         if weight is None and place not in _OPTIONAL:
             return "a weight is missing"
-    (width, channels), (heads, head, _) = weights[0].shape, weights[7].shape
+    (width, channels), heads = weights[0].shape, len(weights[6])
     shapes = [
-        *((width, channels), (width,), (width,), (width, width), (width, width)),
-        *((len(weights[5]), width), (len(weights[5]),), (heads, head, head), (width,), (width, width), (width, width)),
-        *((width,), (width,), (channels, width), (channels,), (channels, width), (channels,)),
+        *((width, channels), (width,), (width,), (width,), (width, width), (width, width), (heads, width), (heads,)),
+        *((width, width), (width,), (width,), (channels, width), (channels,), (channels, width), (channels,)),
     ]
-    if x.shape[1] != channels or heads * head != width or len(weights[5]) < heads * (1 + decay):
+    if x.shape[1] != channels or width % heads:
         return "shapes do not fit"
     for weight, shape in zip(weights, shapes, strict=True):
         if weight is not None and (weight.shape != shape or not weight.is_contiguous()):
@@ -189,10 +167,9 @@ def _suits(x: Tensor, *args: Any) -> str | None:
 
 _FUNCTION = kernel_function(f"convneur_global_branch_{'avx512' if AVX512 else 'avx2'}", ctypes.POINTER(_Arguments))
 global_branch = Operation(
-    "global_branch(Tensor x, Tensor down, Tensor? down_bias, Tensor store_gain, Tensor keys, Tensor values, "
-    "Tensor rates, Tensor rates_bias, Tensor initial, Tensor retrieve_gain, Tensor queries, Tensor proj, Tensor gain, "
-    "Tensor? token_gain, Tensor up, Tensor? up_bias, Tensor? shift, Tensor? shift_bias, int stride, bool center, "
-    "bool decay, float max_step, int? reference_length, float eps) -> Tensor[]",
+    "global_branch(Tensor x, Tensor down, Tensor? down_bias, Tensor norm_gain, Tensor norm_bias, Tensor keys, "
+    "Tensor values, Tensor steps, Tensor steps_bias, Tensor proj, Tensor gain, Tensor? token_gain, Tensor up, "
+    "Tensor? up_bias, Tensor? shift, Tensor? shift_bias, int stride, float eps) -> Tensor[]",
     reference,
     _kernel,
     _suits,

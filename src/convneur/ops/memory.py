@@ -1,29 +1,32 @@
-"""The default memory: fast weights M, written from an image's tokens by one step of gradient descent, then read by all.
+"""The default memory: slots, written from an image's tokens to the optimum of a loss, then read by all tokens.
 
-    loss    = sum_i s_i mean_d ( k_i M_0 - v_i )^2        k_i keys, v_i values, s_i steps, M_0 learned
-    M       = r M_0 - d loss / d M (M_0)                  r the share of M_0 that is kept (retention)
-    answer  = q_i M                                       q_i queries
+    l_ij    = 3 k_ij                                      k_i keys, one number per slot j
+    loss    = sum_ij a_ij |M_j - s_i v_i|^2               a_ij softmax of l over the tokens, v_i values, s_i steps
+    M_j     = sum_i a_ij s_i v_i                          the optimum: one weighted mean of values per slot
+    answer  = sum_j r_ij M_j                              r_ij softmax of l over the slots
 
-`docs/method.md` derives the gradient. Whoever changes the rule of the write or the read changes it here, and the oracle
-(`convneur.memory.reference`); backbone, chunks, streaming and explain use these functions. The kernel of this formula
-is part of the global branch (``csrc/global_branch.c``) and follows when its C does.
+`docs/method.md` derives the write. Whoever changes the rule of the write or the read changes it here, and the oracle
+(`convneur.memory.reference`); backbone, parts, streaming and explain use these functions. The kernel of this formula is
+part of the global branch (``csrc/global_branch.c``) and follows when its C does.
 
-Shape letters: B batch, H heads, N tokens, D width of one head. Leading dimensions broadcast.
+Shape letters: B batch, H heads, N tokens, S slots of a head, D width of a value. Leading dimensions broadcast.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-KEY_EPS = 1e-6  # representable in float16, so that a key of zeros stays zero instead of becoming 0 / 0
+SHARPNESS = 3.0  # keys of a new model have a standard deviation of about 0.6, whose softmax would be nearly a mean
 
 
-def unit_keys(keys: Tensor) -> Tensor:
-    """L2-normalise keys (..., D), which bounds the step at which the write stays stable."""
-    # In float32 at least: a square of a half-precision number may be out of range.
-    wide = keys.float() if keys.dtype in (torch.float16, torch.bfloat16) else keys
-    return keys * ((wide * wide).sum(-1, keepdim=True) + KEY_EPS).rsqrt().to(keys.dtype)
+class Slots(NamedTuple):
+    """What was written so far: ``memory`` M (..., S, D), and ``mass`` (..., S), the logarithm of the sum of weights."""
+
+    memory: Tensor
+    mass: Tensor
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -31,43 +34,52 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, x.shape[-1] // heads)).transpose(1, 2)
 
 
-def gradient(memory: Tensor, keys: Tensor, values: Tensor, steps: Tensor) -> Tensor:
-    """Gradient of ``sum_i steps_i * mean_D (keys_i M - values_i)^2`` with respect to M, in closed form.
+def write(keys: Tensor, values: Tensor, steps: Tensor) -> Tensor:
+    """The memory after these tokens alone.
 
     Args:
-        memory: Where the gradient is taken, (..., D, D).
-        keys: (..., N, D).
+        keys: (..., N, S).
         values: (..., N, D).
         steps: (..., N, 1).
 
     Returns:
-        (..., D, D), summed over the tokens.
+        M, (..., S, D).
     """
-    error = keys @ memory - values
-    return keys.mT @ (error * (steps * (2 / keys.shape[-1])))
+    return (SHARPNESS * keys).softmax(-2).mT @ (steps * values)
 
 
-def read(memory: Tensor, queries: Tensor) -> Tensor:
-    """What a memory (..., D, D) answers to queries (..., N, D): (..., N, D)."""
-    return queries @ memory
+def write_part(slots: Slots | None, keys: Tensor, values: Tensor, steps: Tensor) -> Slots:
+    """Add tokens to what was written before; parts may come in any order and of any size.
+
+    Args:
+        slots: What was written before; None for nothing.
+        keys: (..., N, S).
+        values: (..., N, D).
+        steps: (..., N, 1).
+    """
+    memory, mass = write(keys, values, steps), (SHARPNESS * keys).logsumexp(-2)
+    if slots is None:
+        return Slots(memory, mass)
+    total = torch.logaddexp(slots.mass, mass)
+    before, added = ((each - total).exp().unsqueeze(-1) for each in (slots.mass, mass))
+    return Slots(before * slots.memory + added * memory, total)
 
 
-def reference(
-    queries: Tensor, keys: Tensor, values: Tensor, steps: Tensor, initial: Tensor, retention: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def read(memory: Tensor, keys: Tensor) -> Tensor:
+    """What a memory (..., S, D) answers to tokens with keys (..., N, S): (..., N, D)."""
+    return (SHARPNESS * keys).softmax(-1) @ memory
+
+
+def reference(keys: Tensor, values: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
     """Write all tokens of an image, then let every token read.
 
     Args:
-        queries: (B, H, N, D).
-        keys: (B, H, N, D), of unit length.
+        keys: (B, H, N, S).
         values: (B, H, N, D).
         steps: (B, H, N, 1).
-        initial: M_0, (H, D, D) or (B, H, D, D).
-        retention: (B, H, 1, 1), or None for 1.
 
     Returns:
-        Answers (B, H, N, D) and the memory M (B, H, D, D).
+        Answers (B, H, N, D) and the memory M (B, H, S, D).
     """
-    kept = initial if retention is None else retention * initial
-    memory = kept - gradient(initial, keys, values, steps)
-    return read(memory, queries), memory
+    memory = write(keys, values, steps)
+    return read(memory, keys), memory

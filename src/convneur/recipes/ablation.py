@@ -34,17 +34,20 @@ HOLD_OUT = 0.2  # share of the training images to judge by
 WAIT = 10.0  # seconds for another ablation that begins in the same folder
 LOCAL: dict[str, Any] = {"global_placement": "none"}
 
+LINEAR: dict[str, Any] = {"preset": "linear"}
+
 # What a cell changes of the default model. Causal chunks are short: a small image has few tokens.
 TABLES: dict[str, dict[str, dict[str, Any]]] = {
     # The most telling cells of all tables, for where there is no time for all.
     "core": {
         REFERENCE: LOCAL,
-        "memory, linear": {},
+        "memory": {},
         "pointwise control": {"token_mixer": "pointwise"},
         "squeeze-excitation": {"token_mixer": "se"},
         "self-attention": {"token_mixer": "attention"},
+        "memory, linear": LINEAR,
         "memory, mlp": {"state": "mlp"},
-        "memory, linear, causal": {"read": "causal", "chunk_size": 16},
+        "memory, linear, causal": LINEAR | {"read": "causal", "chunk_size": 16},
         "memory, mlp, causal": {"state": "mlp", "read": "causal", "chunk_size": 16},
         "gate alone": {"fusion": "gate"},
         "gate alone, tokens not carried": {"fusion": "gate", "token_skip": False},
@@ -55,7 +58,8 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
     "token_mixer": {
         REFERENCE: LOCAL,
         "pointwise control": {"token_mixer": "pointwise"},
-        "memory, linear": {},
+        "memory": {},
+        "memory, linear": LINEAR,
         "memory, mlp": {"state": "mlp"},
         "squeeze-excitation": {"token_mixer": "se"},
         "CBAM": {"token_mixer": "cbam"},
@@ -67,21 +71,23 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
     "memory": {
         REFERENCE: LOCAL,
         "pointwise control": {"token_mixer": "pointwise"},
-        "linear, global": {},
-        "linear, causal": {"read": "causal", "chunk_size": 16},
+        "slots": {},
+        "slots, tokens not carried": {"token_skip": False},
+        "linear, global": LINEAR,
+        "linear, causal": LINEAR | {"read": "causal", "chunk_size": 16},
         "mlp, global": {"state": "mlp"},
         "mlp, causal": {"state": "mlp", "read": "causal", "chunk_size": 16},
-        "linear, global, in order": {"chunk_size": 16, "anchor": "previous"},
-        "linear, global, not centred": {"center_tokens": False},
-        "linear, global, tokens not carried": {"token_skip": False},
+        "linear, global, in order": LINEAR | {"chunk_size": 16, "anchor": "previous"},
+        "linear, global, not centred": LINEAR | {"center_tokens": False},
         "published": {"preset": "published", "chunk_size": 16},
     },
-    # Candidates for another write and read of the memory, beside what they have to beat.
+    # Candidates for the write and read of the memory, beside what they have to beat.
     "search": {
         REFERENCE: LOCAL,
         "pointwise control": {"token_mixer": "pointwise"},
-        "memory, linear": {},
         "self-attention": {"token_mixer": "attention"},
+        "memory": {},
+        "memory, linear": LINEAR,
         **{name.replace("_", " "): {"token_mixer": name} for name in PROTOTYPES},
     },
     "fusion": {REFERENCE: LOCAL} | {kind: {"fusion": kind} for kind in ("gate", "add", "gate_add", "concat")},

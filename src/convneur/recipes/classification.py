@@ -15,7 +15,7 @@ class BackboneConfig:
     """What of the model can be changed; None stands for what the preset says.
 
     Attributes:
-        preset: Global branch as a whole: ``default``, or ``published`` for the paper's.
+        preset: Global branch as a whole: ``slots``, ``linear`` (of earlier versions), or ``published`` (the paper's).
         global_placement: Which blocks have a global branch; ``none`` is a plain ConvNeXt.
         fusion: How its answer meets the local features.
         token_strides: Pixels of a stage's map per token.
@@ -25,7 +25,7 @@ class BackboneConfig:
         token_mixer: What reads the tokens: the memory, or something else to compare it with.
         dims: Channels of the stages, if not the variant's.
         depths: Blocks of the stages, if not the variant's.
-        state: Memory: kind of fast weights.
+        state: Memory: what is written, slots or fast weights.
         read: Memory: every token reads after all writes, or in order.
         anchor: Memory: where the inner gradient is taken.
         chunk_size: Memory: tokens per write.
@@ -34,7 +34,7 @@ class BackboneConfig:
         drop_path_rate: Stochastic depth of the last block.
     """
 
-    preset: Literal["default", "published"] = "default"
+    preset: Literal["slots", "linear", "published"] = "slots"
     global_placement: Literal["per_stage", "per_layer", "none"] | None = None
     fusion: Literal["gate", "add", "gate_add", "concat"] | None = None
     token_strides: tuple[int, ...] | None = None
@@ -44,7 +44,7 @@ class BackboneConfig:
     token_mixer: str | None = None
     dims: tuple[int, ...] | None = None
     depths: tuple[int, ...] | None = None
-    state: Literal["linear", "mlp"] | None = None
+    state: Literal["slots", "linear", "mlp"] | None = None
     read: Literal["global", "causal"] | None = None
     anchor: Literal["initial", "previous"] | None = None
     chunk_size: int | None = None

@@ -86,7 +86,7 @@ def bring_back(
             arguments = as_object(config.get(key), key)
             inside = dict(as_object(arguments.get("backbone_args") or {}, f"{key}.backbone_args"))
             inside.pop("pretrained", None)  # its weights are in the file
-            inside = check_arguments(arguments.get("backbone"), inside, f"{key}.backbone_args", header.most)
+            inside = check_arguments(arguments.get("backbone"), inside, f"{key}.backbone_args", header)
             check(arguments, key)
             check_sizes(arguments, key, header.most)
         kept = {**arguments, "backbone_args": inside}

@@ -20,12 +20,11 @@ enum { SIDE = 4, TILE = 128 / LANES }; /* sums that `outer` makes along each sid
 
 /* As in ops/global_branch.py. */
 typedef struct {
-    const float *x, *down, *down_bias, *store_gain, *keys, *values, *rates, *rates_bias, *initial, *retrieve_gain,
-        *queries, *proj, *gain, *token_gain, *up, *up_bias, *shift, *shift_bias;
+    const float *x, *down, *down_bias, *norm_gain, *norm_bias, *keys, *values, *steps, *steps_bias, *proj, *gain,
+        *token_gain, *up, *up_bias, *shift, *shift_bias;
     float *gates, *shifts, *workspace;
-    int64_t batch, height, width, channels, stride, grid_height, grid_width, memory_width, heads, rate_rows, center, decay,
-        tiles, threads;
-    float step, eps, key_eps;
+    int64_t batch, height, width, channels, stride, grid_height, grid_width, memory_width, heads, tiles, threads;
+    float sharpness, eps;
 } arguments;
 
 INLINE vec inverse_root(vec x) {
@@ -34,6 +33,34 @@ INLINE vec inverse_root(vec x) {
 }
 
 INLINE float sigmoid(float x) { return 1 / (1 + expf(-x)); }
+
+INLINE vec larger(vec x, vec y) {
+    const ivec first = x > y;
+    return (vec)(((ivec)x & first) | ((ivec)y & ~first));
+}
+
+INLINE float largest(vec x) {
+    float found = x[0];
+    for (int i = 1; i < LANES; i++) found = x[i] > found ? x[i] : found;
+    return found;
+}
+
+/* exp of numbers up to 0, to a relative error of 1e-7: 2^n exp(rest), n whole and rest within ln(2) / 2. Below -87 it is
+ * 0, and what is no number stays none. */
+INLINE vec exp_negative(vec x) {
+    const float rounding = 12582912.0f; /* 1.5 * 2^23: numbers around it are whole */
+    const vec shifted = x * 1.44269504f + rounding, n = shifted - rounding;
+    const vec rest = x - n * 0.693359375f + n * 2.12194440e-4f; /* ln(2) in two parts */
+    vec power = (vec){0} + 1.9875691500e-4f;
+    power = power * rest + 1.3981999507e-3f;
+    power = power * rest + 8.3334519073e-3f;
+    power = power * rest + 4.1665795894e-2f;
+    power = power * rest + 1.6666665459e-1f;
+    power = power * rest + 5.0000001201e-1f;
+    power = power * rest * rest + rest + 1.0f;
+    const ivec scaled = (ivec)power + (((ivec)shifted - (ivec)((vec){0} + rounding)) << 23);
+    return (vec)((scaled & (x >= -87.0f)) | ((ivec)x & (x != x)));
+}
 
 INLINE void tile(const float *a, int64_t down, int64_t along, const float *b, int64_t row, const float *bias, float *out,
                  int64_t depth, const int rows, const int columns) {
@@ -147,19 +174,19 @@ INLINE void pool(const arguments *g, const float *map, int64_t first, int64_t co
     }
 }
 
-/* One over the root of the sum of squares of each column of x (numbers x tokens), over `over`. */
-INLINE vec scales(const float *x, int64_t row, int64_t numbers, float over, float eps) {
+/* One over the root of the mean square of each column of x (numbers x tokens). */
+INLINE vec scales(const float *x, int64_t row, int64_t numbers, float eps) {
     vec squares = {0};
     for (int64_t j = 0; j < numbers; j++) squares += load(x + j * row) * load(x + j * row);
-    return inverse_root(squares / over + eps);
+    return inverse_root(squares / (float)numbers + eps);
 }
 
-/* What is at hand while the kernel runs. `row` floats lie between two channels of a tile. Per tile: tokens, their mean
- * taken off and divided by their RMS (normed), sums, the gradient of its write, sums of the decay's logits; per image: the
- * written memory. a, b, c are a thread's own. */
+/* What is at hand while the kernel runs. `row` floats lie between two channels of a tile. Per tile: tokens, logits of its
+ * keys, what it wrote alone, sums of the tokens, and per slot the largest logit and the sum of weights; per image: the
+ * written memory. a and b are a thread's own. */
 typedef struct {
     int64_t row, tasks, vectors;
-    float *tokens, *normed, *sums, *gradients, *forgets, *memories, *a, *b, *c;
+    float *tokens, *logits, *parts, *sums, *largest, *totals, *memories, *a, *b;
 } buffers;
 
 typedef struct {
@@ -175,7 +202,6 @@ INLINE tile_of tile_at(const arguments *g, const buffers *w, int64_t task) {
 /* tokens = down(pool(x)), and their sum. */
 static void make_tokens(const arguments *g, const buffers *w, tile_of at) {
     const int64_t D = g->memory_width, C = g->channels, row = w->row;
-    float *tokens = w->tokens + at.task * D * row;
     const float *x = g->x + at.image * g->height * g->width * C;
     for (int64_t t = 0; t < at.count; t += LANES) {
         const int64_t count = at.real - t < LANES ? at.real - t : LANES;
@@ -184,6 +210,7 @@ static void make_tokens(const arguments *g, const buffers *w, tile_of at) {
         if (g->stride > 1) pool(g, x, at.first + t, count, w->b);
         transpose_in(g->stride > 1 ? w->b : x + (at.first + t) * C, w->a + t, row, count, C);
     }
+    float *tokens = w->tokens + at.task * D * row;
     linear(g->down, w->a, row, g->down_bias, tokens, D, C, at.count);
     for (int64_t j = 0; j < D; j++) {
         vec total = {0};
@@ -193,70 +220,97 @@ static void make_tokens(const arguments *g, const buffers *w, tile_of at) {
     }
 }
 
-/* The gradient of one head's write at M_0: keys^T ((keys M_0 - values) * steps). keys, values (d, tokens); the keys are
- * normalised in place; error is workspace. */
-static void write_head(const arguments *g, int64_t h, float *keys, const float *values, const float *steps,
-                       float *error, int64_t row, int64_t count, float *gradient) {
-    const int64_t d = g->memory_width / g->heads;
-    for (int64_t t = 0; t < count; t += LANES) {
-        const vec scale = scales(keys + t, row, d, 1, g->key_eps);
-        for (int64_t j = 0; j < d; j++) store(keys + j * row + t, load(keys + j * row + t) * scale);
-    }
-    matmul(g->initial + h * d * d, 1, d, keys, row, 0, error, d, d, count);
-    for (int64_t j = 0; j < d; j++)
-        for (int64_t t = 0; t < count; t += LANES)
-            store(error + j * row + t, (load(error + j * row + t) - load(values + j * row + t)) * load(steps + t));
-    outer(keys, error, row, count, gradient + h * d * d, d);
-}
-
-/* Centre and normalise the tokens of a tile; the gradient of its write, and the sum of its decay's logits. */
-static void write_tile(const arguments *g, const buffers *w, tile_of at) {
-    const int64_t D = g->memory_width, H = g->heads, d = D / H, row = w->row, last = g->rate_rows - H;
-    const int64_t N = g->grid_height * g->grid_width;
+/* a = layer_norm(tokens - their mean over the image). */
+static void normalize(const arguments *g, const buffers *w, tile_of at) {
+    const int64_t D = g->memory_width, row = w->row;
     const float *tokens = w->tokens + at.task * D * row;
-    float *normed = w->normed + at.task * D * row, *keys = w->b, *values = w->b + D * row;
-    float *steps = w->c, *forget = w->c + H * row;
     for (int64_t j = 0; j < D; j++) {
-        float mean = 0;
-        for (int64_t i = 0; g->center && i < g->tiles; i++) mean += w->sums[(at.image * g->tiles + i) * D + j];
-        mean /= (float)N;
-        for (int64_t t = 0; t < at.count; t += LANES) store(normed + j * row + t, load(tokens + j * row + t) - mean);
+        float total = 0;
+        for (int64_t i = 0; i < g->tiles; i++) total += w->sums[(at.image * g->tiles + i) * D + j];
+        const float mean = total / (float)(g->grid_height * g->grid_width);
+        for (int64_t t = 0; t < at.count; t += LANES) store(w->a + j * row + t, load(tokens + j * row + t) - mean);
     }
     for (int64_t t = 0; t < at.count; t += LANES) {
-        const vec scale = scales(normed + t, row, D, (float)D, g->eps);
+        vec mean = {0}, squares = {0};
+        for (int64_t j = 0; j < D; j++) mean += load(w->a + j * row + t);
+        mean /= (float)D;
         for (int64_t j = 0; j < D; j++) {
-            const vec x = load(normed + j * row + t) * scale;
-            store(normed + j * row + t, x);
-            store(w->a + j * row + t, x * g->store_gain[j]);
+            const vec x = load(w->a + j * row + t) - mean;
+            squares += x * x;
+            store(w->a + j * row + t, x);
         }
-    }
-    linear(g->keys, w->a, row, 0, keys, D, D, at.count);
-    linear(g->values, w->a, row, 0, values, D, D, at.count);
-    linear(g->rates, w->a, row, g->rates_bias, steps, H, D, at.count);
-    if (g->decay) linear(g->rates + last * D, w->a, row, g->rates_bias + last, forget, H, D, at.count);
-    for (int64_t h = 0; h < H; h++) {
-        float *step = steps + h * row, total = 0;
-        for (int64_t t = 0; t < at.count; t++) step[t] = t < at.real ? g->step * sigmoid(step[t]) : 0;
-        write_head(g, h, keys + h * d * row, values + h * d * row, step, w->a, row, at.count,
-                   w->gradients + at.task * D * d);
-        for (int64_t t = 0; g->decay && t < at.real; t++) total += forget[h * row + t];
-        w->forgets[at.task * H + h] = total;
+        const vec scale = inverse_root(squares / (float)D + g->eps);
+        for (int64_t j = 0; j < D; j++)
+            store(w->a + j * row + t, load(w->a + j * row + t) * scale * g->norm_gain[j] + g->norm_bias[j]);
     }
 }
 
-/* Row i of an image's memory: (1 - alpha) M_0 less the gradients of all tiles. */
-static void sum_tiles(const arguments *g, const buffers *w, int64_t image, int64_t i) {
-    const int64_t D = g->memory_width, H = g->heads, d = D / H, N = g->grid_height * g->grid_width;
-    float retention = 1, *memory = w->memories + image * D * d + i * d;
-    if (g->decay) {
-        double total = 0;
-        for (int64_t j = 0; j < g->tiles; j++) total += w->forgets[(image * g->tiles + j) * H + i / d];
-        retention = sigmoid(-(float)(total / (double)N));
+/* Turn the logits of a slot into weights over the tokens of a tile: exp(logit - largest), 0 for padding. */
+INLINE void slot_weights(const float *logits, float *weights, int64_t real, int64_t count, float *most, float *total) {
+    float top = logits[0];
+    vec tops = (vec){0} + top, sums = {0};
+    const int64_t full = real / LANES * LANES;
+    for (int64_t t = 0; t < full; t += LANES) tops = larger(load(logits + t), tops);
+    top = largest(tops);
+    for (int64_t t = full; t < real; t++) top = logits[t] > top ? logits[t] : top;
+    for (int64_t t = 0; t < count; t += LANES) {
+        vec weight = exp_negative(load(logits + t) - top);
+        for (int i = 0; t + LANES > real && i < LANES; i++)
+            if (t + i >= real) weight[i] = 0;
+        sums += weight;
+        store(weights + t, weight);
     }
-    for (int64_t j = 0; j < d; j++) memory[j] = retention * g->initial[i * d + j];
-    for (int64_t tile = 0; tile < g->tiles; tile++) {
-        const float *gradient = w->gradients + (image * g->tiles + tile) * D * d + i * d;
-        for (int64_t j = 0; j < d; j++) memory[j] -= gradient[j];
+    *most = top, *total = sum(sums);
+}
+
+/* Keys of a tile, and what the memory would be of its tokens alone, not yet divided by the sum of weights. */
+static void write_tile(const arguments *g, const buffers *w, tile_of at) {
+    const int64_t D = g->memory_width, H = g->heads, d = D / H, row = w->row;
+    float *logits = w->logits + at.task * D * row, *values = w->b, *steps = w->b + D * row, *weights = w->a;
+    normalize(g, w, at);
+    linear(g->keys, w->a, row, 0, logits, D, D, at.count);
+    linear(g->values, w->a, row, 0, values, D, D, at.count);
+    linear(g->steps, w->a, row, g->steps_bias, steps, H, D, at.count);
+    for (int64_t h = 0; h < H; h++)
+        for (int64_t t = 0; t < at.count; t++) steps[h * row + t] = sigmoid(steps[h * row + t]);
+    for (int64_t j = 0; j < D; j++) {
+        float *logit = logits + j * row;
+        for (int64_t t = 0; t < at.count; t += LANES) {
+            store(logit + t, load(logit + t) * g->sharpness);
+            store(values + j * row + t, load(values + j * row + t) * load(steps + j / d * row + t));
+        }
+        slot_weights(logit, weights + j * row, at.real, at.count, w->largest + at.task * D + j, w->totals + at.task * D + j);
+    }
+    for (int64_t h = 0; h < H; h++)
+        outer(weights + h * d * row, values + h * d * row, row, at.count, w->parts + (at.task * D + h * d) * d, d);
+}
+
+/* Slot i of an image's memory, of all tiles. */
+static void join_tiles(const arguments *g, const buffers *w, int64_t image, int64_t i) {
+    const int64_t D = g->memory_width, d = D / g->heads, first = image * g->tiles;
+    float *memory = w->memories + (image * D + i) * d, top = w->largest[first * D + i], total = 0;
+    for (int64_t tile = first + 1; tile < first + g->tiles; tile++)
+        if (w->largest[tile * D + i] > top) top = w->largest[tile * D + i];
+    memset(memory, 0, d * sizeof(float));
+    for (int64_t tile = first; tile < first + g->tiles; tile++) {
+        const float *part = w->parts + (tile * D + i) * d, share = expf(w->largest[tile * D + i] - top);
+        total += share * w->totals[tile * D + i];
+        for (int64_t j = 0; j < d; j++) memory[j] += share * part[j];
+    }
+    for (int64_t j = 0; j < d; j++) memory[j] /= total;
+}
+
+/* Weights over the slots of a head: softmax of the logits (d x tokens). */
+INLINE void token_weights(const float *logits, float *weights, int64_t row, int64_t d, int64_t count) {
+    for (int64_t t = 0; t < count; t += LANES) {
+        vec top = load(logits + t), total = {0};
+        for (int64_t j = 1; j < d; j++) top = larger(load(logits + j * row + t), top);
+        for (int64_t j = 0; j < d; j++) {
+            const vec weight = exp_negative(load(logits + j * row + t) - top);
+            total += weight;
+            store(weights + j * row + t, weight);
+        }
+        for (int64_t j = 0; j < d; j++) store(weights + j * row + t, load(weights + j * row + t) / total);
     }
 }
 
@@ -264,19 +318,17 @@ static void sum_tiles(const arguments *g, const buffers *w, int64_t image, int64
 static void read_tile(const arguments *g, const buffers *w, tile_of at) {
     const int64_t D = g->memory_width, H = g->heads, d = D / H, C = g->channels, row = w->row;
     const int64_t to = (at.image * g->grid_height * g->grid_width + at.first) * C;
-    const float *tokens = w->tokens + at.task * D * row, *normed = w->normed + at.task * D * row;
+    const float *tokens = w->tokens + at.task * D * row, *logits = w->logits + at.task * D * row;
     const float *memory = w->memories + at.image * D * d;
-    float *queries = w->b, *answers = w->b + D * row, *context = w->b, *summed = answers;
-    for (int64_t j = 0; j < D; j++)
-        for (int64_t t = 0; t < at.count; t += LANES)
-            store(w->a + j * row + t, load(normed + j * row + t) * g->retrieve_gain[j]);
-    linear(g->queries, w->a, row, 0, queries, D, D, at.count);
-    for (int64_t h = 0; h < H; h++)
-        matmul(memory + h * d * d, 1, d, queries + h * d * row, row, 0, answers + h * d * row, d, d, at.count);
+    float *answers = w->b + D * row, *context = w->b, *summed = answers;
+    for (int64_t h = 0; h < H; h++) {
+        token_weights(logits + h * d * row, w->b, row, d, at.count);
+        matmul(memory + h * d * d, 1, d, w->b, row, 0, answers + h * d * row, d, d, at.count);
+    }
     linear(g->proj, answers, row, 0, context, D, D, at.count);
     for (int64_t t = 0; t < at.count; t += LANES) {
-        const vec scale = scales(context + t, row, D, (float)D, g->eps);
-        const vec token_scale = g->token_gain ? scales(tokens + t, row, D, (float)D, g->eps) : scale;
+        const vec scale = scales(context + t, row, D, g->eps);
+        const vec token_scale = g->token_gain ? scales(tokens + t, row, D, g->eps) : scale;
         for (int64_t j = 0; j < D; j++) {
             vec x = load(context + j * row + t) * scale * g->gain[j];
             store(context + j * row + t, x);
@@ -292,30 +344,30 @@ static void read_tile(const arguments *g, const buffers *w, tile_of at) {
     }
 }
 
-/* Threads wait for each other three times: for the mean of the tokens, for all gradients, for the memory. */
+/* Threads wait for each other three times: for the mean of the tokens, for what all tiles wrote, and for the memory. */
 void NAMED(convneur_global_branch)(const arguments *g) {
-    const int64_t D = g->memory_width, H = g->heads, d = D / H, row = LANES * (TILE + 1), tasks = g->batch * g->tiles;
+    const int64_t D = g->memory_width, d = D / g->heads, row = LANES * (TILE + 1), tasks = g->batch * g->tiles;
     const int64_t wide = g->channels > 2 * D ? g->channels : 2 * D;
     buffers shared = {.row = row, .tasks = tasks, .tokens = g->workspace};
     shared.vectors = (g->grid_height * g->grid_width + LANES - 1) / LANES;
-    shared.normed = shared.tokens + tasks * D * row;
-    shared.sums = shared.normed + tasks * D * row;
-    shared.gradients = shared.sums + tasks * D;
-    shared.forgets = shared.gradients + tasks * D * d;
-    shared.memories = shared.forgets + tasks * H;
+    shared.logits = shared.tokens + tasks * D * row;
+    shared.parts = shared.logits + tasks * D * row;
+    shared.sums = shared.parts + tasks * D * d;
+    shared.largest = shared.sums + tasks * D;
+    shared.totals = shared.largest + tasks * D;
+    shared.memories = shared.totals + tasks * D;
 #pragma omp parallel num_threads(g->threads)
     {
         buffers w = shared;
-        w.a = shared.memories + g->batch * D * d + omp_get_thread_num() * 2 * (wide + H) * row;
+        w.a = shared.memories + g->batch * D * d + omp_get_thread_num() * 2 * wide * row;
         w.b = w.a + wide * row;
-        w.c = w.b + wide * row;
 #pragma omp for
         for (int64_t task = 0; task < tasks; task++) make_tokens(g, &w, tile_at(g, &w, task));
 #pragma omp for
         for (int64_t task = 0; task < tasks; task++) write_tile(g, &w, tile_at(g, &w, task));
 #pragma omp for collapse(2)
         for (int64_t image = 0; image < g->batch; image++)
-            for (int64_t i = 0; i < D; i++) sum_tiles(g, &w, image, i);
+            for (int64_t i = 0; i < D; i++) join_tiles(g, &w, image, i);
 #pragma omp for
         for (int64_t task = 0; task < tasks; task++) read_tile(g, &w, tile_at(g, &w, task));
     }
