@@ -26,8 +26,9 @@ from rich.console import Console
 from convneur.explain.figures import COLOURS
 from convneur.explain.report import versions
 from convneur.files import write_atomic
-from convneur.recipes.classification import RECIPES, BackboneConfig, ClassificationRecipe
 from convneur.recipes.train import TrainConfig, train_classifier
+from convneur_options.backbone import BackboneConfig
+from convneur_options.classification import RECIPES, ClassificationRecipe
 
 TWINS = {"convneur": None, "local-only": "none"}
 

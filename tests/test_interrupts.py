@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 
 from convneur.engine.callbacks import Interrupted
-from convneur.engine.config import FitConfig
 from convneur.inference import EmbedConfig, embed, stream
 from convneur.interrupts import AGAIN, Interrupts, Terminated, exit_code
 from convneur.printing import Console
-from convneur.recipes.classification import RECIPES, BackboneConfig
 from convneur.recipes.train import TrainConfig, train_classifier
+from convneur_options.backbone import BackboneConfig
+from convneur_options.classification import RECIPES
+from convneur_options.fit import FitConfig
 from tests.engine import small
 from tests.export.builders import saved
 from tests.export.builders import small as exportable

@@ -66,7 +66,7 @@ def test_variant_table_says_what_is_so():
 
 
 def test_every_command_is_known():
-    from convneur.cli.main import verbs
+    from convneur_command.main import verbs
 
     assert set(re.findall(r"`convneur (\w+)", README)) == set(verbs([]))
 

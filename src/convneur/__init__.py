@@ -10,8 +10,7 @@ if convneur_command.is_the_command():
 
 from convneur.memory import MemoryConfig, MemoryState, NeuralMemory, SlotMemory
 from convneur.models import ConvNeur, GlobalConfig, create_model, from_convnext
-
-__version__ = "0.1.0"
+from convneur_options import __version__ as __version__
 
 __all__ = [
     "ConvNeur",

@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import mmap
+import os
 import re
 import sys
 import unicodedata
@@ -49,6 +50,7 @@ __all__ = [
     "shortened",
 ]
 
+FILE_WIDTH = 10_000  # of a table that goes to a file or a pipe, so that no name in it is broken
 HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode's controls, formats (bidi and tags among them), surrogates, line ends
 JOINERS = "\u200c\u200d"  # formats without which Persian, Hindi and many emoji are other words
 FORMULAS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # as OWASP lists them
@@ -92,6 +94,8 @@ class Console(console.Console):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, highlight=False, **options)
+        if not self.is_terminal and "COLUMNS" not in os.environ and "width" not in options:
+            self.width = FILE_WIDTH
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Make text of a string: of what is printed, and of the cells and titles of tables."""
@@ -202,11 +206,13 @@ def _format_printable(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
     text = printable(str(message))
-    if issubclass(category, Told):
-        place = zlib.crc32(text.encode(errors="backslashreplace")) % len(_told)
-        before, _told[place] = _told[place], 1
-        return "" if before else f"convneur: {text}\n"
-    return _format_warning(text, category, filename, lineno, line)
+    place = zlib.crc32(text.encode(errors="backslashreplace")) % len(_told)
+    before, _told[place] = _told[place], 1
+    if before:  # Python forgets what it warned of whenever a library changes the filters
+        return ""
+    return (
+        f"convneur: {text}\n" if issubclass(category, Told) else _format_warning(text, category, filename, lineno, line)
+    )
 
 
 def guard_process() -> None:

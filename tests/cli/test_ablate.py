@@ -10,8 +10,8 @@ import time
 import pytest
 from filelock import FileLock
 
-from convneur.cli.main import main
 from convneur.recipes.ablation import REFERENCE, TABLES
+from convneur_command.main import main
 
 SMALL = (
     "--data digits --budget tiny --train-images 100 --dims 4 8 8 8 --batch-size 50 --fit.accelerator cpu --workers 0"

@@ -7,8 +7,8 @@ import pytest
 
 from convneur.bench.latency import Latency
 from convneur.cli import bench_tables
-from convneur.cli.main import main
 from convneur.printing import Console
+from convneur_command.main import main
 
 QUICK = "--models convneur_m1 convnext_atto --rounds 2 --device cpu".split()
 

@@ -16,9 +16,9 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 import convneur  # noqa: F401  registers the models with timm
-from convneur.cli.main import main
 from convneur.data.decode import decode_image
 from convneur.data.transforms import Preprocessing, eval_transform
+from convneur_command.main import main
 from tests.data import files
 
 QUICK = "--image-size 32 --eval-size 0 --epochs 1 --batch-size 8 --workers 0 --fit.accelerator cpu".split()

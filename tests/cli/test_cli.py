@@ -18,7 +18,7 @@ import timm
 import torch
 
 from convneur import ops
-from convneur.cli.main import main
+from convneur_command.main import main
 
 
 def start(*arguments: str, **options) -> subprocess.Popen:

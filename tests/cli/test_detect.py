@@ -31,7 +31,7 @@ def scenes(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, scenes):
     """A run with masks, long enough that something is found."""
-    from convneur.cli.main import main
+    from convneur_command.main import main
 
     out = tmp_path_factory.mktemp("runs") / "run"
     learn = "--epochs 30 --optim.lr 3e-3 --ema 0 --fit.evaluate-every 10 --augment.jitter 1 1 --augment.vflip 0".split()

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from convneur.cli.main import main
+from convneur_command.main import main
 from tests.inference import builders
 
 SMALL = "--image-size 64 --part-size 8 --batch-size 4 --workers 0 --device cpu".split()

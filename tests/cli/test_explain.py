@@ -11,7 +11,6 @@ from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
 from convneur.cli.explaining import open_subject
-from convneur.cli.main import main
 from convneur.data.decode import decode_image
 from convneur.data.semantic import MaskCode
 from convneur.data.transforms import Preprocessing, eval_transform
@@ -22,6 +21,7 @@ from convneur.tasks.detection.saved import load_detector, save_detector
 from convneur.tasks.segmentation.inference import Inference, segment
 from convneur.tasks.segmentation.models import create_segmenter
 from convneur.tasks.segmentation.saved import load_segmenter, save_segmenter
+from convneur_command.main import main
 from tests.cli.test_classify import call
 from tests.data import files
 from tests.models.builders import create

@@ -11,11 +11,11 @@ import tifffile
 import torch
 
 from convneur import printing
-from convneur.cli.main import main
 from convneur.inference import EmbedConfig, embed, stream
 from convneur.models import save_model
 from convneur.printing import Told
 from convneur.tasks.segmentation import create_segmenter
+from convneur_command.main import main
 from tests.inference.builders import picture
 from tests.models.builders import create
 

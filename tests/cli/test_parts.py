@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from convneur.cli.main import main
 from convneur.models import save_model
+from convneur_command.main import main
 from tests.data import formats
 from tests.inference import builders
 from tests.models.builders import create

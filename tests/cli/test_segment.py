@@ -33,7 +33,7 @@ def scenes(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, scenes):
-    from convneur.cli.main import main
+    from convneur_command.main import main
 
     out = tmp_path_factory.mktemp("runs") / "run"
     learn = "--epochs 20 --optim.lr 5e-3 --ema 0 --fit.evaluate-every 10".split()

@@ -8,12 +8,12 @@ import tifffile
 import torch
 from PIL import Image
 
-from convneur.cli.main import main
 from convneur.data.semantic import MaskCode
 from convneur.models import load_model, save_model
 from convneur.tasks.segmentation import create_segmenter, load_segmenter
 from convneur.tasks.segmentation.inference import Inference, segment
 from convneur.tasks.segmentation.saved import save_segmenter
+from convneur_command.main import main
 from tests.models.builders import create
 
 TINY = {"dims": (8, 12, 16, 24), "depths": (1, 1, 1, 1), "memory_width": 16}

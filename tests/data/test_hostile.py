@@ -17,8 +17,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from convneur.cli.main import main
-from convneur.cli.predict import find_images
 from convneur.data.bulk import open_bulk
 from convneur.data.decode import FORMATS, SUFFIXES, UnreadableImageError, decode_image
 from convneur.data.hub import HubImages
@@ -29,6 +27,8 @@ from convneur.data.semantic.sources import open_pixels
 from convneur.data.shards import OrderedShards, Shards
 from convneur.data.sources import open_source
 from convneur.data.transforms import Preprocessing, eval_transform
+from convneur_command.main import main
+from convneur_command.predict import find_images
 from tests.data import files
 
 PNG = files.encoded(files.plain(), "PNG")

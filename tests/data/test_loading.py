@@ -16,8 +16,9 @@ from convneur.data.loading import PADDING, UNKNOWN, EpochBatches, Pictures, Trai
 from convneur.data.module import ImageData, eval_loader
 from convneur.data.shards import Sample
 from convneur.data.sources import Source, open_source
-from convneur.data.transforms import AugmentConfig, Preprocessing, eval_transform, train_transform
+from convneur.data.transforms import Preprocessing, eval_transform, train_transform
 from convneur.data.unreadable import Unreadable
+from convneur_options.augment import AugmentConfig
 from tests.data import files
 from tests.data.test_sources import make_shards
 

@@ -7,9 +7,9 @@ import torch
 
 from convneur.data.digits import load_digits
 from convneur.data.mosaic import IGNORE
-from convneur.data.mosaic_config import LEGEND, MosaicConfig
 from convneur.data.photo_mosaic import COLOURS, PhotoMosaics, Tiles, tiles_of
 from convneur.data.sources import ScanImages
+from convneur_options.mosaic import LEGEND, MosaicConfig
 
 CLASSES, TILE = 6, 8
 

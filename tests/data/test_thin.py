@@ -9,7 +9,8 @@ from PIL import Image
 from timm.data import create_transform
 
 from convneur.data.decode import UnreadableImageError, decode_image
-from convneur.data.transforms import AugmentConfig, Preprocessing, eval_transform, scale_to, train_transform
+from convneur.data.transforms import Preprocessing, eval_transform, scale_to, train_transform
+from convneur_options.augment import AugmentConfig
 from tests.data import files
 
 TO = Preprocessing((3, 32, 32), (0.5,) * 3, (0.5,) * 3, crop_pct=0.9)

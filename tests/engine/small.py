@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from convneur.engine.config import FitConfig
 from convneur.engine.fit import Curve, fit
 from convneur.printing import Console
+from convneur_options.fit import FitConfig
 
 
 class Small(pl.LightningModule):

@@ -3,13 +3,14 @@ import math
 import pytest
 import torch
 
-from convneur.engine.config import FitConfig
 from convneur.engine.fit import processes
-from convneur.engine.optim import OptimConfig, scheduler
+from convneur.engine.optim import scheduler
 from convneur.models import create_model
 from convneur.recipes.pair import DEMO, MOSAIC
 from convneur.tasks.classification import Classification
 from convneur.tasks.marking import Marking
+from convneur_options.fit import FitConfig
+from convneur_options.optim import OptimConfig
 
 
 def test_there_are_as_many_processes_as_gpus_at_most_and_any_number_on_a_cpu(monkeypatch):

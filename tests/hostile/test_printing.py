@@ -22,7 +22,7 @@ from convneur import printing
 from convneur.files import file_stem
 from tests.hostile.names import NASTY, ORDINARY
 
-SOURCES = sorted({*Path(convneur.__file__).parent.rglob("*.py")} - {Path(printing.__file__)})
+SOURCES = sorted({*Path(convneur.__file__).parents[1].glob("convneur*/**/*.py")} - {Path(printing.__file__)})
 BESIDE = {"print", "input"}
 nasty = pytest.mark.parametrize("name", NASTY.values(), ids=NASTY)
 
@@ -202,3 +202,24 @@ def test_nothing_prints_beside_the_one_module():
             if isinstance(node, ast.Attribute):
                 assert node.attr not in ("stdout", "__stdout__"), f"{where}: use convneur.printing"
                 assert node.attr not in ("writer", "DictWriter"), f"{where}: use convneur.printing.csv_text"
+
+
+def test_a_table_that_goes_to_a_file_breaks_no_name():
+    out, name = io.StringIO(), "a" * 300
+    table = printing.Table(box=None)
+    table.add_column("file", overflow="fold")
+    table.add_column("answer")
+    table.add_row(name, "cat")
+    printing.Console(file=out).print(table)
+    assert f"{name} cat" in out.getvalue()
+    assert max(map(len, out.getvalue().splitlines())) < 400
+
+
+def test_the_same_warning_is_shown_once():
+    """Whatever a library does to the filters meanwhile."""
+    code = (
+        "import warnings; from convneur.printing import guard_process; guard_process()\n"
+        "for _ in range(3):\n    warnings.simplefilter('always'); warnings.warn('four workers on two cores')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.count("four workers on two cores") == 1

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from convneur.cli.common import listed_classes, tell_notes, tell_unreadable
-from convneur.cli.predict import _print, _print_objects, _print_pixels
 from convneur.data.semantic.masks import MaskCode
 from convneur.explain.figures import confusion, curves, gallery
 from convneur.explain.report import png
@@ -23,6 +22,7 @@ from convneur.models import save_model
 from convneur.outputs import OutputFolder
 from convneur.printing import printable, shortened
 from convneur.recipes.runs import names_hash
+from convneur_command.predict import _print, _print_objects, _print_pixels
 from tests.cli.test_classify import call
 from tests.data.semantic import builders as semantic
 from tests.hostile.names import NASTY

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import convneur
-from convneur.cli.main import main
 from convneur.models import load_model, save_model
 from convneur.tasks.detection import load_detector
+from convneur_command.main import main
 from tests.hostile.models import (
     LABELS,
     LOADERS,

@@ -204,8 +204,10 @@ assert torch.equal(logits(first), before), "after a reload"
 package = Path(convneur.__file__).parent
 copy = Path(tempfile.mkdtemp())
 shutil.copytree(package, copy / "convneur")
-shutil.copy(package.parent / "convneur_command.py", copy)
-for name in [name for name in sys.modules if name.partition(".")[0] in ("convneur", "convneur_command")]:
+OURS = "convneur", "convneur_command", "convneur_options"
+for name in OURS[1:]:
+    shutil.copytree(package.parent / name, copy / name)
+for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
     del sys.modules[name]
 sys.path.insert(0, str(copy))
 import warnings

@@ -97,7 +97,7 @@ def _train(arguments: list[str], log: Path) -> None:
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         import torch
 
-        from convneur.cli.main import main
+        from convneur_command.main import main
 
         torch.set_num_threads(1)
         code = main(["train", *arguments])

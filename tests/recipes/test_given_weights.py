@@ -14,7 +14,6 @@ from torch import nn
 from convneur.data.semantic import MaskCode
 from convneur.models import create_model, save_model
 from convneur.printing import Console
-from convneur.recipes.classification import RECIPES, BackboneConfig
 from convneur.recipes.given_weights import body_of, start_from
 from convneur.recipes.runs import RunConfig
 from convneur.recipes.train import TrainConfig, _model
@@ -22,6 +21,8 @@ from convneur.tasks.detection.models import create_detector
 from convneur.tasks.segmentation.inference import Inference
 from convneur.tasks.segmentation.models import create_segmenter
 from convneur.tasks.segmentation.saved import save_segmenter
+from convneur_options.backbone import BackboneConfig
+from convneur_options.classification import RECIPES
 from tests.memory.builders import stir
 
 TINY: dict[str, Any] = {"dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from convneur.data.mosaic_config import MosaicConfig
 from convneur.data.photo_mosaic import Tiles, tiles_of
 from convneur.data.sources import open_source
-from convneur.engine.config import FitConfig
 from convneur.printing import Console
 from convneur.recipes import mosaic as recipes
-from convneur.recipes.classification import MOSAIC, BackboneConfig
+from convneur_options.backbone import BackboneConfig
+from convneur_options.classification import MOSAIC
+from convneur_options.fit import FitConfig
+from convneur_options.mosaic import MosaicConfig
 
 CONSOLE = Console(quiet=True)
 SMALL = replace(

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from convneur import create_model
-from convneur.engine.optim import OptimConfig
 from convneur.tasks.base import IGNORE
 from convneur.tasks.labelling import Labelling
+from convneur_options.optim import OptimConfig
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,8 @@ from convneur.data.loading import (
 )
 from convneur.data.shards import Shards, shard_workers
 from convneur.data.sources import Source
-from convneur.data.transforms import AugmentConfig, Preprocessing, eval_transform, train_transform
+from convneur.data.transforms import Preprocessing, eval_transform, train_transform
+from convneur_options.augment import AugmentConfig
 
 
 class PictureData(pl.LightningDataModule, ABC):

@@ -4,41 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
 
+from convneur_options.augment import AugmentConfig
+
 Transform = Callable[[Image.Image], Tensor]
 LONGEST_SIDE = 16  # over the shorter one, where that is resized: the other would grow without bound
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """How training images are varied; all names are timm's.
-
-    Attributes:
-        crop: ``rrc``: a random part, resized. ``rkrr``: the whole, scaled and shifted a little (for small images).
-        scale: Smallest and largest part (``rrc``) or scale (``rkrr``) of the image's area.
-        hflip: Probability of a mirror image.
-        auto_augment: RandAugment or AutoAugment in timm's notation, or ``none``.
-        color_jitter: Strength, where there is no ``auto_augment``.
-        erasing: Probability of erasing a rectangle.
-        mixup: Alpha of Mixup; 0 for none.
-        cutmix: Alpha of CutMix; 0 for none.
-        label_smoothing: Share of a label spread over all classes.
-    """
-
-    crop: Literal["rrc", "rkrr"] = "rrc"
-    scale: tuple[float, float] = (0.08, 1.0)
-    hflip: float = 0.5
-    auto_augment: str = "rand-m9-mstd0.5-inc1"
-    color_jitter: float = 0.4
-    erasing: float = 0.25
-    mixup: float = 0.8
-    cutmix: float = 1.0
-    label_smoothing: float = 0.1
 
 
 @dataclass(frozen=True)

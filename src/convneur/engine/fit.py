@@ -16,9 +16,9 @@ from lightning.pytorch.callbacks import Callback
 
 from convneur.engine.callbacks import Curve, FirstStep, Interrupted, Live, Survival
 from convneur.engine.checkpoints import PlainIO, newest_checkpoint
-from convneur.engine.config import FitConfig
 from convneur.interrupts import Interrupts, stopped
 from convneur.printing import Console
+from convneur_options.fit import FitConfig
 
 __all__ = ["Curve", "Interrupted", "fit", "processes", "resume_from"]
 

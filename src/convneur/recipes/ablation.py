@@ -12,7 +12,6 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from convneur.data.module import eval_loader
-from convneur.data.mosaic_config import MosaicConfig
 from convneur.data.parts import fewer, hold_out
 from convneur.data.photo_mosaic import Tiles
 from convneur.data.sources import Source, open_source
@@ -24,10 +23,12 @@ from convneur.models import create_model
 from convneur.models.registry_utils import choose
 from convneur.outputs import OutputFolder
 from convneur.printing import Console
-from convneur.recipes.classification import BackboneConfig, ClassificationRecipe
 from convneur.recipes.mosaic import cut, train_on_mosaics
 from convneur.recipes.train import TrainConfig, Trained, train_classifier
 from convneur.tasks.evaluation import device_for, evaluate
+from convneur_options.backbone import BackboneConfig
+from convneur_options.classification import ClassificationRecipe
+from convneur_options.mosaic import MosaicConfig
 
 REFERENCE = "local-only"
 HOLD_OUT = 0.2  # share of the training images to judge by

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from convneur.data.mosaic_config import MosaicConfig
 from convneur.data.photo_mosaic import PhotoMosaics, Tiles, distances, tiles_of
 from convneur.data.sources import Source
 from convneur.engine.fit import Curve, fit
 from convneur.models import create_model
 from convneur.printing import Console
-from convneur.recipes.classification import ClassificationRecipe
 from convneur.recipes.train import MEAN, STD
 from convneur.tasks.labelling import Labelling
+from convneur_options.classification import ClassificationRecipe
+from convneur_options.mosaic import MosaicConfig
 
 STEPS_PER_EPOCH = 100  # pictures are made endlessly
 JUDGED = 512  # pictures of held-out tiles, the same for all models and at each evaluation

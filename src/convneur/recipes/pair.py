@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader
 from convneur.data.digits import DigitBatches, Digits, load_digits
 from convneur.data.mosaic import PRIOR, Mosaics
 from convneur.engine.fit import Curve, Interrupted, fit
-from convneur.engine.optim import OptimConfig
 from convneur.models import ConvNeur, create_model
 from convneur.printing import Console
 from convneur.tasks.classification import Classification
 from convneur.tasks.marking import Marking
+from convneur_options.optim import OptimConfig
 
 PREPROCESSING = {"mean": (0.0,), "std": (1.0,)}  # digits are ink 1 on paper 0, and are used as they are
 BASELINES: dict[str, dict[str, Any]] = {"convneur": {}, "local-only": {"global_placement": "none"}}

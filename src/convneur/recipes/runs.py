@@ -17,7 +17,6 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from convneur.data.contents import Contents, is_same_place, read_contents, write_contents
 from convneur.data.decode import MAX_PIXELS
-from convneur.engine.config import FitConfig
 from convneur.engine.fit import processes
 from convneur.files import check_folder, write_atomic
 from convneur.json_files import read_json
@@ -25,6 +24,7 @@ from convneur.models.renamed import with_new_names
 from convneur.notes import AlreadyDone, done_line
 from convneur.outputs import OutputFolder
 from convneur.printing import Console
+from convneur_options.fit import FitConfig
 
 # Settings that a resumed run may have otherwise: they do not decide what comes out. Data is compared by what it holds.
 FREE = (

@@ -23,12 +23,12 @@ from convneur.models.convert import names_of_memory, with_new_memory
 from convneur.models.metadata import ModelMetadata
 from convneur.models.registry_utils import choose
 from convneur.printing import Console
-from convneur.recipes.classification import ClassificationRecipe
 from convneur.recipes.fitting import Kept, fit_recipe
 from convneur.recipes.found import tell_found
 from convneur.recipes.given_weights import tell_new
 from convneur.recipes.runs import Length, RunConfig, claim, is_first, run_folder
 from convneur.tasks.classification import Classification
+from convneur_options.classification import ClassificationRecipe
 
 # ImageNet's, which every checkpoint of timm's ConvNeXts expects
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -16,7 +16,6 @@ from convneur.engine.fit import Curve, resume_from
 from convneur.files import StrPath
 from convneur.models import VARIANTS
 from convneur.printing import Console
-from convneur.recipes.detection import DetectionRecipe
 from convneur.recipes.fitting import Kept, fit_recipe
 from convneur.recipes.found import tell_found
 from convneur.recipes.given_weights import PRETRAINED, body_of, start_from
@@ -24,6 +23,7 @@ from convneur.recipes.runs import Length, RunConfig, claim, is_first, run_folder
 from convneur.tasks.detection import DetectorKind, create_detector
 from convneur.tasks.detection.models import WITH_MASKS, check_arguments
 from convneur.tasks.detection.task import Detection
+from convneur_options.detection import DetectionRecipe
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ from convneur.recipes.fitting import Kept, fit_recipe
 from convneur.recipes.found import tell_found
 from convneur.recipes.given_weights import start_from
 from convneur.recipes.runs import Length, RunConfig, claim, is_first, run_folder
-from convneur.recipes.segmentation import SegmentationRecipe
 from convneur.tasks.segmentation import DecoderName, Segmenter, create_segmenter
 from convneur.tasks.segmentation.inference import Inference
 from convneur.tasks.segmentation.losses import SegmentationLoss, balanced_weights
 from convneur.tasks.segmentation.saved import inference_of
 from convneur.tasks.segmentation.task import Segmentation
+from convneur_options.segmentation import SegmentationRecipe
 
 # Arguments that are the width of each decoder
 WIDTHS: dict[str, tuple[str, ...]] = {

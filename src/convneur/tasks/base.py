@@ -12,7 +12,8 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from convneur.engine.optim import OptimConfig, scheduler
+from convneur.engine.optim import scheduler
+from convneur_options.optim import OptimConfig
 
 IGNORE = -1  # target of a place that counts nowhere
 NAN = float("nan")  # a loss that is no number makes the mean of the epoch none; torchmetrics would leave it out

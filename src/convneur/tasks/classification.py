@@ -11,9 +11,9 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from convneur.engine.optim import OptimConfig
 from convneur.models import ConvNeur
 from convneur.tasks.base import NAN, Task
+from convneur_options.optim import OptimConfig
 
 
 class Classification(Task):

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from convneur.engine.optim import OptimConfig
 from convneur.models import ConvNeur
 from convneur.tasks.base import IGNORE, Task
+from convneur_options.optim import OptimConfig
 
 
 class Labelling(Task):

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.classification import BinaryJaccardIndex
 
-from convneur.engine.optim import OptimConfig
 from convneur.models import ConvNeur
 from convneur.tasks.base import IGNORE, Task
+from convneur_options.optim import OptimConfig
 
 
 class Marking(Task):

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from convneur.data.loading import PADDING
 from convneur.data.objects import ObjectImages
-from convneur.engine.optim import OptimConfig
 from convneur.tasks.base import Task
 from convneur.tasks.detection.evaluation import judge, refuse_unknown
 from convneur.tasks.detection.learning import boxes_in_full_precision, parameter_groups
 from convneur.tasks.detection.metrics import coco_results, require_counter
 from convneur.tasks.detection.pasting import masks_of_boxes
+from convneur_options.optim import OptimConfig
 
 
 class Detection(Task):

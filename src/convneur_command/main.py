@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -9,22 +11,22 @@ from typing import Any
 
 import tyro
 
-from convneur.cli.ablate import ablate_verb
-from convneur.cli.app import app
-from convneur.cli.bench import bench
-from convneur.cli.demo import demo
-from convneur.cli.embed import embed
-from convneur.cli.evaluate import eval_
-from convneur.cli.explain import explain
-from convneur.cli.export import export
-from convneur.cli.info import info
-from convneur.cli.predict import predict
-from convneur.cli.push import push
-from convneur.cli.stream import stream
-from convneur.cli.train import train_verb
-from convneur.interrupts import Interrupts, exit_code
-from convneur.notes import AlreadyDone
-from convneur.printing import Console, guard_process
+from convneur_command.ablate import ablate_verb
+from convneur_command.app import app
+from convneur_command.bench import bench
+from convneur_command.demo import demo
+from convneur_command.embed import embed
+from convneur_command.evaluate import eval_
+from convneur_command.explain import explain
+from convneur_command.export import export
+from convneur_command.info import info
+from convneur_command.predict import predict
+from convneur_command.push import push
+from convneur_command.stream import stream
+from convneur_command.train import train_verb
+from convneur_options import __version__
+
+TASKS = ("classification", "detection", "instance", "segmentation")
 
 
 def verbs(arguments: Sequence[str]) -> dict[str, Callable[..., Any]]:
@@ -56,15 +58,58 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments == ["--version"]:
+        sys.stdout.write(f"{__version__}\n")
+        return 0
+    mistaken = mistake(arguments)
+    if mistaken is not None:
+        sys.stderr.write(f"convneur: {mistaken}\n")
+        return 2
+    run = tyro.extras.subcommand_cli_from_dict(
+        {name: _later(verb) for name, verb in verbs(arguments).items()},
+        prog="convneur",
+        description="Efficient vision backbones with a neural memory.",
+        args=arguments,
+    )
+    return _guarded(run)
+
+
+def mistake(arguments: Sequence[str]) -> str | None:
+    """What is wrong with the verb, or the task of ``train``, and what was meant; None if nothing is."""
+    verb, *rest = arguments or [""]
+    if verb and not verb.startswith("-") and verb not in (known := list(verbs(()))):
+        return f"{ascii(verb)[1:-1]} is no verb; {_near(verb, known) or 'use one of ' + ', '.join(known)}"
+    first = rest[0] if rest else ""
+    if verb == "train" and first and not first.startswith("-") and first not in TASKS:
+        shown = ascii(first)[1:-1]
+        return f"{shown} is no task; {_near(first, TASKS) or f'write convneur train --data {shown}'}"
+    return None
+
+
+def _near(word: str, known: Sequence[str]) -> str | None:
+    found = difflib.get_close_matches(word, known, 1)
+    return f"did you mean {found[0]}?" if found else None
+
+
+def _later(verb: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:
+    """The verb, which does nothing yet when it is called: the arguments are read before anything heavy is imported."""
+
+    @functools.wraps(verb)
+    def bound(*args: Any, **kwargs: Any) -> Callable[[], Any]:
+        return functools.partial(verb, *args, **kwargs)
+
+    return bound
+
+
+def _guarded(run: Callable[[], Any]) -> int:
+    from convneur.interrupts import Interrupts, exit_code
+    from convneur.notes import AlreadyDone
+    from convneur.printing import Console, guard_process
+
     guard_process()
     with Interrupts() as interrupts:
         try:
-            code = tyro.extras.subcommand_cli_from_dict(
-                verbs(arguments),
-                prog="convneur",
-                description="Efficient vision backbones with a neural memory.",
-                args=arguments,
-            )
+            code = run()
         except AlreadyDone as done:
             Console(stderr=True).print(f"convneur: {done}")
             return 0

@@ -9,9 +9,9 @@ from types import FrameType
 
 
 def main() -> int:
-    """Run `convneur.cli.main.main`; before and after it, Ctrl-C and SIGTERM end the process with one line."""
+    """Run `convneur_command.main.main`; before and after it, Ctrl-C and SIGTERM end the process with one line."""
     heed_signals()
-    from convneur.cli.main import main
+    from convneur_command.main import main
 
     return main()
 

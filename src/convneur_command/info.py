@@ -9,8 +9,6 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from convneur.printing import print_json
-
 
 def info(
     json_: Annotated[bool, tyro.conf.arg(name="json")] = False,
@@ -32,6 +30,7 @@ def info(
     from convneur.bench import count_cost
     from convneur.models import VARIANTS, create_model
     from convneur.ops import OPERATIONS
+    from convneur.printing import print_json
 
     def cost(name: str, **arguments: Any) -> dict[str, Any]:
         return asdict(count_cost(partial(create_model, name, **arguments), image_size))

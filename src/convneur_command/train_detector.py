@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from convneur.cli.running import DEFAULTS, RunOptions, TaskName, go, recipe_named
-from convneur.recipes.detection import DETECTION_RECIPES, DetectionRecipe
+from convneur_command.running import DEFAULTS, RunOptions, TaskName, go, recipe_named
+from convneur_options.detection import DETECTION_RECIPES, DetectionRecipe
 
 if TYPE_CHECKING:
     from convneur.recipes.train_detector import TrainDetectorConfig, TrainedDetector

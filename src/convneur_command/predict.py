@@ -9,16 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from convneur.cli.common import check_size, model_identity, print_table, tell_unreadable
-from convneur.notes import AlreadyDone, files_hash
-from convneur.outputs import OutputFolder
-from convneur.printing import print_csv, print_json
-
 if TYPE_CHECKING:
     from torch import Tensor
 
     from convneur.data.image_files import ImageFiles
     from convneur.data.sources import FileImages
+    from convneur.outputs import OutputFolder
 
 
 def predict(
@@ -62,6 +58,9 @@ def predict(
             models need none.
         overwrite: Replace what an earlier call wrote to --out; without it, results of other settings are refused.
     """
+    from convneur.cli.common import check_size, model_identity, tell_unreadable
+    from convneur.notes import files_hash
+    from convneur.outputs import OutputFolder
     from convneur.printing import Console
 
     console = Console(stderr=True)
@@ -158,6 +157,8 @@ def _once(
     folder: OutputFolder, made_from: Mapping[str, Any], make: Callable[[OutputFolder], Found], console: Any
 ) -> Found:
     """What ``make`` gives, or what it gave when the same was asked before."""
+    from convneur.notes import AlreadyDone
+
     with folder:
         try:
             folder.check(made_from)
@@ -240,6 +241,8 @@ def _rows(
 
 def _print(rows: list[dict[str, Any]], format: str) -> None:
     """Answers on standard output."""
+    from convneur.printing import print_csv, print_json
+
     if format == "jsonl":
         for row in rows:
             print_json(row)
@@ -266,6 +269,8 @@ def _print(rows: list[dict[str, Any]], format: str) -> None:
 
 def _print_objects(rows: list[dict[str, Any]], format: str) -> None:
     """What was found, on standard output."""
+    from convneur.cli.common import print_table
+
     flat = [[row["file"], each["label"], each["score"], *each["box"]] for row in rows for each in row["objects"]]
     if _for_programs(rows, format, ["file", "label", "score", "x0", "y0", "x1", "y1"], flat):
         return
@@ -278,6 +283,8 @@ def _print_objects(rows: list[dict[str, Any]], format: str) -> None:
 
 def _print_pixels(rows: list[dict[str, Any]], format: str) -> None:
     """Which classes cover how much, on standard output."""
+    from convneur.cli.common import print_table
+
     flat = [[row["file"], name, share] for row in rows for name, share in row["shares"].items()]
     if _for_programs(rows, format, ["file", "class", "share"], flat):
         return
@@ -290,6 +297,8 @@ def _print_pixels(rows: list[dict[str, Any]], format: str) -> None:
 
 def _for_programs(rows: Sequence[dict[str, Any]], format: str, head: list[str], flat: Sequence[list[Any]]) -> bool:
     """Print JSON lines of the rows, or CSV of ``flat``; whether that was asked for."""
+    from convneur.printing import print_csv, print_json
+
     if format == "jsonl":
         for row in rows:
             print_json(row)

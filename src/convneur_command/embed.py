@@ -7,8 +7,6 @@ from typing import Annotated, Literal
 
 import tyro
 
-from convneur.cli.common import tell_notes
-
 
 def embed(
     source: Annotated[str, tyro.conf.Positional],
@@ -50,6 +48,7 @@ def embed(
         ray_workers: Models that compute at the same time, with ray.
         overwrite: Replace what an earlier call wrote to --out; without it, results of other settings are refused.
     """
+    from convneur.cli.common import tell_notes
     from convneur.printing import Console
 
     console = Console(stderr=True)

@@ -11,14 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from convneur.cli.common import check_size, last_words, model_identity, print_table, tell_unreadable
-from convneur.notes import AlreadyDone, files_hash
-from convneur.outputs import OutputFolder
-
 if TYPE_CHECKING:
     from convneur.explain.explanation import Explanation
     from convneur.explain.subject import Subject
     from convneur.models import ConvNeur
+    from convneur.outputs import OutputFolder
 
 
 def explain(
@@ -44,8 +41,11 @@ def explain(
         max_megapixels: Larger images are not read.
         overwrite: Replace what an earlier call wrote to --out; without it, results of other settings are refused.
     """
-    from convneur.cli.predict import find_images
+    from convneur.cli.common import check_size, model_identity, print_table, tell_unreadable
+    from convneur.notes import AlreadyDone, files_hash
+    from convneur.outputs import OutputFolder
     from convneur.printing import Console
+    from convneur_command.predict import find_images
 
     console = Console(stderr=True)
     check_size(image_size)
@@ -109,6 +109,7 @@ def _explain(
 
 def _write(file: str, told: Explanation, subject: Subject[ConvNeur], folder: OutputFolder, command: str) -> list[str]:
     """Page, pictures and numbers of one image; its row of the table."""
+    from convneur.cli.common import last_words
     from convneur.explain.figures import overlays
     from convneur.explain.page import write_page
     from convneur.explain.report import png, versions

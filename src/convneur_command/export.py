@@ -9,11 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from convneur.cli.common import model_identity
-from convneur.notes import AlreadyDone, files_hash
-from convneur.outputs import OutputFile
-from convneur.printing import print_json
-
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -50,7 +45,10 @@ def export(
         json_: Print the figures as JSON, too.
         overwrite: Replace what an earlier call wrote; without it, a file of other settings is refused.
     """
-    from convneur.printing import Console, Progress
+    from convneur.cli.common import model_identity
+    from convneur.notes import AlreadyDone, files_hash
+    from convneur.outputs import OutputFile
+    from convneur.printing import Console, Progress, print_json
 
     console = Console(stderr=True)
     if rounds < 0 or (image_size is not None and image_size < 1):
@@ -151,9 +149,9 @@ def _name(model: str) -> str:
 
 
 def _photos(paths: tuple[str, ...]) -> list[Image.Image]:
-    from convneur.cli.predict import find_images
     from convneur.data.decode import decode_image
     from convneur.data.photos import SAMPLES, sample_image
+    from convneur_command.predict import find_images
 
     if not paths:
         try:

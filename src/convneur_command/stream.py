@@ -7,10 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from convneur.files import check_folder, write_image
-from convneur.outputs import OutputFolder
-from convneur.printing import print_row
-
 if TYPE_CHECKING:
     from convneur.data.semantic import MaskCode
 
@@ -48,7 +44,9 @@ def stream(
         top_k: Answers of a classifier.
         overwrite: Replace what an earlier call wrote to --out; without it, results of other settings are refused.
     """
-    from convneur.printing import Console
+    from convneur.files import check_folder
+    from convneur.outputs import OutputFolder
+    from convneur.printing import Console, print_row
 
     console = Console(stderr=True)
     if top_k < 1:
@@ -105,8 +103,10 @@ def _tell_classes(image: str, fill: float | None, classes: Path, code: MaskCode,
     from PIL import Image
 
     from convneur.explain.segmenter import overlay
+    from convneur.files import write_image
     from convneur.inference import open_large
     from convneur.inference.spans import Span
+    from convneur.printing import print_row
 
     said = np.load(classes, mmap_mode="r", allow_pickle=False)
     counts = np.zeros(256, np.int64)

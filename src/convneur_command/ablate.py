@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from convneur.cli.running import recipe_named
-from convneur.data.mosaic_config import MosaicConfig
-from convneur.outputs import OutputFolder
-from convneur.recipes.classification import MOSAIC, RECIPES, ClassificationRecipe
+from convneur_command.running import recipe_named
+from convneur_options.classification import MOSAIC, RECIPES, ClassificationRecipe
+from convneur_options.mosaic import MosaicConfig
 
 if TYPE_CHECKING:
     from convneur.recipes.ablation import AblationConfig
@@ -70,6 +69,7 @@ def ablate_verb(arguments: Sequence[str]) -> Callable[..., None]:
             overwrite: Remove what was written for this table, and begin anew.
             settings: The recipe's own; epochs that are given go before the budget's.
         """
+        from convneur.outputs import OutputFolder
         from convneur.printing import Console
 
         console = Console(stderr=True)

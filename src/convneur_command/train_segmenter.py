@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from convneur.cli.running import DEFAULTS, RunOptions, TaskName, go, recipe_named
-from convneur.recipes.segmentation import SEGMENTATION_RECIPES, SegmentationRecipe
+from convneur_command.running import DEFAULTS, RunOptions, TaskName, go, recipe_named
+from convneur_options.segmentation import SEGMENTATION_RECIPES, SegmentationRecipe
 
 if TYPE_CHECKING:
     from convneur.recipes.train_segmenter import TrainedSegmenter, TrainSegmenterConfig

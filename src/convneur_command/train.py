@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from convneur.cli.running import DEFAULTS, RunOptions, TaskName, go, recipe_named
-from convneur.cli.train_detector import KINDS, train_detector_verb
-from convneur.cli.train_segmenter import train_segmenter_verb
-from convneur.recipes.classification import RECIPES, ClassificationRecipe
+from convneur_command.running import DEFAULTS, RunOptions, TaskName, go, recipe_named
+from convneur_command.train_detector import KINDS, train_detector_verb
+from convneur_command.train_segmenter import train_segmenter_verb
+from convneur_options.classification import RECIPES, ClassificationRecipe
 
 if TYPE_CHECKING:
     from convneur.recipes.train import TrainConfig, Trained

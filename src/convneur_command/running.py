@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import tyro
 
-from convneur.cli.common import epochs_line
-
 if TYPE_CHECKING:
     from convneur.recipes.fitting import Kept
 
@@ -60,6 +58,8 @@ class RunOptions:
 
     def written(self, kept: Sequence[Kept]) -> tuple[str, str]:
         """Lines that say of which epochs the models of a run are, and where all that it made is."""
+        from convneur.cli.common import epochs_line
+
         out = self.out
         where = f"Report: {out / 'report.html'}   model: {out / 'model'}   numbers: {out / 'metrics.json'}"
         return epochs_line(kept), where

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from convneur.outputs import OutputFolder
-
 if TYPE_CHECKING:
     from convneur.explain.report import Section
     from convneur.recipes.pair import PairRecipe, Trained
@@ -36,6 +34,7 @@ def demo(
     """
     from dataclasses import asdict, replace
 
+    from convneur.outputs import OutputFolder
     from convneur.printing import Console
 
     console = Console()

@@ -10,9 +10,6 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from convneur.notes import AlreadyDone
-from convneur.outputs import OutputFolder
-
 PAIRS = tuple(
     name
     for pair in zip(
@@ -73,6 +70,8 @@ def bench(
         json_: Print the JSON, too.
         overwrite: Replace what an earlier call wrote to --out; without it, results of other settings are refused.
     """
+    from convneur.notes import AlreadyDone
+    from convneur.outputs import OutputFolder
     from convneur.printing import Console, Progress
 
     console = Console(stderr=True)

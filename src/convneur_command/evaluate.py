@@ -8,10 +8,6 @@ from typing import Literal
 
 import tyro
 
-from convneur.cli.common import check_size, model_identity, tell_missing, tell_notes, tell_whole
-from convneur.notes import files_hash, resolved
-from convneur.outputs import OutputFolder
-
 
 def eval_(
     model: str,
@@ -60,6 +56,9 @@ def eval_(
             data names; only for data of people you trust with your account.
         overwrite: Replace what an earlier call wrote to --out; without it, results of other settings are refused.
     """
+    from convneur.cli.common import check_size, model_identity, tell_missing, tell_notes, tell_whole
+    from convneur.notes import files_hash, resolved
+    from convneur.outputs import OutputFolder
     from convneur.printing import Console
 
     console = Console(stderr=True)

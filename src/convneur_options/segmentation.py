@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from convneur.engine.config import FitConfig
-from convneur.engine.optim import OptimConfig
-from convneur.recipes.classification import BackboneConfig
+from convneur_options.backbone import BackboneConfig
+from convneur_options.fit import FitConfig
+from convneur_options.optim import OptimConfig
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,68 @@
+"""Help, the version and mistakes are answered before anything heavy is imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import convneur
+from convneur_command.main import main
+
+HEAVY = {"torch", "timm", "torchvision", "numpy", "lightning", "convneur", "PIL"}
+SCRIPT = """
+import json, sys
+from convneur_command import main
+try:
+    code = main()
+except SystemExit as left:
+    code = left.code
+json.dump([code, sorted({name.partition(".")[0] for name in sys.modules})], sys.__stderr__)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["trian"],
+        ["train", "photos"],
+        ["train", "--help"],
+        ["train", "instance", "--help"],
+        ["train", "segmentation", "--help"],
+        ["ablate", "--help"],
+        ["predict", "--help"],
+        ["info", "--sise", "3"],
+    ],
+    ids=" ".join,
+)
+def test_nothing_heavy_is_imported(arguments):
+    done = subprocess.run([sys.executable, "-c", SCRIPT, *arguments], capture_output=True, text=True, check=True)
+    code, modules = json.loads(done.stderr.splitlines()[-1])
+    assert code == (0 if arguments[-1] in ("--help", "--version") else 2)
+    assert not HEAVY & set(modules)
+
+
+def test_the_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{convneur.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["trian"], "trian is no verb; did you mean train?"),
+        (["xyz"], "xyz is no verb; use one of demo, train, "),
+        (["train", "photos"], "photos is no task; write convneur train --data photos"),
+        (["train", "detecton"], "detecton is no task; did you mean detection?"),
+        (["train", "\x1b[31mred"], r"\x1b[31mred is no task; "),
+    ],
+)
+def test_what_was_meant_is_said_in_one_line(arguments, told, capsys):
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"convneur: {told}")
+    assert said.count("\n") == 1
