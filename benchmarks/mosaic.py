@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 import convneur
-from convneur.recipes.pair import MOSAIC, train_pair
+from convneur.lab.demo import MOSAIC, train_pair
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 
 from convneur import create_model
 from convneur.data.digits import load_digits
-from convneur.data.mosaic import Mosaics
+from convneur.lab.demo import MOSAIC
+from convneur.lab.digit_mosaics import Mosaics
 from convneur.layers import GlobalBranch
-from convneur.recipes.pair import MOSAIC
 
 
 def cosines(seed: int, center_tokens: bool, images: torch.Tensor) -> list[float]:

@@ -14,7 +14,7 @@ from convneur_options.classification import MOSAIC, RECIPES, ClassificationRecip
 from convneur_options.mosaic import MosaicConfig
 
 if TYPE_CHECKING:
-    from convneur.recipes.ablation import AblationConfig
+    from convneur.lab.ablation import AblationConfig
 
 RecipeName = Literal["quick", "finetune", "cifar", "imagenet", "mosaic"]
 TableName = Literal["core", "search", "token_mixer", "memory", "fusion", "placement", "width", "tokens"]
@@ -78,7 +78,7 @@ def ablate_verb(arguments: Sequence[str]) -> Callable[..., None]:
         with console.status("Loading PyTorch and Lightning"):
             from convneur.engine.callbacks import Interrupted
             from convneur.interrupts import stopped
-            from convneur.recipes.ablation import BUDGETS, AblationConfig, train_cells
+            from convneur.lab.ablation import BUDGETS, AblationConfig, train_cells
 
         wanted = {"seeds": seeds, "images": train_images, "dims": dims, "depths": depths}
         if any(word.split("=")[0] == "--epochs" for word in arguments):
@@ -103,11 +103,11 @@ def _tell(config: AblationConfig, results: dict[str, Any], path: Path, console: 
     import shlex
     import sys
 
-    from convneur.explain.ablation import HEAD, cells_of, markdown, mean_by, picture, rows_of
     from convneur.explain.report import versions
     from convneur.files import replace_file, write_atomic
+    from convneur.lab.ablation import REFERENCE, keep
+    from convneur.lab.ablation_report import HEAD, cells_of, markdown, mean_by, picture, rows_of
     from convneur.printing import Table, box, markdown_code
-    from convneur.recipes.ablation import REFERENCE, keep
 
     trained = {run["cell"] for run in results["runs"]}  # by this command or an earlier one
     if REFERENCE not in trained:
@@ -148,8 +148,8 @@ def _costs(
     import torch
 
     from convneur.bench import count_cost, inference_step, seconds_in_turn, training_step
+    from convneur.lab.ablation import REFERENCE
     from convneur.models import create_model
-    from convneur.recipes.ablation import REFERENCE
     from convneur.tasks.evaluation import device_for
 
     size, device = config.recipe.image_size, device_for(config.recipe.fit.accelerator)

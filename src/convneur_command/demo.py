@@ -9,7 +9,7 @@ import tyro
 
 if TYPE_CHECKING:
     from convneur.explain.report import Section
-    from convneur.recipes.pair import PairRecipe, Trained
+    from convneur.lab.demo import PairRecipe, Trained
 
 METRIC = {"digits": "accuracy", "mosaic": "iou"}
 WORDS = {"accuracy": "held-out accuracy", "iou": "held-out IoU", "loss": "training loss"}
@@ -39,7 +39,7 @@ def demo(
 
     console = Console()
     with console.status("Loading PyTorch and Lightning"):
-        from convneur.recipes.pair import DEMO, MOSAIC
+        from convneur.lab.demo import DEMO, MOSAIC
 
     recipe = replace({"digits": DEMO, "mosaic": MOSAIC}[task], seed=seed)
     if epochs is not None:
@@ -57,7 +57,7 @@ def _train(out: Path, recipe: PairRecipe, console: Any) -> None:
     """Train, compare, and write everything."""
     from convneur.engine.callbacks import Interrupted
     from convneur.interrupts import stopped
-    from convneur.recipes.pair import train_pair
+    from convneur.lab.demo import train_pair
 
     pair: dict[str, Trained] = {}
     try:
@@ -207,7 +207,7 @@ def _mosaic_sections(recipe: PairRecipe, pair: dict[str, Trained]) -> list[Secti
 
     from convneur.explain import figures
     from convneur.explain.report import Section
-    from convneur.recipes.pair import digits_for, held_out_batches
+    from convneur.lab.demo import digits_for, held_out_batches
 
     images, targets = held_out_batches(recipe, digits_for(recipe)[1])[0]
     images, targets = images[:3], targets[:3]

@@ -1,4 +1,4 @@
-"""What mosaics of photographs are made like; see `convneur.data.photo_mosaic`."""
+"""What mosaics of photographs are made like; see `convneur.lab.photo_mosaics`."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import time
 import pytest
 from filelock import FileLock
 
-from convneur.recipes.ablation import REFERENCE, TABLES
+from convneur.lab.ablation import REFERENCE, TABLES
 from convneur_command.main import main
 
 SMALL = (

@@ -5,10 +5,10 @@ import torch
 
 from convneur.engine.fit import processes
 from convneur.engine.optim import scheduler
+from convneur.lab.demo import DEMO, MOSAIC
+from convneur.lab.tile_segmentation import TileSegmentation
 from convneur.models import create_model
-from convneur.recipes.pair import DEMO, MOSAIC
 from convneur.tasks.classification import Classification
-from convneur.tasks.marking import Marking
 from convneur_options.fit import FitConfig
 from convneur_options.optim import OptimConfig
 
@@ -61,7 +61,7 @@ def test_the_head_learns_first():
 
 def test_marking_ignores_what_is_to_be_ignored():
     model = create_model("convneur_m1", **MOSAIC.model)
-    task = Marking(model, OptimConfig(), prior=0.28)
+    task = TileSegmentation(model, OptimConfig(), prior=0.28)
     images, targets = torch.rand(2, 1, 64, 64), torch.randint(0, 2, (2, 4, 4))
     assert torch.sigmoid(model.head.fc.bias).item() == pytest.approx(0.28)
     targets[:, 0, 0] = -1

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from convneur.data.digits import load_digits
-from convneur.data.mosaic import IGNORE
-from convneur.data.photo_mosaic import COLOURS, PhotoMosaics, Tiles, tiles_of
 from convneur.data.sources import ScanImages
+from convneur.lab.digit_mosaics import IGNORE
+from convneur.lab.photo_mosaics import COLOURS, PhotoMosaics, Tiles, tiles_of
 from convneur_options.mosaic import LEGEND, MosaicConfig
 
 CLASSES, TILE = 6, 8

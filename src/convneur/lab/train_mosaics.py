@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from convneur.data.photo_mosaic import PhotoMosaics, Tiles, distances, tiles_of
 from convneur.data.sources import Source
 from convneur.engine.fit import Curve, fit
+from convneur.lab.photo_mosaics import PhotoMosaics, Tiles, distances, tiles_of
+from convneur.lab.tile_classification import TileClassification
 from convneur.models import create_model
 from convneur.printing import Console
 from convneur.recipes.train import MEAN, STD
-from convneur.tasks.labelling import Labelling
 from convneur_options.classification import ClassificationRecipe
 from convneur_options.mosaic import MosaicConfig
 
@@ -71,7 +71,7 @@ def train_on_mosaics(
     held_out: Any = list(judge)  # drawn once; a list is a data set too, though not by its type
     groups = distances(mosaic.side)
     groups = groups.where(groups >= mosaic.nearest, 0) if mosaic.task != "pair" else torch.zeros_like(groups)
-    task = Labelling(
+    task = TileClassification(
         model,
         recipe.optim,
         groups,

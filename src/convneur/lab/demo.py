@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from convneur.data.digits import DigitBatches, Digits, load_digits
-from convneur.data.mosaic import PRIOR, Mosaics
 from convneur.engine.fit import Curve, Interrupted, fit
+from convneur.lab.digit_mosaics import PRIOR, Mosaics
+from convneur.lab.tile_segmentation import TileSegmentation
 from convneur.models import ConvNeur, create_model
 from convneur.printing import Console
 from convneur.tasks.classification import Classification
-from convneur.tasks.marking import Marking
 from convneur_options.optim import OptimConfig
 
 PREPROCESSING = {"mean": (0.0,), "std": (1.0,)}  # digits are ink 1 on paper 0, and are used as they are
@@ -150,7 +150,7 @@ def held_out_batches(recipe: PairRecipe, digits: Digits) -> Any:
     return list(Mosaics(digits, 32, recipe.image_size, batches=8, seed=1_000_003))
 
 
-def _task(recipe: PairRecipe, model: ConvNeur) -> Classification | Marking:
+def _task(recipe: PairRecipe, model: ConvNeur) -> Classification | TileSegmentation:
     if recipe.task == "digits":
         return Classification(model, recipe.optim, keep_confusion=True)
-    return Marking(model, recipe.optim, prior=PRIOR)
+    return TileSegmentation(model, recipe.optim, prior=PRIOR)

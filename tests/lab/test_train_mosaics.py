@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from convneur.data.photo_mosaic import Tiles, tiles_of
 from convneur.data.sources import open_source
+from convneur.lab.photo_mosaics import Tiles, tiles_of
 from convneur.printing import Console
 from convneur.recipes import mosaic as recipes
 from convneur_options.backbone import BackboneConfig

@@ -13,7 +13,7 @@ from convneur.tasks.base import IGNORE, Task
 from convneur_options.optim import OptimConfig
 
 
-class Labelling(Task):
+class TileClassification(Task):
     """Cross-entropy over places; logs ``loss``, ``accuracy``, and ``accuracy_1``, ... of the groups of places.
 
     The model's map is averaged over each place if it is finer. Targets of -1 count nowhere.

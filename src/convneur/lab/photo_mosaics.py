@@ -28,8 +28,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from convneur.data.decode import UnreadableImageError, decode_image
-from convneur.data.mosaic import IGNORE, Mosaic, framed, side_by_side
 from convneur.data.sources import Images
+from convneur.lab.digit_mosaics import IGNORE, Mosaic, framed, side_by_side
 from convneur_options.mosaic import LEGEND, MosaicConfig
 
 COLOURS = 255 * torch.tensor([[1, 0, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]], dtype=torch.uint8)  # of their frames

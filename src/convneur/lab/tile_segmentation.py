@@ -14,7 +14,7 @@ from convneur.tasks.base import IGNORE, Task
 from convneur_options.optim import OptimConfig
 
 
-class Marking(Task):
+class TileSegmentation(Task):
     """Binary cross-entropy over places; logs ``loss`` and ``iou``. Targets of -1 count nowhere.
 
     Args:

@@ -13,17 +13,17 @@ from filelock import FileLock, Timeout
 
 from convneur.data.module import eval_loader
 from convneur.data.parts import fewer, hold_out
-from convneur.data.photo_mosaic import Tiles
 from convneur.data.sources import Source, open_source
 from convneur.engine.fit import Curve
 from convneur.files import write_atomic
 from convneur.json_files import read_json
+from convneur.lab.photo_mosaics import Tiles
+from convneur.lab.train_mosaics import cut, train_on_mosaics
 from convneur.layers.prototypes import PROTOTYPES
 from convneur.models import create_model
 from convneur.models.registry_utils import choose
 from convneur.outputs import OutputFolder
 from convneur.printing import Console
-from convneur.recipes.mosaic import cut, train_on_mosaics
 from convneur.recipes.train import TrainConfig, Trained, train_classifier
 from convneur.tasks.evaluation import device_for, evaluate
 from convneur_options.backbone import BackboneConfig

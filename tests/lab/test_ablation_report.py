@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from convneur.explain.ablation import HEAD, markdown, picture, rows_of
+from convneur.lab.ablation_report import HEAD, markdown, picture, rows_of
 
 RUNS = [
     {"cell": name, "seed": seed, "accuracy": accuracy}

@@ -7,20 +7,20 @@ import torch
 import torch.nn.functional as F
 
 from convneur import create_model
+from convneur.lab.tile_classification import TileClassification
 from convneur.tasks.base import IGNORE
-from convneur.tasks.labelling import Labelling
 from convneur_options.optim import OptimConfig
 
 
 @pytest.fixture(autouse=True)
 def _without_trainer(monkeypatch):
-    monkeypatch.setattr(Labelling, "log", lambda *_, **__: None)
+    monkeypatch.setattr(TileClassification, "log", lambda *_, **__: None)
 
 
-def labeller(groups: torch.Tensor) -> Labelling:
+def labeller(groups: torch.Tensor) -> TileClassification:
     torch.manual_seed(0)
     model = create_model("convneur_m1", num_classes=3, global_pool="", dims=[4, 8, 8], depths=[1, 1, 1])
-    return Labelling(model, OptimConfig(), groups)
+    return TileClassification(model, OptimConfig(), groups)
 
 
 def test_finer_maps_are_averaged_over_a_place_and_unknown_places_count_nowhere():

@@ -1,8 +1,8 @@
 import torch
 
 from convneur.data.digits import DigitBatches, jitter, load_digits
-from convneur.data.mosaic import IGNORE, PRIOR, Mosaics
 from convneur.data.photos import sample_photo
+from convneur.lab.digit_mosaics import IGNORE, PRIOR, Mosaics
 
 
 def test_split_is_stratified_and_disjoint():

@@ -1,0 +1,1 @@
+"""The lab: ablations, and tasks whose answer is far away in the image."""
