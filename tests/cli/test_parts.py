@@ -69,3 +69,24 @@ def test_images_of_one_of_the_classes_are_judged_and_the_others_named(kind, tmp_
     again = spec.replace(str(data), f"{data}/../data/.") + "/"
     assert main([*command, "--image-size", "32", "--data", again]) == 0
     assert "finished" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [(), ("--val-share", "0.5"), ("--seed", "3")], ids=" ".join)
+@pytest.mark.parametrize("part", ["val", "test"])
+@pytest.mark.parametrize("kind", ["class_folders", "tables"])
+def test_data_without_images_to_train_on_is_judged_whole(kind, part, options, tmp_path, capsys):
+    save_model(create("convneur_m1", **CLASSIFIER), tmp_path / "model", CLASSIFIER, ["a", "b", "0"])
+    if kind == "class_folders":
+        formats.class_folders(tmp_path / "data", {part: 4})
+    else:
+        formats.table(tmp_path / "data" / f"{part}.parquet", ["a", "b", "a", "b"])
+    command = ["eval", "--model", str(tmp_path / "model"), "--out", str(tmp_path / "out"), "--workers", "0"]
+    command += ["--image-size", "32", "--data", str(tmp_path / "data"), *options]
+    assert main([*command, "--part", part]) == 0
+    assert "--val-share" not in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["images"] == 4
+    if part == "test":
+        assert main([*command, "--overwrite"]) == 2
+        assert "have eval judge by --part test" in capsys.readouterr().err
+    assert main(["train", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run"), *SMALL, *TINY]) == 2
+    assert "has no part train" in capsys.readouterr().err

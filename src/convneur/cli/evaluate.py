@@ -116,7 +116,7 @@ def eval_(
         check_size(image_size)
         with console.status(f"Loading {model}"):
             loaded, config, labels = open_model(model, trust)
-        source = open_source(data, share, chosen, allow_remote, part)
+        source = open_source(data, share, chosen, allow_remote, part, learns=False)
         tell_notes(source.notes, console)
         if labels is not None:
             source = images_of(source, labels)

@@ -97,7 +97,12 @@ class PixelSource:
 
 
 def open_pixels(
-    data: StrPath, val_share: float | None = 0.2, seed: int = 0, strict: bool = False, part: Judged = "val"
+    data: StrPath,
+    val_share: float | None = 0.2,
+    seed: int = 0,
+    strict: bool = False,
+    part: Judged = "val",
+    learns: bool = True,
 ) -> PixelSource:
     """Find the images and masks of a folder; they are read as they are needed.
 
@@ -109,6 +114,7 @@ def open_pixels(
         seed: Of that choice.
         strict: Refuse images without a mask, which are left out otherwise.
         part: To judge by.
+        learns: Whether something is learned; where nothing is, data needs no images to train on.
 
     Raises:
         FileNotFoundError: If there is no such folder, or it does not say its classes.
@@ -125,7 +131,7 @@ def open_pixels(
         return _pairs(*there[part].folders, strict, notes, *ends)
 
     named = {part: place.name for part, place in there.items()}
-    learns = val_share is not None and part == "val"
+    learns = learns and val_share is not None and part == "val"
     if learns and "train" not in there:
         raise no_part(root, "train", named)
     if part not in there and (part == "test" or "train" not in there):
