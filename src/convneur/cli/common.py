@@ -31,7 +31,7 @@ def tell_whole(source: Any, console: Any) -> None:
 
     Of data without images to train on there is nothing to hold out.
     """
-    if source.train is source.val and source.held_out.startswith("all of "):
+    if source.held_out.startswith("all of "):
         console.print(f"all {len(source.val):,} images are judged by; --val-share judges by a share of them")
 
 

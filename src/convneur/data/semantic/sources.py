@@ -103,6 +103,7 @@ def open_pixels(
     strict: bool = False,
     part: Judged = "val",
     learns: bool = True,
+    hold_out: bool = False,
 ) -> PixelSource:
     """Find the images and masks of a folder; they are read as they are needed.
 
@@ -115,6 +116,7 @@ def open_pixels(
         strict: Refuse images without a mask, which are left out otherwise.
         part: To judge by.
         learns: Whether something is learned; where nothing is, data needs no images to train on.
+        hold_out: Judge by ``val_share`` of the training images even where there are validation images.
 
     Raises:
         FileNotFoundError: If there is no such folder, or it does not say its classes.
@@ -137,7 +139,7 @@ def open_pixels(
     if part not in there and (part == "test" or "train" not in there):
         raise no_part(root, part, named)
     train = pairs("train") if "train" in there else pairs(part)
-    if part in there:
+    if part in there and not hold_out:
         val = pairs(part) if "train" in there else train
         held_out = named[part]
     elif val_share is None:
