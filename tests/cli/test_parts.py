@@ -32,6 +32,21 @@ def test_a_classifier_is_judged_by_what_was_held_out_and_by_test_when_it_is_aske
         assert json.loads((out / "metrics.json").read_text())["images"] == images
 
 
+@pytest.mark.slow
+def test_a_classifier_learns_from_a_csv_file_and_is_judged_by_another(tmp_path, capsys):
+    formats.label_list(tmp_path / "data", {"train": 20, "valid": 6})
+    formats.label_list(tmp_path / "other", {"test": 4})
+    run = str(tmp_path / "run")
+    arguments = ["train", "--data", str(tmp_path / "data" / "labels.csv"), "--out", run]
+    assert main([*arguments, *SMALL, *TINY]) in (0, None)
+    assert "to train on: 20 images; to judge by: 6 images (split valid)" in capsys.readouterr().err
+    for data, part, images in (("data", "val", 6), ("other", "test", 4)):
+        out = tmp_path / f"out {data}"
+        arguments = ["eval", "--model", run, "--data", str(tmp_path / data / "labels.csv"), "--part", part]
+        assert main([*arguments, "--out", str(out), "--workers", "0"]) in (0, None)
+        assert json.loads((out / "metrics.json").read_text())["images"] == images
+
+
 def test_predict_and_embed_name_pictures_that_they_do_not_read(tmp_path, capsys):
     model = str(builders.saved_model(tmp_path / "model"))
     for name in ("a.png", "b.nef", "c.svg", "._d.png", ".ipynb_checkpoints/a.png"):

@@ -42,8 +42,9 @@ def train_verb(arguments: Sequence[str]) -> Callable[..., None]:
         """Train a classifier on images, judge it, and write model, numbers and a report.
 
         Args:
-            data: Folder of class folders (with or without train/ and val/), parquet file or folder of them, hf:NAME,
-                wds:FOLDER, or digits for handwritten digits that come with the installation.
+            data: Folder of class folders (with or without train/ and val/), CSV file of images and labels, parquet file
+                or folder of them, hf:NAME, wds:FOLDER, or digits for handwritten digits that come with the
+                installation.
             task: classification names images, detection finds boxes, instance boxes and masks, segmentation gives every
                 pixel a class; the last three have options of their own, see convneur train detection --help.
             recipe: quick: minutes on a CPU. finetune: from --weights. cifar: 32 px. imagenet: the published one.

@@ -87,6 +87,9 @@ def _other_kind(root: Path) -> str:
     """How to name what a folder holds that is of another kind."""
     if any(root.glob("*.tar")):
         return f"; its shards are read as wds:{root}"
+    places = (root, root.parent) if part_of(root.name) else (root,)
+    if lists := [file for place in places for file in sorted(place.glob("*.csv"))]:
+        return f"; images that {lists[0].name} labels are read as {lists[0]}"
     for folder in (root.parent, root):
         if any((folder / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):
             return f"; data saved by the package datasets are read as hf:{folder}"

@@ -4,6 +4,7 @@
 |---|---|
 | a folder | class folders, with or without ``train``, ``val`` and ``test`` above them |
 | a parquet file, or a folder of them | columns ``image`` (bytes) and ``label`` |
+| a CSV file | columns ``filename``, ``image`` or ``id``, and ``label``; see `convneur.data.label_lists` |
 | ``hf:NAME`` or ``hf:FOLDER`` | a Hugging Face dataset, from the hub or a local copy |
 | ``wds:FOLDER`` | WebDataset shards, see `convneur.data.shards` |
 | ``digits`` | scikit-learn's handwritten digits, which need no files |
@@ -218,8 +219,12 @@ def _open(spec: str, val_share: float | None, seed: int, allow_remote: bool, par
         raise FileNotFoundError(
             f"--data {spec} does not exist; give a folder of class folders, or one of parquet files"
         )
+    if root.is_file() and root.suffix.lower() == ".csv":
+        from convneur.data.label_lists import open_label_list
+
+        return open_label_list(root, val_share, seed, part, learns)
     if root.is_file() and root.suffix.lower() != ".parquet":
-        raise ValueError(f"--data {spec} is a {root.suffix or 'plain'} file; give a folder, or a .parquet file")
+        raise ValueError(f"--data {spec} is a {root.suffix or 'plain'} file; give a folder, a .csv or a .parquet file")
     if root.is_file():
         return _parquet(root.parent, {"train": [root]}, [], val_share, seed, part, learns)
     files = [path for path in root.iterdir() if path.suffix.lower() == ".parquet" and not is_clutter(path.name)]
