@@ -111,15 +111,14 @@ def _labels(rows: Sequence[_Row]) -> list[float] | list[str]:
 def _paths(file: Path, rows: Sequence[_Row]) -> tuple[list[str], list[str]]:
     """The image of each row, and what to tell of others."""
     folder, seen = _Folder(file.parent), dict[str, int]()
-    missing = [row for row in rows if not folder.fitting(row.file)]
-    if missing:
+    fitting = [folder.fitting(row.file) for row in rows]
+    if missing := [row for row, ways in zip(rows, fitting, strict=True) if not ways]:
         unused = "".join(f"; {note}" for note in unused_notes(folder.unused))
         raise FileNotFoundError(
             f"{file}, line {missing[0].line}: there is no image {shown(missing[0].file)} in {file.parent} "
             f"({len(missing)} of {len(rows)} are missing){unused}"
         )
-    for row in rows:
-        way, *others = folder.fitting(row.file)
+    for row, (way, *others) in zip(rows, fitting, strict=True):
         if others:
             raise ValueError(
                 f"{file}, line {row.line}: {shown(row.file)} may be {way} or {others[0]}; write the path from "
