@@ -87,12 +87,14 @@ def eval_(
         command = " ".join(["convneur", *sys.argv[1:]])
         max_pixels = round(max_megapixels * 1e6)
         run = run_data_of(Path(model))
+        share, chosen = run.share(data, val_share, seed)
         if detector_folder(model) is not None:
             from convneur.cli.detecting import evaluate_saved
 
             check_size(image_size)
-            return evaluate_saved(model, data, folder, console, command, image_size, workers, max_pixels, part, run)
-        share, chosen = run.share(data, val_share, seed)
+            return evaluate_saved(
+                model, data, folder, console, command, image_size, workers, max_pixels, share, chosen, part, run
+            )
         if segmenter_folder(model) is not None:
             from convneur.cli import segmenting
 
@@ -115,7 +117,7 @@ def eval_(
         check_size(image_size)
         with console.status(f"Loading {model}"):
             loaded, config, labels = open_model(model, trust)
-        source = open_source(data, share, chosen, allow_remote, part)
+        source = open_source(data, share, chosen, allow_remote, part, learns=False)
         tell_notes(source.notes, console)
         if labels is not None:
             source = images_of(source, labels)

@@ -33,6 +33,8 @@ class RunOptions:
         cache_gb: GB of memory for decoded images, which saves decoding them again; 0 for none.
         keep: Which epoch model/ has: the last, or the one that is best on the held-out images (accuracy, ap, miou),
             whose number there is then somewhat too good. The other lies beside it, in model-best/ or model-last/.
+        val_share: Share to hold out where the data has no validation images.
+        hold_out: Take that share of the training images to judge by even where the data has validation images.
     """
 
     out: Path = Path("runs/train")
@@ -44,6 +46,8 @@ class RunOptions:
     max_megapixels: float = 100.0
     cache_gb: float = 1.0
     keep: Literal["last", "best"] = "last"
+    val_share: float = 0.2
+    hold_out: tyro.conf.FlagCreatePairsOff[bool] = False
 
     def config(self) -> dict[str, Any]:
         """Arguments of `convneur.recipes.runs.RunConfig`."""
@@ -54,6 +58,8 @@ class RunOptions:
             "max_pixels": round(self.max_megapixels * 1e6),
             "cache_gb": self.cache_gb,
             "keep": self.keep,
+            "val_share": self.val_share,
+            "hold_out": self.hold_out,
         }
 
     def written(self, kept: Sequence[Kept]) -> tuple[str, str]:

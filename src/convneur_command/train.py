@@ -34,8 +34,6 @@ def train_verb(arguments: Sequence[str]) -> Callable[..., None]:
         recipe: RecipeName = name,
         model: str = "convneur_m1",
         weights: str | None = None,
-        val_share: float = 0.2,
-        hold_out: tyro.conf.FlagCreatePairsOff[bool] = False,
         train_images: int = 0,
         allow_remote: tyro.conf.FlagCreatePairsOff[bool] = False,
         options: Annotated[RunOptions, tyro.conf.arg(name="")] = DEFAULTS,
@@ -44,15 +42,14 @@ def train_verb(arguments: Sequence[str]) -> Callable[..., None]:
         """Train a classifier on images, judge it, and write model, numbers and a report.
 
         Args:
-            data: Folder of class folders (with or without train/ and val/), parquet file or folder of them, hf:NAME,
-                wds:FOLDER, or digits for handwritten digits that come with the installation.
+            data: Folder of class folders (with or without train/ and val/), CSV file of images and labels, parquet file
+                or folder of them, hf:NAME, wds:FOLDER, or digits for handwritten digits that come with the
+                installation.
             task: classification names images, detection finds boxes, instance boxes and masks, segmentation gives every
                 pixel a class; the last three have options of their own, see convneur train detection --help.
             recipe: quick: minutes on a CPU. finetune: from --weights. cifar: 32 px. imagenet: the published one.
             model: convneur_m1 to convneur_m4.
             weights: To start from: folder of a run or model of ours, ConvNeXt checkpoint file, or a timm name.
-            val_share: Share to hold out where the data has no validation images.
-            hold_out: Take that share of the training images to judge by even where the data has validation images.
             train_images: To train on at most, in proportion to the classes; 0 for all.
             allow_remote: Read shards from the addresses, and run the commands of the pipe: sources, that the data
                 names; only for data of people you trust with your account.
@@ -67,8 +64,6 @@ def train_verb(arguments: Sequence[str]) -> Callable[..., None]:
             model=model,
             weights=weights,
             recipe=settings,
-            val_share=val_share,
-            hold_out=hold_out,
             train_images=train_images,
             allow_remote=allow_remote,
         )

@@ -41,7 +41,8 @@ def train_detector_verb(task_name: Any, arguments: Sequence[str]) -> Callable[..
         """Train a detector on images, judge it, and write model, numbers and a report.
 
         Args:
-            data: Folder with COCO files (instances_train*.json, instances_val*.json), Pascal VOC's folders, or YOLO's.
+            data: Folder with COCO files (instances_train*.json, instances_val*.json), Pascal VOC's folders, YOLO's, or
+                the data.yaml of those.
             task: detection finds boxes, instance boxes and masks; see convneur train --help for others.
             recipe: quick-detection: minutes to an hour on a CPU. finetune-detection: from --weights. coco-1x: the
                 published one.

@@ -29,7 +29,6 @@ def train_segmenter_verb(arguments: Sequence[str]) -> Callable[..., None]:
         decoder: DecoderChoice = "semantic_fpn",
         model: str = "convneur_m1",
         weights: str | None = None,
-        val_share: float = 0.2,
         strict: tyro.conf.FlagCreatePairsOff[bool] = False,
         options: Annotated[RunOptions, tyro.conf.arg(name="")] = DEFAULTS,
         settings: Annotated[SegmentationRecipe, tyro.conf.arg(name="")] = chosen,
@@ -46,7 +45,6 @@ def train_segmenter_verb(arguments: Sequence[str]) -> Callable[..., None]:
             model: Backbone: convneur_m1 to convneur_m4, or any of timm, such as resnet18.
             weights: To start from: folder of a run of ours, whatever its task; ConvNeXt checkpoint file or timm name;
                 `pretrained` for a backbone of timm.
-            val_share: Share to hold out where the data has no validation images.
             strict: Masks that cannot be used, or have pixels of no class, are errors; they are left out otherwise.
             options: Of every run.
             settings: The recipe's own.
@@ -58,7 +56,6 @@ def train_segmenter_verb(arguments: Sequence[str]) -> Callable[..., None]:
             model=model,
             weights=weights,
             recipe=settings,
-            val_share=val_share,
             strict=strict,
         )
 

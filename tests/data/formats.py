@@ -43,6 +43,13 @@ def tables(root: Path, parts: Mapping[str, int]) -> None:
         table(root / f"{part}-00000.parquet", [number % 2 for number in range(count)])
 
 
+def label_list(root: Path, parts: Mapping[str, int]) -> None:
+    names = [(f"{part}{number}", "ab"[number % 2], part) for part, count in parts.items() for number in range(count)]
+    for name, _, _ in names:
+        write(root / "pictures" / f"{name}.png")
+    write(root / "labels.csv", "\n".join(map(",".join, [("id", "label", "split"), *names])))
+
+
 def tar(path: Path, members: Sequence[tuple[str, bytes]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as file:
@@ -131,6 +138,7 @@ def parts_in_masks(root: Path, parts: Mapping[str, int]) -> None:
 FORMATS: dict[str, tuple[Callable[[Path, Mapping[str, int]], None], Callable[[Path, Any], Any]]] = {
     "class folders": (class_folders, lambda root, part: open_source(str(root), part=part)),
     "parquet": (tables, lambda root, part: open_source(str(root), part=part)),
+    "CSV": (label_list, lambda root, part: open_source(str(root / "labels.csv"), part=part)),
     "shards": (shards, lambda root, part: open_source(f"wds:{root}", part=part)),
     "YOLO": (yolo, lambda root, part: open_objects(root, part)),
     "COCO": (coco, lambda root, part: open_objects(root, part)),

@@ -142,6 +142,60 @@ def _(root: Path) -> Any:
     return labels(root, 0, 1, 2, 0, classes="a\nb\n")
 
 
+def label_list(*rows: str, head: str = "id,label") -> Opened:
+    def opened(root: Path) -> Any:
+        for name in ("train/a", "train/b", "train/c", "train/d", "train/x", "other/x"):
+            write(root / f"{name}.png")
+        write(root / "labels.csv", "\n".join([head, *rows]))
+        return open_source(str(root / "labels.csv"))
+
+    return opened
+
+
+def each_refused(*cases: Opened) -> Opened:
+    """All of them; the first by who asks."""
+
+    def opened(root: Path) -> Any:
+        for number, case in enumerate(cases):
+            if number:
+                with pytest.raises((ValueError, OSError), match=r"\A[^\n]*\Z"):
+                    case(root / str(number))
+        return cases[0](root)
+
+    return opened
+
+
+ROWS = ("a,x", "b,x", "c,y", "d,y")
+for row, opened in {
+    ("text", "BOM, CRLF, empty lines, quotes"): label_list(
+        *ROWS[:2], '"c","y,z"\r\n', 'd,"y,z"', head="\ufeffid,label\r"
+    ),
+    ("columns", "`filename`, `image` or `id`, and `label`; others beside"): label_list(
+        *(f"{row},1" for row in ROWS), head="filename,label,size"
+    ),
+    ("columns", "none of these, other numbers of values in a row"): each_refused(
+        label_list(*ROWS, head="file,label"), label_list(*ROWS, head="id,breed"), label_list(*ROWS, "a")
+    ),
+    ("image", "a path, its end, or either without ending"): label_list("train/a.png,x", "b.png,x", "train/c,y", "d,y"),
+    ("image", "none that is there, several that fit, one twice"): each_refused(
+        label_list(*ROWS, "e,x"), label_list(*ROWS, "a.png,x"), label_list(*ROWS, "x,x")
+    ),
+    ("label", "names, whole numbers, `1.0`"): label_list("a,1.0", "b,1.0", "c,0", "d,0"),
+    ("label", "`-1` among numbers"): label_list("a,0", "b,0", "c,1", "d,-1", "train/x,1"),
+    ("label", "empty, `0.5` among numbers"): each_refused(
+        label_list("a,0", "b,0", "c,1", "d,0.5"), label_list("a,0", "b,0", "c,1", "d,")
+    ),
+    ("`split`", "`train`, `valid`, `test`"): label_list(
+        "a,x,train", "b,y,train", "c,x,valid", "d,y,valid", head="id,label,split"
+    ),
+    ("`split`", "no part, empty in some rows"): each_refused(
+        label_list("a,x,train", "b,y,train", "c,x,other", "d,y,val", head="id,label,split"),
+        label_list("a,x,train", "b,y,train", "c,x,", "d,y,val", head="id,label,split"),
+    ),
+}.items():
+    SITUATIONS[("CSV", *row)] = opened
+
+
 @situation("`classes.txt`", "text", "BOM, CRLF, empty lines, spaces")
 def _(root: Path) -> Any:
     text = "\ufeffground \r\n\r\n  road\r\n\r\n"

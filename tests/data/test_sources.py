@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from convneur.data.decode import decode_image
+from convneur.data.semantic import open_pixels
 from convneur.data.sources import Images, open_source
 from convneur.data.split import stratified_split
 from tests.data import files, formats
@@ -120,7 +121,7 @@ def test_what_is_wrong_is_one_line_that_says_the_fix(tmp_path):
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 and nothing else")
     pq.write_table(pa.table({"picture": [b"x"], "label": [0]}), tmp_path / "other.parquet")
     pq.write_table(pa.table({"image": [b"x", b"y"], "label": [0, -1]}), tmp_path / "negative.parquet")
-    (tmp_path / "list.csv").write_text("a,b")
+    (tmp_path / "list.txt").write_text("a,b")
     for place, file in (("tars", "train-0.tar"), ("saved", "dataset_dict.json")):
         (tmp_path / place).mkdir()
         (tmp_path / place / file).touch()
@@ -137,7 +138,7 @@ def test_what_is_wrong_is_one_line_that_says_the_fix(tmp_path):
         (tmp_path / "broken.parquet", ValueError, "no parquet file"),
         (tmp_path / "other.parquet", ValueError, "no column 'image'; it has picture, label"),
         (tmp_path / "negative.parquet", ValueError, "only one class, '0'"),
-        (tmp_path / "list.csv", ValueError, "a .csv file; give a folder"),
+        (tmp_path / "list.txt", ValueError, "a .txt file; give a folder"),
         (f"wds:{tmp_path / 'empty'}", FileNotFoundError, "no train-"),
         (f"hf:{tmp_path / 'absent'}", FileNotFoundError, "could not be loaded"),
     ]:
@@ -205,3 +206,28 @@ def test_images_of_one_class_are_enough_to_judge_by_and_not_to_learn_from(kind, 
     assert len(source.classes) == 1
     with pytest.raises((ValueError, FileNotFoundError)):
         open_source(str(spec))
+
+
+@pytest.mark.parametrize("share", [None, 0.5])
+@pytest.mark.parametrize("part", ["val", "test"])
+@pytest.mark.parametrize("kind", ["class_folders", "tables", "label_list", "shards", "described", "masks_in_parts"])
+def test_what_nothing_is_learned_from_needs_no_images_to_train_on(kind, part, share, tmp_path):
+    """Whether a share is asked for or not: there is nothing to take it from."""
+    write = {"described": formats.shards}.get(kind) or getattr(formats, kind)
+    write(tmp_path, {part: 6})
+    spec = str(tmp_path)
+    if kind == "described":
+        told = {part: [str(tmp_path / f"{part}-000.tar")], f"{part}_samples": 6, "classes": ["a", "b"]}
+        (tmp_path / "set.json").write_text(json.dumps(told))
+        spec = f"wds:{tmp_path / 'set.json'}"
+    elif kind == "label_list":
+        spec = str(tmp_path / "labels.csv")
+    elif kind == "shards":
+        spec = f"wds:{tmp_path}"
+    open_it = open_pixels if kind == "masks_in_parts" else open_source
+    source = open_it(spec, share, part=part, learns=False)
+    assert len(source.val) == 6
+    assert source.notes == []
+    with pytest.raises((ValueError, FileNotFoundError), match="train") as refused:
+        open_it(spec)
+    assert "\n" not in str(refused.value)

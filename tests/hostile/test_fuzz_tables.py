@@ -45,6 +45,17 @@ def use(path):
     classes = open_pixels(scenes).code.classes
     assert classes and all(isinstance(each, str) and each.strip() == each and each for each in classes)
 """
+LABELS = """
+import shutil, sys
+from pathlib import Path
+from convneur.data.sources import open_source
+pictures = Path(sys.argv[1]).parent / "pictures"
+def use(path):
+    shutil.copy(path, pictures / "labels.csv")
+    source = open_source(str(pictures / "labels.csv"), None)
+    assert all(0 <= label < len(source.classes) for label in source.val.labels.tolist())
+    assert all(Path(source.val.name(n)).is_relative_to(pictures) for n in range(len(source.val)))
+"""
 
 
 def test_masks(tmp_path):
@@ -65,6 +76,15 @@ def test_parquet(tmp_path):
     whole = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
     read, refused = fuzz(tmp_path / "damaged", whole, PARQUET)
     assert read > 10
+    assert refused > 10
+
+
+def test_lists_of_labels(tmp_path):
+    formats.label_list(tmp_path / "pictures", {"train": 6, "val": 2})
+    written = (tmp_path / "pictures" / "labels.csv").read_bytes()
+    quoted = b"\r\n".join(b'"%s"' % line.replace(b",", b'","') for line in written.splitlines())
+    read, refused = fuzz(tmp_path / "damaged", {"a.csv": written, "b.csv": quoted}, LABELS)
+    assert read > 5
     assert refused > 10
 
 

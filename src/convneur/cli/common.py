@@ -27,8 +27,11 @@ def model_identity(model: str) -> list[str]:
 
 
 def tell_whole(source: Any, console: Any) -> None:
-    """That nothing of the data is held out, since no run of the model's is known to have learned from it."""
-    if source.train is source.val:
+    """That nothing of the data is held out, since no run of the model's is known to have learned from it.
+
+    Of data without images to train on there is nothing to hold out.
+    """
+    if source.held_out.startswith("all of "):
         console.print(f"all {len(source.val):,} images are judged by; --val-share judges by a share of them")
 
 

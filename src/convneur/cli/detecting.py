@@ -12,7 +12,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from convneur.cli.common import epochs_json, epochs_sentence, last_words, listed_classes, tell_missing, tell_notes
+from convneur.cli.common import (
+    epochs_json,
+    epochs_sentence,
+    last_words,
+    listed_classes,
+    tell_missing,
+    tell_notes,
+    tell_whole,
+)
 from convneur.cli.run_data import RunData
 from convneur.data.decode import MAX_PIXELS, decode_image
 from convneur.data.known_classes import objects_of
@@ -192,6 +200,8 @@ def evaluate_saved(
     image_size: int | None = None,
     workers: int | None = None,
     max_pixels: int = MAX_PIXELS,
+    val_share: float | None = None,
+    seed: int = 0,
     part: Judged = "val",
     run: RunData | None = None,
 ) -> None:
@@ -199,11 +209,12 @@ def evaluate_saved(
     with console.status(f"Loading {model}"):
         saved = open_detector(model, image_size)
     known = [name.strip() for name in saved.classes]  # as they are read now
-    source = open_objects(data, part, known, saved.kind in WITH_MASKS)
+    source = open_objects(data, part, known, saved.kind in WITH_MASKS, val_share, seed)
     tell_notes(source.notes, console)
     found, source = source.classes, objects_of(source, known)
     tell_missing(known, found, console)
     source = (run or RunData()).not_learned(source, data, console)
+    tell_whole(source, console)
     name = full_name(saved.kind, saved.arguments["backbone"])
     prepare_for_inference(saved.model, device_for())
     judged = judge_detector(saved.model, saved.kind, name, source, console, workers, max_pixels)

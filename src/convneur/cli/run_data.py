@@ -59,7 +59,7 @@ class RunData:
         console.print(
             f"{len(kept):,} of {count:,} images are judged by; the model learned from the others", style="yellow"
         )
-        return replace(source, val=pick(source.val, kept))
+        return replace(source, val=pick(source.val, kept), held_out="what the model did not learn from")
 
     def _check_names(self, judged: Any, data: str) -> None:
         """Refuse images of the data of a run of an earlier version that are not those it held out."""

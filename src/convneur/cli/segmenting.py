@@ -196,7 +196,7 @@ def evaluate_saved(
     """
     with console.status(f"Loading {model}"):
         saved = load_segmenter(model)
-    source = open_pixels(data, val_share, seed, part=part)
+    source = open_pixels(data, val_share, seed, part=part, learns=False)
     tell_notes(source.notes, console)
     source = pixels_of(source, saved.code.classes)
     source = (run or RunData()).not_learned(source, data, console)

@@ -13,7 +13,7 @@ from convneur.data.sources import FileImages, Images, Source, assemble, need_two
 from convneur.data.split_names import Judged, Part, find_parts, look_alike, part_of
 
 
-def open_class_folders(root: Path, val_share: float | None, seed: int, part: Judged) -> Source:
+def open_class_folders(root: Path, val_share: float | None, seed: int, part: Judged, learns: bool) -> Source:
     """Find the images of a folder; arguments are as for `convneur.data.sources.open_source`.
 
     Raises:
@@ -28,7 +28,7 @@ def open_class_folders(root: Path, val_share: float | None, seed: int, part: Jud
     if parts:
         _refuse_classes_beside(root, parts.values(), folders)
 
-    learns = val_share is not None and ("train" in parts or not parts)
+    needs_two = learns and ("train" in parts or not parts)
 
     def read(part: Part, classes: list[str] | None) -> tuple[Images, list[str]]:
         place = root / parts[part] if parts else root
@@ -36,8 +36,8 @@ def open_class_folders(root: Path, val_share: float | None, seed: int, part: Jud
             notes.extend(_loose_notes(place))
         found = _class_folders(place)
         if classes is None:
-            _need_classes(place, found, 2 if learns else 1)
-            return _images(place, found, notes, may_lack=not learns), found
+            _need_classes(place, found, 2 if needs_two else 1)
+            return _images(place, found, notes, may_lack=not needs_two), found
         if unknown := sorted(set(found) - set(classes)):
             raise ValueError(
                 f"{place} has classes that {root / parts['train']} has not: {shown_names(unknown)}; make them the same"
@@ -45,7 +45,7 @@ def open_class_folders(root: Path, val_share: float | None, seed: int, part: Jud
         return _images(place, classes, notes, may_lack=True), classes
 
     there: dict[Part, str] = {part: f"folder {name}" for part, name in parts.items()} or {"train": "the images"}
-    return assemble(str(root), there, read, val_share, seed, part, notes)
+    return assemble(str(root), there, read, val_share, seed, part, notes, learns)
 
 
 def _subfolders(root: Path) -> list[str]:
@@ -87,6 +87,9 @@ def _other_kind(root: Path) -> str:
     """How to name what a folder holds that is of another kind."""
     if any(root.glob("*.tar")):
         return f"; its shards are read as wds:{root}"
+    places = (root, root.parent) if part_of(root.name) else (root,)
+    if lists := [file for place in places for file in sorted(place.glob("*.csv"))]:
+        return f"; images that {lists[0].name} labels are read as {lists[0]}"
     for folder in (root.parent, root):
         if any((folder / name).is_file() for name in ("dataset_dict.json", "dataset_info.json")):
             return f"; data saved by the package datasets are read as hf:{folder}"

@@ -119,7 +119,7 @@ def not_learned(images: Any, data: str, contents: Contents) -> list[int]:
     or shard of another name is the one that has its bytes.
     """
     learned, held_out = _by_file_name(contents.train), _by_file_name(contents.val)
-    folder, root = _folder(data), Path(contents.root)
+    folder, root = _folder(data), _folder(contents.root)
     stays = place_of(data) == contents.root
 
     def was_learned(name: str, size: int) -> bool:
@@ -160,7 +160,7 @@ def _first_names(images: Any, folder: Path, contents: Contents) -> Callable[[str
     def first(file: str, size: int) -> str:
         here = folder / file
         for other in () if known.get(file) == size else of_size.get(size, ()):
-            there = Path(contents.root, other)
+            there = _folder(contents.root) / other
             if here.is_file() and there.is_file() and filecmp.cmp(here, there, shallow=False):
                 return other
         return file

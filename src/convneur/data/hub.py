@@ -39,7 +39,9 @@ class HubImages:
         return f"{self.origin} row {index}"
 
 
-def open_hub(name: str, val_share: float | None, seed: int, allow_remote: bool, part: Judged = "val") -> Source:
+def open_hub(
+    name: str, val_share: float | None, seed: int, allow_remote: bool, part: Judged = "val", learns: bool = True
+) -> Source:
     """Open a dataset by its name on the hub, or a folder.
 
     Args:
@@ -48,6 +50,7 @@ def open_hub(name: str, val_share: float | None, seed: int, allow_remote: bool, 
         seed: Of that split.
         allow_remote: Let the card of a folder name files elsewhere.
         part: To judge by.
+        learns: As for `convneur.data.sources.open_source`.
 
     Raises:
         FileNotFoundError: If it cannot be loaded.
@@ -85,7 +88,7 @@ def open_hub(name: str, val_share: float | None, seed: int, allow_remote: bool, 
         return _images(splits[parts[part]], name, parts[part], classes, folders, notes)
 
     there: dict[Part, str] = {part: f"split {split}" for part, split in parts.items()}
-    return assemble(f"hf:{name}", there, read, val_share, seed, part, notes)
+    return assemble(f"hf:{name}", there, read, val_share, seed, part, notes, learns)
 
 
 def _images(

@@ -97,7 +97,7 @@ def open_shards(spec: str, allow_remote: bool = False, part: Judged = "val", lea
             f"wds:{spec} is no file here; give a folder of shards, or write a .json file that describes them"
         )
     if path.suffix == ".json" and path.exists():
-        return _described(path, allow_remote, part)
+        return _described(path, allow_remote, part, learns)
     files = [file for file in path.glob("*") if file.name.lower().endswith(tars.ENDINGS) and not is_clutter(file.name)]
     groups, rest = group_files(files, f"wds:{spec}")
     learns = learns and part == "val"
@@ -155,15 +155,18 @@ def is_remote(url: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", url) is not None  # a single letter is a drive
 
 
-def _described(path: Path, allow_remote: bool, part: Judged) -> Source:
+def _described(path: Path, allow_remote: bool, part: Judged, learns: bool) -> Source:
     told = read_json(path)
     if isinstance(told, dict) and part == "test" and "test" not in told:
         raise no_part(path, part, {"train": "train", "val": "val"})
+    names = ["train", part]
+    if not learns and isinstance(told, dict):
+        names = [name for name in names if name in told] or names
     try:
         classes = [str(name) for name in told["classes"]]
         train, held_out = (
             Shards(_expanded(told[name]), int(told[f"{name}_samples"]), len(classes), allow_remote)
-            for name in ("train", part)
+            for name in (names[0], names[-1])
         )
     except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(
@@ -182,7 +185,7 @@ def _described(path: Path, allow_remote: bool, part: Judged) -> Source:
     if remote is not None:
         return Source(train, held_out, classes, held_out=f"shards of {part}")
     source = _surveyed(str(path), [*map(Path, train.urls)], [*map(Path, held_out.urls)], classes, part)
-    for name, said, found in (("train", train, source.train), (part, held_out, source.val)):
+    for name, (said, found) in {names[0]: (train, source.train), names[-1]: (held_out, source.val)}.items():
         if said.count != found.count:
             source.notes.append(
                 f"{path} says {said.count:,} samples of {name}, and {found.count:,} are there that can be used"

@@ -4,6 +4,7 @@
 |---|---|
 | a folder | class folders, with or without ``train``, ``val`` and ``test`` above them |
 | a parquet file, or a folder of them | columns ``image`` (bytes) and ``label`` |
+| a CSV file | columns ``filename``, ``image`` or ``id``, and ``label``; see `convneur.data.label_lists` |
 | ``hf:NAME`` or ``hf:FOLDER`` | a Hugging Face dataset, from the hub or a local copy |
 | ``wds:FOLDER`` | WebDataset shards, see `convneur.data.shards` |
 | ``digits`` | scikit-learn's handwritten digits, which need no files |
@@ -162,7 +163,12 @@ class Subset:
 
 
 def open_source(
-    spec: StrPath, val_share: float | None = 0.2, seed: int = 0, allow_remote: bool = False, part: Judged = "val"
+    spec: StrPath,
+    val_share: float | None = 0.2,
+    seed: int = 0,
+    allow_remote: bool = False,
+    part: Judged = "val",
+    learns: bool = True,
 ) -> Source:
     """Find the images that ``spec`` names; see the top of this file.
 
@@ -177,6 +183,7 @@ def open_source(
         allow_remote: Read what a description of data names elsewhere: addresses on the web, and ``pipe:``, which runs
             a command of the shell. Only for descriptions that are trusted as programs are.
         part: To judge by.
+        learns: Whether something is learned; where nothing is, data needs no images to train on.
 
     Raises:
         FileNotFoundError: If there is nothing at ``spec``.
@@ -185,10 +192,10 @@ def open_source(
         ImportError: If the kind needs a package that is not installed.
     """
     spec = os.fspath(spec)
-    source = _open(spec, val_share, seed, allow_remote, part)
+    learns = learns and val_share is not None
+    source = _open(spec, val_share, seed, allow_remote, part, learns)
     labels = getattr(source.train, "labels", None)  # shards are looked through when they are opened
-    learns = val_share is not None and source.train is not source.val
-    if labels is not None and learns and len(np.unique(labels)) < 2:
+    if labels is not None and learns and source.train is not source.val and len(np.unique(labels)) < 2:
         raise ValueError(
             f"all {len(labels):,} training images of {spec} are of the class {source.classes[int(labels[0])]!r}; a "
             "classifier needs images of at least two"
@@ -196,32 +203,36 @@ def open_source(
     return source
 
 
-def _open(spec: str, val_share: float | None, seed: int, allow_remote: bool, part: Judged) -> Source:
+def _open(spec: str, val_share: float | None, seed: int, allow_remote: bool, part: Judged, learns: bool) -> Source:
     if spec == "digits":
         return _digits(part)
     if spec.startswith("hf:"):
         from convneur.data.hub import open_hub
 
-        return open_hub(spec.removeprefix("hf:"), val_share, seed, allow_remote, part)
+        return open_hub(spec.removeprefix("hf:"), val_share, seed, allow_remote, part, learns)
     if spec.startswith("wds:"):
         from convneur.data.shards import open_shards
 
-        return open_shards(spec.removeprefix("wds:"), allow_remote, part, learns=val_share is not None)
+        return open_shards(spec.removeprefix("wds:"), allow_remote, part, learns)
     root = Path(spec).expanduser()
     if not root.exists():
         raise FileNotFoundError(
             f"--data {spec} does not exist; give a folder of class folders, or one of parquet files"
         )
+    if root.is_file() and root.suffix.lower() == ".csv":
+        from convneur.data.label_lists import open_label_list
+
+        return open_label_list(root, val_share, seed, part, learns)
     if root.is_file() and root.suffix.lower() != ".parquet":
-        raise ValueError(f"--data {spec} is a {root.suffix or 'plain'} file; give a folder, or a .parquet file")
+        raise ValueError(f"--data {spec} is a {root.suffix or 'plain'} file; give a folder, a .csv or a .parquet file")
     if root.is_file():
-        return _parquet(root.parent, {"train": [root]}, [], val_share, seed, part)
+        return _parquet(root.parent, {"train": [root]}, [], val_share, seed, part, learns)
     files = [path for path in root.iterdir() if path.suffix.lower() == ".parquet" and not is_clutter(path.name)]
     if files:
-        return _parquet(root, *group_files(files, root), val_share, seed, part)
+        return _parquet(root, *group_files(files, root), val_share, seed, part, learns)
     from convneur.data.class_folders import open_class_folders
 
-    return open_class_folders(root, val_share, seed, part)
+    return open_class_folders(root, val_share, seed, part, learns)
 
 
 def _parquet(
@@ -231,6 +242,7 @@ def _parquet(
     val_share: float | None,
     seed: int,
     part: Judged,
+    learns: bool,
 ) -> Source:
     notes: list[str] = []
     if rest and "train" not in groups:
@@ -246,7 +258,7 @@ def _parquet(
         return _table(groups[part], classes or known, notes)
 
     there = {part: shown_names([file.name for file in files], 2) for part, files in groups.items()}
-    return assemble(str(root), there, read, val_share, seed, part, notes)
+    return assemble(str(root), there, read, val_share, seed, part, notes, learns)
 
 
 def _table(files: Sequence[Path], classes: list[str] | None, notes: list[str]) -> tuple[Images, list[str]]:
@@ -298,6 +310,7 @@ def assemble(
     seed: int,
     part: Judged,
     notes: list[str],
+    learns: bool,
 ) -> Source:
     """A source of parts, by the one rule which of them is judged by.
 
@@ -309,11 +322,12 @@ def assemble(
         seed: As for `open_source`.
         part: To judge by.
         notes: For the source.
+        learns: Whether there must be something to learn from.
 
     Raises:
         ValueError: If the part, or what to learn from, is not there.
     """
-    if "train" not in there and val_share is not None and part == "val":
+    if "train" not in there and learns and part == "val":
         raise no_part(where, "train", there)
     if part not in there and (part == "test" or "train" not in there):
         raise no_part(where, part, there)
@@ -321,12 +335,12 @@ def assemble(
         images, classes = read(part, None)
         return Source(images, images, classes, None, notes, there[part])
     images, classes = read("train", None)
-    if val_share is not None:
+    if learns:
         need_two(classes, where, "at least two classes")
     if part in there:
         judged, _ = read(part, classes)
         lacking = [name for number, name in enumerate(classes) if number not in set(np.unique(judged.labels).tolist())]
-        if lacking and val_share is not None:
+        if lacking and learns:
             notes.append(
                 f"{there[part]} has no images of {len(lacking)} of {len(classes)} classes: {shown_names(lacking)}"
             )

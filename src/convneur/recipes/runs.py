@@ -57,6 +57,8 @@ class RunConfig:
         cache_gb: Memory of each training process and its loaders for decoded images, in GB; 0 for none.
         keep: Which weights are the model: of the last epoch, or of the one that is best on the held-out images. The
             others are kept beside it.
+        val_share: Share held out where the data has no validation images.
+        hold_out: Take ``val_share`` of the training images to judge by even where the data has validation images.
     """
 
     data: str
@@ -68,6 +70,8 @@ class RunConfig:
     max_pixels: int = MAX_PIXELS
     cache_gb: float = 1.0
     keep: Literal["last", "best"] = "last"
+    val_share: float = 0.2
+    hold_out: bool = False
 
     def loading(self, config: FitConfig) -> dict[str, Any]:
         """Arguments of `convneur.data.module.PictureData`."""

@@ -42,16 +42,12 @@ class TrainConfig(RunConfig):
 
     Attributes:
         recipe: How to train.
-        val_share: Share held out where the data has no validation images.
-        hold_out: Take ``val_share`` of the training images to judge by even where the data has validation images.
         train_images: To train on at most, in proportion to the classes; 0 for all.
         allow_remote: Read addresses and run commands that a description of data names, see
             `convneur.data.sources.open_source`.
     """
 
     recipe: ClassificationRecipe = field(default_factory=ClassificationRecipe)
-    val_share: float = 0.2
-    hold_out: bool = False
     train_images: int = 0
     allow_remote: bool = False
 

@@ -97,7 +97,13 @@ def _trained(
     first, recipe = is_first(), config.recipe
     with_masks = config.detector in WITH_MASKS
     _check_numbers(config)
-    source = open_objects(config.data, with_masks=with_masks)
+    source = open_objects(
+        config.data,
+        with_masks=with_masks,
+        val_share=config.val_share,
+        seed=config.seed,
+        hold_out=config.hold_out,
+    )
     augment = recipe.augment
     jitter = Jitter(augment.jitter, recipe.min_size, recipe.max_size) if augment.jitter else None
     data = ObjectData(

@@ -48,13 +48,11 @@ class TrainSegmenterConfig(RunConfig):
     Attributes:
         decoder: What stands on the backbone.
         recipe: How to train.
-        val_share: Share held out where the data has no validation images.
         strict: Whether a mask that cannot be used, or has pixels of no class, is an error.
     """
 
     decoder: DecoderName = "semantic_fpn"
     recipe: SegmentationRecipe = field(default_factory=SegmentationRecipe)
-    val_share: float = 0.2
     strict: bool = False
 
 
@@ -116,7 +114,7 @@ def _trained(
     first, recipe = is_first(), config.recipe
     _check_numbers(config)
     inference = inference_of(dict(vars(recipe.inference)), "--inference")  # or nobody could load what is trained
-    source = open_pixels(config.data, config.val_share, config.seed, config.strict)
+    source = open_pixels(config.data, config.val_share, config.seed, config.strict, hold_out=config.hold_out)
     augment = recipe.augment
     transform = pixel_transform(
         augment.crop, augment.scales, augment.hflip, augment.color_jitter, augment.most, recipe.inference.size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,26 @@ def changed(name: str, /, **changes: Any) -> Any:
         return root
 
     return make
+
+
+def renamed(*names: str) -> Any:
+    return lambda root: test_sources.renamed(root, dict(zip(("train", "val"), names, strict=True)))
+
+
+def with_file(name: str) -> Any:
+    def make(root: Path) -> Path:
+        shutil.copy(test_sources.coco(root) / "instances_val.json", root / name)
+        return root
+
+    return make
+
+
+def in_val2017(root: Path) -> Path:
+    renamed("instances_train.json", "instances_valid.json")(root)
+    (root / "val2017").mkdir()
+    for name in ("c.jpg", "d.jpg"):
+        (root / "images" / name).rename(root / "val2017" / name)
+    return root
 
 
 def emptied(root: Path) -> Path:
@@ -76,6 +97,12 @@ def voc(old: str = "", new: str = "") -> Any:
 
 TRIED = {
     ("COCO", "file", "byte order mark, CRLF", "accepted"): marked,
+    ("COCO", "file", "`train.json`, `annotations_valid.json` and other names that say the part", "accepted"): renamed(
+        "train.json", "annotations_valid.json"
+    ),
+    ("COCO", "file", "`captions_val.json` beside `instances_val.json`", "accepted"): with_file("captions_val.json"),
+    ("COCO", "file", "`instances_val.json` and `instances_valid.json`", "refused"): with_file("instances_valid.json"),
+    ("COCO", "images", "in `val2017` for `instances_valid.json`", "accepted"): in_val2017,
     ("COCO", "`annotations`", "an empty list", "refused"): emptied,
     ("COCO", "`id`, `image_id`, `category_id`", "whole, as `7.0`", "converted"): coco(image_id=7.0),
     ("COCO", "`id`, `image_id`, `category_id`", "text, infinite, more than 64 bits", "refused"): coco(image_id="7"),
@@ -125,6 +152,18 @@ TRIED = {
     ("YOLO", "`names`", "`no`, `on`, `1.0`, `null`", "converted"): yolo(BOX, "names: [no, 1.0]"),
     ("YOLO", "`names`", "one twice, empty", "refused"): yolo(BOX, "names: [dog, dog]"),
     ("YOLO", "folders", "`train/images` and `train/labels`", "accepted"): roboflow,
+    ("YOLO", "folders", "`images` and `labels` without parts", "accepted"): lambda root: (
+        test_yolo.in_folders(root, {".": 5})
+    ),
+    ("YOLO", "`train`, `val`, `test`", "a folder of the data, below `path` or not", "accepted"): lambda root: (
+        test_yolo.in_folders(root, {"a/one": 2, "two": 2}, "names: [dog]\npath: a\ntrain: one\nval: two")
+    ),
+    (
+        "YOLO",
+        "`train`, `val`, `test`",
+        "one that is elsewhere or not there, where the folders are called as the parts",
+        "accepted",
+    ): lambda root: test_yolo.in_folders(root, {"train": 2, "valid": 2}, "names: [dog]\ntrain: ../a\nval: /b"),
     ("YOLO", "`train`, `val`, `test`", "a folder that is called as another part", "refused"): yolo(
         BOX, "names: [dog, cat]\ntrain: images/val"
     ),

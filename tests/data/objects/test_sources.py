@@ -14,6 +14,7 @@ from PIL import Image
 
 from convneur.data.objects import open_objects
 from convneur.data.objects.masks import decode_masks, encode_masks
+from tests.data import formats
 
 
 def picture(path: Path, width: int = 40, height: int = 30) -> None:
@@ -268,6 +269,70 @@ def test_an_image_that_is_learned_from_is_never_judged_by(tmp_path):
     with pytest.raises(ValueError, match=r"1 of the 2 images to judge by are learned from, too, the first .*a\.jpg"):
         open_objects(root)
     assert len(open_objects(root, known=["dog", "cat"]).val) == 2
+
+
+@pytest.mark.parametrize("folder", [".", "annotations"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("instances_{}.json", "instances_{}2017.json", "Instances-{}.json", "{}.json", "annotations_{}.json"),
+        *("{}_annotations.json", "coco_{}_v2.json"),
+    ],
+)
+@pytest.mark.parametrize("val", ["valid", "validation", "Val", "dev"])
+def test_coco_files_are_known_by_the_part_in_their_names(name, val, folder, tmp_path):
+    root = renamed(tmp_path, {"train": name.format("train"), "val": name.format(val)}, folder)
+    source = open_objects(root)
+    assert source.held_out == name.format(val)
+    assert (len(source.train), len(source.val)) == (2, 2)
+
+
+def renamed(root: Path, names: dict[str, str], folder: str = ".") -> Path:
+    """COCO files by other names; others are removed."""
+    coco(root)
+    (root / folder).mkdir(exist_ok=True)
+    for part in ("train", "val"):
+        file = root / f"instances_{part}.json"
+        file.rename(root / folder / names[part]) if part in names else file.unlink()
+    return root
+
+
+@pytest.mark.parametrize("images", ["val", "images/valid", "Validation", "val2017"])
+def test_images_of_a_coco_file_may_be_in_a_folder_that_spells_its_part_otherwise(images, tmp_path):
+    renamed(tmp_path, {"train": "instances_train.json", "val": "instances_valid.json"})
+    for name in ("c.jpg", "d.jpg"):
+        (tmp_path / images).mkdir(exist_ok=True)
+        (tmp_path / "images" / name).rename(tmp_path / images / name)
+    assert open_objects(tmp_path).val.name(0) == str(tmp_path / images / "c.jpg")
+
+
+def test_files_of_instances_come_before_others_and_two_of_a_part_are_refused(tmp_path):
+    root = coco(tmp_path)
+    (root / "captions_val.json").write_text("{}")
+    (root / "._instances_train.json").write_text("")
+    assert open_objects(root).held_out == "instances_val.json"
+    for name in ("instances_val2.json", "instances_validation.json"):
+        (root / name).write_text("{}")
+        with pytest.raises(ValueError, match=rf"{name}.* the part val"):
+            open_objects(root)
+        (root / name).unlink()
+
+
+def test_the_share_that_is_held_out_can_be_chosen(tmp_path):
+    formats.coco(tmp_path / "train", {"train": 20, "test": 4})
+    formats.coco(tmp_path / "both", {"train": 20, "valid": 5})
+    whole = open_objects(tmp_path / "train", val_share=0.4, seed=3)
+    assert (len(whole.train), len(whole.val)) == (12, 8)
+    assert whole.held_out.startswith("40 % of instances_train.json, seed 3 (instances_test.json is kept")
+    names = {whole.val.name(n) for n in range(8)}
+    other = open_objects(tmp_path / "train", val_share=0.4, seed=4)
+    assert names != {other.val.name(n) for n in range(8)}
+    for hold_out, counts in ((False, (20, 5)), (True, (15, 5))):
+        source = open_objects(tmp_path / "both", val_share=0.25, hold_out=hold_out)
+        assert (len(source.train), len(source.val)) == counts
+        assert ("25 %" in source.held_out) == hold_out
+    judged = open_objects(tmp_path / "train", known=["dog"], val_share=None)
+    assert (len(judged.val), judged.held_out) == (20, "all of instances_train.json")
 
 
 def test_a_file_of_another_name_is_told(tmp_path):

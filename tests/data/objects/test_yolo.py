@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from convneur.data.objects import ObjectSource, open_objects
+from tests.data import formats
 
 BOX = "0 0.5 0.5 0.5 0.2"
 POLYGON = "0 0.1 0.1 0.5 0.1 0.5 0.5"
@@ -185,11 +186,85 @@ def test_the_description_may_have_another_name(tmp_path):
     assert open_objects(root).classes == ["dog", "cat"]
 
 
-def test_images_without_folders_of_parts_are_refused_in_words(tmp_path):
-    (tmp_path / "images").mkdir()
-    (tmp_path / "labels").mkdir()
-    with pytest.raises(ValueError, match="images has no folder of a part; move its images into images/train"):
-        open_objects(tmp_path)
+def test_images_without_folders_of_parts_are_split(tmp_path):
+    in_folders(tmp_path, {".": 5})
+    source = open_objects(tmp_path)
+    assert (len(source.train), len(source.val), source.held_out) == (4, 1, "20 % of folder images, seed 0")
+
+
+def in_folders(root: Path, folders: dict[str, int], described: str = "names: [dog, cat]") -> Path:
+    """Images and labels in folders of their own in each folder, as Roboflow has them."""
+    for folder, count in folders.items():
+        name = Path(folder).name
+        for number in range(count):
+            formats.write(root / folder / "images" / f"{name}{number}.png")
+            formats.write(root / folder / "labels" / f"{name}{number}.txt", BOX)
+    formats.write(root / "data.yaml", described)
+    return root / "data.yaml"
+
+
+def counts(source: ObjectSource) -> tuple[int, int]:
+    return len(source.train), len(source.val)
+
+
+@pytest.mark.parametrize("names", ["['dog', 'cat']", "{0: dog, 1: cat}"], ids=["list", "dict"])
+@pytest.mark.parametrize("parts", [("train", "valid", "test"), ("train", "valid"), ("train",)], ids="-".join)
+@pytest.mark.parametrize(
+    "place", ["../{}/images", "{}/images", "./{}/images/", "set-5/{}/images", "/content/{}/images"]
+)
+def test_what_roboflow_exports(place, parts, names, tmp_path):
+    """It writes paths that lead elsewhere, and names folders that are not there."""
+    told = "".join(
+        f"{key}: {place.format(part)}\n" for key, part in (("train", "train"), ("val", "valid"), ("test", "test"))
+    )
+    file = in_folders(tmp_path, dict(zip(parts, (10, 4, 3), strict=False)), f"{told}nc: 2\nnames: {names}\n")
+    for data in (tmp_path, file):
+        source = open_objects(data)
+        assert counts(source) == ((10, 4) if "valid" in parts else (8, 2))
+        assert source.classes == ["dog", "cat"]
+        if "test" in parts:
+            assert counts(open_objects(data, "test")) == (10, 3)
+
+
+@pytest.mark.parametrize(
+    ("folders", "described"),
+    [
+        (("a/train", "a/val"), "path: a\ntrain: train/images\nval: val/images"),
+        (("a/train", "a/val"), "path: ../elsewhere\ntrain: a/train/images\nval: a/val/images"),
+        (("a/train", "a/val"), "train: a/train\nval: a\\val"),
+        (("one", "two"), "train: one/images\nval: two/images"),
+        (("train", "val", "two"), "train: train/images\nval: two/images"),
+    ],
+)
+def test_folders_are_where_the_description_says(folders, described, tmp_path):
+    file = in_folders(tmp_path, dict(zip(folders, (6, 3, 2), strict=False)), f"names: [dog]\n{described}")
+    wanted = (6, 2) if "two" in folders and len(folders) == 3 else (6, 3)
+    assert counts(open_objects(tmp_path)) == counts(open_objects(file)) == wanted
+
+
+def test_labels_may_lie_beside_the_images_where_the_description_names_the_folder(tmp_path):
+    for part in ("train", "val"):
+        formats.write(tmp_path / part / f"{part}.png")
+        formats.write(tmp_path / part / f"{part}.txt", BOX)
+    formats.write(tmp_path / "data.yaml", "names: [dog]\ntrain: train\nval: val")
+    assert counts(open_objects(tmp_path)) == (1, 1)
+
+
+def test_a_folder_that_holds_the_parts_is_no_part(tmp_path):
+    file = yolo(tmp_path, described="names: [dog, cat]\ntrain: images\nval: images/val") / "data.yaml"
+    assert counts(open_objects(file)) == (1, 1)
+
+
+def test_a_description_may_be_given_itself(tmp_path):
+    root = yolo(tmp_path / "data")
+    (root / "other.yml").write_text("names: [owl, cow]")
+    assert open_objects(root / "other.yml").classes == ["owl", "cow"]
+    assert open_objects(root / "data.yaml").classes == open_objects(root).classes == ["dog", "cat"]
+    (tmp_path / "far.yaml").write_text('path: /etc\ntrain: "/\\0"\nval: ssl\nnames: [dog]')
+    with pytest.raises(ValueError, match=r"far\.yaml names no folder of images that is in .*; write train: images/tr"):
+        open_objects(tmp_path / "far.yaml")
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        open_objects(root / "images" / "train" / "a.png")
 
 
 def test_pictures_of_other_kinds_are_named(tmp_path):

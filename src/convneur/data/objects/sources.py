@@ -3,16 +3,18 @@
 | ``--data`` | what |
 |---|---|
 | a folder with ``instances_train*.json`` and ``instances_val*.json``, or with ``annotations/`` that has them | COCO |
+| the same with ``train.json``, ``annotations_val.json`` and the like | COCO |
 | a folder with ``train`` and ``valid``, with ``_annotations.coco.json`` beside the images | COCO, as Roboflow has it |
 | a folder with ``Annotations``, ``JPEGImages`` and ``ImageSets`` | Pascal VOC |
 | a folder with ``images`` and ``labels``, and ``data.yaml`` | YOLO |
 | a folder with ``data.yaml``, ``train/images``, ``train/labels`` and the like | YOLO, as Roboflow has it |
+| ``data.yaml`` itself | the same, or the folders that it names |
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,12 +22,19 @@ from convneur.data.objects.annotations import ObjectImages, ObjectSource
 from convneur.data.objects.coco import read_coco
 from convneur.data.objects.labelled import check_labelled
 from convneur.data.objects.voc import read_voc
-from convneur.data.objects.yolo import read_description, read_yolo
+from convneur.data.objects.yolo import (
+    YAML,
+    described_folders,
+    description_of,
+    labels_of,
+    read_description,
+    read_yolo,
+)
+from convneur.data.paths import is_clutter
 from convneur.data.split import share_of, stratified_split
-from convneur.data.split_names import Judged, Part, find_parts, group_files, no_part
+from convneur.data.split_names import Judged, Part, find_parts, group_files, no_part, part_of
 from convneur.files import StrPath
 
-VAL_SHARE, SEED = 0.2, 0  # of the training images, where none are called validation
 EMPTY = ObjectImages([], [], [], [])
 
 
@@ -43,18 +52,28 @@ class _Kind:
 
 
 def open_objects(
-    data: StrPath, part: Judged = "val", known: Sequence[str] | None = None, with_masks: bool = False
+    data: StrPath,
+    part: Judged = "val",
+    known: Sequence[str] | None = None,
+    with_masks: bool = False,
+    val_share: float | None = 0.2,
+    seed: int = 0,
+    hold_out: bool = False,
 ) -> ObjectSource:
     """Read and check the annotations of a folder; images are read as they are needed.
 
-    What is called validation is judged by, or a fifth of the training images where nothing is. What is called test is
+    What is called validation is judged by, or a share of the training images where nothing is. What is called test is
     left alone unless ``part`` asks for it.
 
     Args:
-        data: The folder.
+        data: The folder, or the description in a folder of YOLO's.
         part: To judge by.
         known: Names of the classes, where only the images to judge by are wanted; there are none to train on then.
         with_masks: Whether every object must have an outline.
+        val_share: Share to hold out where the data has no validation images; None to judge by all of them, where
+            nothing is learned.
+        seed: Of that choice.
+        hold_out: Judge by that share of the training images even where there are validation images.
 
     Raises:
         FileNotFoundError: If there is no such folder, or a file that it should have is missing.
@@ -62,7 +81,7 @@ def open_objects(
             is nothing to learn from or to judge by; one line with file and number.
     """
     data = os.fspath(data)
-    source = _opened(Path(data).expanduser(), part, known, with_masks)
+    source = _opened(Path(data).expanduser(), part, known, with_masks, val_share, seed, hold_out)
     _refuse_shared(source, data)
     for images, place, learned in ((source.train, "train", True), (source.val, part, False)):
         if not learned or known is None:
@@ -83,39 +102,42 @@ def _refuse_shared(source: ObjectSource, data: str) -> None:
         )
 
 
-def _opened(root: Path, part: Judged, known: Sequence[str] | None, with_masks: bool) -> ObjectSource:
+def _opened(
+    data: Path,
+    part: Judged,
+    known: Sequence[str] | None,
+    with_masks: bool,
+    val_share: float | None,
+    seed: int,
+    hold_out: bool,
+) -> ObjectSource:
+    described = data.is_file() and data.suffix.lower() in YAML
+    root = data.parent if described else data
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}; give one with images and annotations")
-    kind = _kind(root, with_masks)
+    kind = _described_kind(data) if described else _kind(root, with_masks)
     there, names = kind.there, None if known is None else list(known)
     if known is None and "train" not in there:
         raise no_part(root, "train", there)
-    if part in there:
+    if part in there and not (hold_out and known is None):
         source = kind.read([part] if known is not None else ["train", part], names)
         return replace(source, held_out=there[part])
     if part == "test" or "train" not in there:
         raise no_part(root, part, there)
     source = kind.read(["train"], names)
-    split = stratified_split([0] * len(source.val), VAL_SHARE, SEED, ["of all images"])
+    if val_share is None:
+        return replace(source, held_out=f"all of {there['train']}")
+    split = stratified_split([0] * len(source.val), val_share, seed, ["of all images"])
     learned = source.val.part(split.train) if known is None else EMPTY
-    held_out = share_of(VAL_SHARE, there["train"], SEED)
+    held_out = share_of(val_share, there["train"], seed)
     held_out += f" ({there['test']} is kept for eval --part test)" if "test" in there else ""
     return replace(source, train=learned, val=source.val.part(split.val), held_out=held_out)
 
 
 def _kind(root: Path, with_masks: bool) -> _Kind:
     """What kind of annotations a folder has, and which parts."""
-    for folder in (root, root / "annotations"):
-        files = {path.name.removeprefix("instances_"): path for path in folder.glob("instances_*.json")}
-        groups, _ = group_files(map(Path, files), folder)
-        for part, named in groups.items():
-            if len(named) > 1:
-                raise ValueError(
-                    f"{folder} has instances_{named[0]} and instances_{named[1]}; leave one of them there, to say "
-                    f"which is meant by the part {part}"
-                )
-        if groups:
-            return _coco_kind(root, {part: files[named[0].name] for part, named in groups.items()}, with_masks)
+    if files := _annotation_files(root, "instances_*.json"):
+        return _coco_kind(root, files, with_masks)
     beside = find_parts((path.parent.name for path in root.glob("*/_annotations.coco.json")), root)
     if beside:
         named_so = {part: root / name / "_annotations.coco.json" for part, name in beside.items()}
@@ -127,17 +149,10 @@ def _kind(root: Path, with_masks: bool) -> _Kind:
         if "train" not in parts and "trainval" in names:  # to learn from and to judge by, in one list
             parts["train"] = "trainval"
         return _Kind({part: f"list {name}.txt" for part, name in parts.items()}, lambda p, k: _voc(root, parts, p, k))
-    if (root / "images").is_dir() and (root / "labels").is_dir():
-        parts = find_parts((path.name for path in (root / "images").iterdir() if path.is_dir()), root / "images")
-        if not parts:
-            raise ValueError(
-                f"{root / 'images'} has no folder of a part; move its images into images/train and images/val, and "
-                "their labels into labels/train and labels/val"
-            )
-        return _yolo_kind(root, parts, "images/{}", "labels/{}")
-    own = find_parts((path.parent.name for path in root.glob("*/images") if (path.parent / "labels").is_dir()), root)
-    if own:
-        return _yolo_kind(root, own, "{}/images", "{}/labels")
+    if kind := _yolo_kind(root, description_of(root)):
+        return kind
+    if files := _annotation_files(root, "*.json"):
+        return _coco_kind(root, files, with_masks)
     others = sorted([*root.glob("*.json"), *root.glob("annotations/*.json")])
     raise ValueError(
         f"{root} is of no known kind; it needs instances_train.json and instances_val.json (COCO), Annotations, "
@@ -146,18 +161,63 @@ def _kind(root: Path, with_masks: bool) -> _Kind:
     )
 
 
+def _annotation_files(root: Path, pattern: str) -> dict[Part, Path]:
+    """The file of each part, in the folder or in ``annotations``, by a word in its name."""
+    for folder in (root, root / "annotations"):
+        groups, _ = group_files((path for path in folder.glob(pattern) if not is_clutter(path.name)), folder)
+        for part, files in groups.items():
+            if len(files) > 1:
+                raise ValueError(
+                    f"{folder} has {files[0].name} and {files[1].name}; leave one of them there, to say which is meant "
+                    f"by the part {part}"
+                )
+        if groups:
+            return {part: files[0] for part, files in groups.items()}
+    return {}
+
+
 def _coco_kind(root: Path, files: Mapping[Part, Path], with_masks: bool) -> _Kind:
     there: dict[Part, str] = {
         part: f"folder {file.parent.name}" if file.name.startswith("_") else file.name for part, file in files.items()
     }
-    return _Kind(there, lambda parts, _: _coco(root, [files[part] for part in parts], with_masks))
+    return _Kind(there, lambda parts, _: _coco(root, {part: files[part] for part in parts}, with_masks))
 
 
-def _yolo_kind(root: Path, names: Mapping[Part, str], images: str, labels: str) -> _Kind:
-    """``images`` and ``labels`` are folders of a part, by its name."""
-    places = {part: (root / images.format(name), root / labels.format(name)) for part, name in names.items()}
-    there: dict[Part, str] = {part: f"folder {name}" for part, name in names.items()}
-    return _Kind(there, lambda parts, _: _yolo(root, [places[part] for part in parts]))
+def _described_kind(file: Path) -> _Kind:
+    """That of a description which is given itself."""
+    kind = _yolo_kind(file.parent, file)
+    if kind is None:
+        raise ValueError(
+            f"{file} names no folder of images that is in {file.parent}; write train: images/train, and put it into "
+            "the folder of the data"
+        )
+    return kind
+
+
+def _yolo_kind(root: Path, description: Path) -> _Kind | None:
+    """Parts are where the description says, if there are images, or the folders of their names."""
+    images, places = root / "images", dict[Part, Path]()
+    if images.is_dir() and (root / "labels").is_dir():
+        places |= _under(images, (path.name for path in images.iterdir() if path.is_dir()))
+    if not places:
+        own = (path.parent.name for path in root.glob("*/images") if (path.parent / "labels").is_dir())
+        places = {part: path / "images" for part, path in _under(root, own).items()}
+    for part, folder in described_folders(root, description).items():
+        if not any(folder in place.parents for place in places.values()):  # or it would be in two parts
+            places[part] = folder
+    if not places and images.is_dir() and (root / "labels").is_dir():
+        places = {"train": images}  # all of them
+    there: dict[Part, str] = {part: f"folder {_called(path.relative_to(root))}" for part, path in places.items()}
+    return _Kind(there, lambda parts, _: _yolo(root, description, [places[p] for p in parts])) if places else None
+
+
+def _under(folder: Path, names: Iterable[str]) -> dict[Part, Path]:
+    return {part: folder / name for part, name in find_parts(names, folder).items()}
+
+
+def _called(path: Path) -> str:
+    """The step of a path that says a part; all of it if none does."""
+    return next((step for step in reversed(path.parts) if part_of(step)), str(path))
 
 
 def _voc(root: Path, names: Mapping[Part, str], parts: Sequence[Part], known: list[str] | None) -> ObjectSource:
@@ -168,27 +228,32 @@ def _voc(root: Path, names: Mapping[Part, str], parts: Sequence[Part], known: li
     return ObjectSource(images, held_out, classes, list(range(1, len(classes) + 1)), notes + more)
 
 
-def _yolo(root: Path, places: Sequence[tuple[Path, Path]]) -> ObjectSource:
-    """Images and labels; the last are to judge by, the first, if there are two, to train on."""
-    description = read_description(root)
-    images, notes = read_yolo(root, *places[0], description) if len(places) == 2 else (EMPTY, [])
-    held_out, more = read_yolo(root, *places[-1], description)
+def _yolo(root: Path, file: Path, places: Sequence[Path]) -> ObjectSource:
+    """Folders of images; the last are to judge by, the first, if there are two, to train on."""
+    description = read_description(file)
+    found = [read_yolo(root, images, labels_of(root, images), description) for images in places]
+    (held_out, more), (images, notes) = found[-1], found[0] if len(found) == 2 else (EMPTY, [])
     classes = description.classes
     return ObjectSource(images, held_out, classes, list(range(1, len(classes) + 1)), notes + more)
 
 
-def _coco(root: Path, files: Sequence[Path], with_masks: bool) -> ObjectSource:
+def _coco(root: Path, files: Mapping[Part, Path], with_masks: bool) -> ObjectSource:
     """The last is to judge by; the first, if there are two, to train on."""
-    held_out, classes, numbers, notes = read_coco(files[-1], _folders(root, files[-1]), root, with_masks)
+    (first, *_), (*_, last) = files, files
+    held_out, classes, numbers, notes = read_coco(files[last], _folders(root, files[last], last), root, with_masks)
     if len(files) == 1:
         return ObjectSource(EMPTY, held_out, classes, numbers, notes)
-    images, train_classes, train_numbers, more = read_coco(files[0], _folders(root, files[0]), root, with_masks)
-    if (classes, numbers) != (train_classes, train_numbers):
-        raise ValueError(f"{files[0].name} and {files[-1].name} have different categories; give both the same list")
+    images, *others, more = read_coco(files[first], _folders(root, files[first], first), root, with_masks)
+    if [classes, numbers] != others:
+        raise ValueError(
+            f"{files[first].name} and {files[last].name} have different categories; give both the same list"
+        )
     return ObjectSource(images, held_out, classes, numbers, more + notes)
 
 
-def _folders(root: Path, file: Path) -> list[Path]:
-    """Where people keep the images of a file."""
-    split = file.stem.removeprefix("instances_")
-    return [root / "images", root / split, root / "images" / split, root, file.parent]
+def _folders(root: Path, file: Path, part: Part) -> list[Path]:
+    """Where people keep the images of a file: folders of its own name first, then others of the part."""
+    own, places = file.stem.removeprefix("instances_"), [root, root / "images"]
+    named = (path for place in places if place.is_dir() for path in sorted(place.iterdir()) if path.is_dir())
+    alike = [path for path in named if part_of(path.name) == part]
+    return [root / "images", root / own, root / "images" / own, *alike, root, file.parent]

@@ -7,6 +7,7 @@ polygon (oriented boxes, OBB, are polygons of four), or a class, a box and keypo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,11 +21,13 @@ from convneur.data.objects.annotations import ObjectImages, Objects, Shape
 from convneur.data.objects.box_forms import look_like_corners
 from convneur.data.objects.gathering import Found, LeftOut, gather, seen_size
 from convneur.data.objects.yolo_labels import LabelFiles
-from convneur.data.paths import read_lines, read_text
-from convneur.data.split_names import part_of
+from convneur.data.paths import inside, is_clutter, read_lines, read_text
+from convneur.data.split_names import Part, part_of
 from convneur.data.yaml_text import TextLoader, parse_yaml
 from convneur.json_files import shown
 
+YAML = (".yaml", ".yml")
+PARTS: tuple[Part, ...] = ("train", "val", "test")
 LARGEST_YAML = 2**20  # bytes
 LONGEST_NAME = 200  # letters
 LEAST, MOST = -0.5, 1.5  # shares; boxes may stick out of the image, numbers far outside are no shares
@@ -50,20 +53,63 @@ class Description:
         return list(self.names.values())
 
 
-def read_description(root: Path) -> Description:
-    """Read ``data.yaml``, or the only other YAML file: ``names`` is a list, or has a name for each number;
-    ``kpt_shape`` says that there are keypoints.
+def description_of(root: Path) -> Path:
+    """``data.yaml``, or the only other YAML file of a folder."""
+    others = [path for path in root.iterdir() if path.suffix.lower() in YAML and not is_clutter(path.name)]
+    return others[0] if len(others) == 1 else root / "data.yaml"
+
+
+def described_folders(root: Path, file: Path) -> dict[Part, Path]:
+    """Folders of images that a description names and that are there, relative to it or to its ``path``.
+
+    Others are passed over: descriptions that were written elsewhere name places of that machine, and where the folders
+    are called as their parts, nothing is lost by it.
+    """
+    content = _content(file)
+    given = content if isinstance(content, dict) else {}
+    found: dict[Part, Path] = {}
+    for part in PARTS:
+        for base in (given.get("path"), "."):
+            way = f"{base}/{given.get(part)}"
+            if isinstance(base, str) and part in given and part not in found and (folder := _folder(root, way)):
+                found[part] = folder
+    return found
+
+
+def _folder(root: Path, way: str) -> Path | None:
+    """A folder of images in that of the data, by a path that stands in a file."""
+    try:
+        real = os.path.realpath(inside(root, way.replace("\\", "/")))
+    except ValueError:
+        return None
+    folder = Path(root, os.path.relpath(real, os.path.realpath(root)))
+    if os.path.isdir(folder / "images"):  # noqa: PTH112  of a name that is too long, an error in pathlib
+        return folder / "images"
+    return folder if os.path.isdir(folder) else None  # noqa: PTH112
+
+
+def labels_of(root: Path, images: Path) -> Path:
+    """Folder of the labels of a folder of images: ``labels`` for the last ``images`` on its way, or the same."""
+    steps = list(images.relative_to(root).parts)
+    if "images" in steps:
+        steps[len(steps) - 1 - steps[::-1].index("images")] = "labels"
+    return Path(root, *steps)
+
+
+def _content(file: Path) -> Any:
+    return parse_yaml(read_text(file, LARGEST_YAML), file, TextLoader) if file.exists() else None
+
+
+def read_description(file: Path) -> Description:
+    """Read a description: ``names`` is a list, or has a name for each number; ``kpt_shape`` says that there are
+    keypoints.
 
     All values are taken as they are written, so that ``no``, ``on`` and ``1.0`` are names.
 
     Raises:
         ValueError: If it names no classes, or one twice, or a folder for a part that is called as another part.
     """
-    file = root / "data.yaml"
-    others = sorted(path for path in root.iterdir() if path.suffix.lower() in (".yaml", ".yml"))
-    if not file.exists() and len(others) == 1:
-        (file,) = others
-    content = parse_yaml(read_text(file, LARGEST_YAML), file, TextLoader) if file.exists() else None
+    content = _content(file)
     given = content.get("names") if isinstance(content, dict) else None
     if isinstance(given, list):
         given = {str(number): name for number, name in enumerate(given)}
@@ -84,7 +130,7 @@ def read_description(root: Path) -> Description:
 
 
 def _check_parts(file: Path, content: Any) -> None:
-    for part, place in ((part, content.get(part)) for part in ("train", "val", "test")):
+    for part, place in ((part, content.get(part)) for part in PARTS):
         steps = PurePosixPath(place.replace("\\", "/")).parts if isinstance(place, str) else ()
         (*_, said) = [None, *filter(None, map(part_of, steps))]
         if said not in (None, part):

@@ -97,7 +97,13 @@ class PixelSource:
 
 
 def open_pixels(
-    data: StrPath, val_share: float | None = 0.2, seed: int = 0, strict: bool = False, part: Judged = "val"
+    data: StrPath,
+    val_share: float | None = 0.2,
+    seed: int = 0,
+    strict: bool = False,
+    part: Judged = "val",
+    learns: bool = True,
+    hold_out: bool = False,
 ) -> PixelSource:
     """Find the images and masks of a folder; they are read as they are needed.
 
@@ -109,6 +115,8 @@ def open_pixels(
         seed: Of that choice.
         strict: Refuse images without a mask, which are left out otherwise.
         part: To judge by.
+        learns: Whether something is learned; where nothing is, data needs no images to train on.
+        hold_out: Judge by ``val_share`` of the training images even where there are validation images.
 
     Raises:
         FileNotFoundError: If there is no such folder, or it does not say its classes.
@@ -125,13 +133,13 @@ def open_pixels(
         return _pairs(*there[part].folders, strict, notes, *ends)
 
     named = {part: place.name for part, place in there.items()}
-    learns = val_share is not None and part == "val"
+    learns = learns and val_share is not None and part == "val"
     if learns and "train" not in there:
         raise no_part(root, "train", named)
     if part not in there and (part == "test" or "train" not in there):
         raise no_part(root, part, named)
     train = pairs("train") if "train" in there else pairs(part)
-    if part in there:
+    if part in there and not hold_out:
         val = pairs(part) if "train" in there else train
         held_out = named[part]
     elif val_share is None:
