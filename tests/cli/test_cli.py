@@ -136,7 +136,7 @@ def test_demo_again_replaces_what_was_there_if_told_to(demo):
 
 
 def test_mosaic_demo(tmp_path, monkeypatch):
-    from convneur.recipes import pair
+    from convneur.lab import demo as pair
 
     monkeypatch.setattr(pair, "MOSAIC", dataclasses.replace(pair.MOSAIC, steps_per_epoch=2, batch_size=4))
     assert main(["demo", "--task", "mosaic", "--epochs", "1", "--out", str(tmp_path)]) == 0

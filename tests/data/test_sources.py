@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from convneur.data.decode import decode_image
 from convneur.data.semantic import open_pixels
@@ -231,3 +232,28 @@ def test_what_nothing_is_learned_from_needs_no_images_to_train_on(kind, part, sh
     with pytest.raises((ValueError, FileNotFoundError), match="train") as refused:
         open_it(spec)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "task"),
+    [
+        (["train/images/a.png", "train/masks/a.png", "val/images/b.png", "val/masks/b.png"], "segmentation"),
+        (["images/a.png", "masks/a.png"], "segmentation"),
+        (["images/a.png", "instances_train.json"], "detection"),
+        (["images/train/a.png", "labels/train/a.txt", "data.yaml"], "detection"),
+        (["JPEGImages/a.png", "Annotations/a.xml", "ImageSets/Main/train.txt"], "detection"),
+    ],
+)
+def test_data_of_another_task_is_told_by_its_name(files, task, tmp_path):
+    """Images and masks would otherwise be two classes."""
+    for name in files:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".png":
+            Image.new("RGB", (8, 8)).save(path)
+        else:
+            path.write_text("{}")
+    if task == "segmentation":
+        (tmp_path / "classes.txt").write_text("a\nb\n")
+    with pytest.raises(ValueError, match=f"holds images for {task}, and no .* convneur train {task} learns from it"):
+        open_source(tmp_path)

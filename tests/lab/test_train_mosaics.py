@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from convneur.data.sources import open_source
+from convneur.lab import train_mosaics as recipes
 from convneur.lab.photo_mosaics import Tiles, tiles_of
 from convneur.printing import Console
-from convneur.recipes import mosaic as recipes
 from convneur_options.backbone import BackboneConfig
 from convneur_options.classification import MOSAIC
 from convneur_options.fit import FitConfig

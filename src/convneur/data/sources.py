@@ -33,6 +33,8 @@ from convneur.files import StrPath, regular_file
 
 Labels = npt.NDArray[np.int64]
 
+NO_CLASSES = {"images", "labels", "masks", "annotations", "leftimg8bit", "gtfine", "jpegimages", "imagesets"}
+
 
 class Images(Protocol):
     """Encoded images with labels, read one at a time; safe to be used from several processes.
@@ -232,7 +234,26 @@ def _open(spec: str, val_share: float | None, seed: int, allow_remote: bool, par
         return _parquet(root, *group_files(files, root), val_share, seed, part, learns)
     from convneur.data.class_folders import open_class_folders
 
-    return open_class_folders(root, val_share, seed, part, learns)
+    try:
+        source = open_class_folders(root, val_share, seed, part, learns)
+    except ValueError as error:
+        refuse_other_tasks(root, error)
+        raise
+    if {name.lower() for name in source.classes} <= NO_CLASSES:
+        refuse_other_tasks(root)
+    return source
+
+
+def refuse_other_tasks(root: Path, cause: ValueError | None = None) -> None:
+    """A ValueError if a folder, or what lies beside its annotations, is for detection or for segmentation."""
+    from convneur.data.objects.sources import is_for_detection
+    from convneur.data.semantic.sources import is_for_segmentation
+
+    for task, fits in (("segmentation", is_for_segmentation), ("detection", is_for_detection)):
+        if fits(root):
+            raise ValueError(
+                f"{root} holds images for {task}, and no folders of classes; convneur train {task} learns from it"
+            ) from cause
 
 
 def _parquet(

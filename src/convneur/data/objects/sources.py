@@ -91,6 +91,14 @@ def open_objects(
     return source
 
 
+def is_for_detection(root: Path) -> bool:
+    """Whether a folder has annotations of a known kind."""
+    try:
+        return bool(_kind(root, False).there)
+    except (ValueError, OSError):
+        return False
+
+
 def _refuse_shared(source: ObjectSource, data: str) -> None:
     """What is learned from is never judged by; a file may be listed in two ways."""
     learned = {os.path.realpath(source.train.name(number)) for number in range(len(source.train))}

@@ -155,6 +155,14 @@ def open_pixels(
     return PixelSource(train, val, code, notes, held_out)
 
 
+def is_for_segmentation(root: Path) -> bool:
+    """Whether a folder has images and masks as one of the known kinds has them."""
+    try:
+        return bool(_layout(root)[1])
+    except (ValueError, OSError):
+        return False
+
+
 class Place(NamedTuple):
     """Where a part is: how it is called, and its folders of images and masks."""
 
