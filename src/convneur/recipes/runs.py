@@ -275,6 +275,8 @@ def _differences(before: dict[str, Any], now: dict[str, Any], free: Sequence[str
         elif (
             old != new and name not in (*FREE, *free) and key in before
         ):  # a setting that is newer than the run is its default
+            if name == "max_pixels":  # people give millions of them
+                name, old, new = "max_megapixels", f"{before[key] / 1e6:g}", f"{now[key] / 1e6:g}"
             what = (
                 name
                 if name.startswith(("images.", "processes"))

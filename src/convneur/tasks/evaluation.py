@@ -93,7 +93,7 @@ def evaluate(model: nn.Module, batches: Iterable[Any], device: torch.device) -> 
 
     Args:
         model: In eval mode; images -> logits (B, classes).
-        batches: Of `convneur.data.loading.eval_loader`.
+        batches: Of `convneur.data.module.eval_loader`.
         device: To compute on; the model is moved there.
 
     Raises:
