@@ -24,7 +24,7 @@ class RunOptions:
 
     Attributes:
         out: Folder of the run.
-        resume: Go on where the newest whole checkpoint in --out was written.
+        resume: Go on where the newest whole checkpoint in --out was written; a finished run, to more --epochs.
         overwrite: Remove what an earlier run wrote to --out, and begin anew.
         seed: Of everything that is drawn.
         workers: Processes that load images; as many as suit the machine if not given.

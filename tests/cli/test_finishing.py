@@ -70,3 +70,61 @@ def test_a_model_is_safe_before_it_is_judged_and_judged_by_resume(task, tmp_path
     code, _, err = call(capsys, *command, "--resume")
     assert code == 0
     assert "holds what this command makes, finished" in err
+
+
+@pytest.mark.slow
+def test_a_finished_run_goes_on_to_more_epochs_at_the_rate_of_a_run_that_long(tmp_path, monkeypatch, capsys):
+    rates: list[float] = []
+    step = Task.optimizer_step
+
+    def record(task, *args, **kwargs):
+        rates.append(task.optimizers().param_groups[0]["lr"])
+        step(task, *args, **kwargs)
+
+    monkeypatch.setattr(Task, "optimizer_step", record)
+    data, out = classes(tmp_path / "data", 10), tmp_path / "run"
+    command = ["train", "--data", str(data), *SMALL, "--workers", "0", "--out"]
+    assert call(capsys, *command, str(tmp_path / "whole"), "--epochs", "4")[0] == 0
+    whole = list(rates)
+    assert len(whole) == 8
+    rates.clear()
+    assert call(capsys, *command, str(out))[0] == 0
+    first = json.loads((out / "metrics.json").read_text())["curve"]
+    rates.clear()
+
+    for epochs, *more, line in [
+        ("1", "--resume", "was begun with --epochs 2 (now 1); go on with the same, or give another --out"),
+        (
+            "4",
+            "begun with --epochs 2 (now 4); add --overwrite to replace it, --resume to go on to more epochs, or give",
+        ),
+        ("4", "--resume", "--seed", "1", "was begun with --seed 0 (now 1)"),
+    ]:
+        code, _, err = call(capsys, *command, str(out), "--epochs", epochs, *more)
+        assert code == 2
+        assert line in err
+    (out / "checkpoints").rename(out / "away")
+    code, _, err = call(capsys, *command, str(out), "--epochs", "4", "--resume")
+    assert code == 2
+    assert f"{out} has no whole checkpoint any more to go on from; train anew with another --out" in err
+    (out / "away").rename(out / "checkpoints")
+    assert (out / "report.html").is_file()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("convneur.cli.judging.judge", lambda *_args, **_kwargs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main([*command, str(out), "--epochs", "4", "--resume"])
+    err = capsys.readouterr().err
+    assert (
+        "this run of 2 epochs goes on to 4; from here its learning rate is that of a run of 4 from its beginning" in err
+    )
+    assert rates == whole[4:]
+    assert not (out / "report.html").exists(), "it has not finished again"
+    code, _, err = call(capsys, *command, str(out), "--epochs", "4", "--resume")
+    assert code == 0, err
+    assert "goes on to" not in err
+    curve = json.loads((out / "metrics.json").read_text())["curve"]
+    assert curve[:2] == first
+    assert [row["epoch"] for row in curve] == [1, 2, 3, 4]
+    assert "weights of epoch 4, the last" in (out / "model" / "README.md").read_text()
+    assert json.loads((out / "run.json").read_text())["recipe"]["epochs"] == 4
