@@ -24,7 +24,7 @@ class RunOptions:
 
     Attributes:
         out: Folder of the run.
-        resume: Go on where the newest whole checkpoint in --out was written.
+        resume: Go on where the newest whole checkpoint in --out was written; a finished run, to more --epochs.
         overwrite: Remove what an earlier run wrote to --out, and begin anew.
         seed: Of everything that is drawn.
         workers: Processes that load images; as many as suit the machine if not given.
@@ -89,7 +89,7 @@ def go(train: Callable[[], T | None], finish: Callable[[T], None], options: RunO
 
     Args:
         train: Gives what came out; None in all processes but the first.
-        finish: Evaluates that, and writes the report last of all.
+        finish: Saves that, judges it, and writes the report last of all.
         options: Of the run.
         epochs: Of the run.
 
@@ -106,7 +106,11 @@ def go(train: Callable[[], T | None], finish: Callable[[T], None], options: RunO
         with run_folder(options.out, options.resume, options.overwrite):
             trained = train()
             if trained is not None:
-                finish(trained)
+                try:
+                    finish(trained)
+                except KeyboardInterrupt as stop:
+                    line = "stopped before the model was judged; the same command with --resume judges it"
+                    raise type(stop)(line) from stop
     except AlreadyDone:
         if is_first():
             raise

@@ -91,9 +91,14 @@ def _finish(trained: Trained, config: TrainConfig, options: RunOptions, console:
     """Judge the model once more on its own, and write everything people take away from the run."""
     from convneur.cli.common import card_beside
     from convneur.cli.judging import card, judge, tell, write_judged
+    from convneur.files import write_atomic
     from convneur.models import save_model
 
     command, out = " ".join(["convneur", *sys.argv[1:]]), options.out
+    # Judging may fail, on a held-out file or for want of memory; the model is safe before.
+    for each in trained.kept:
+        written = card_beside(config.model, each)
+        save_model(each.model, out / each.folder, trained.model_args, trained.source.classes, written)
     judged = judge(
         trained.model,
         config.model,
@@ -104,9 +109,6 @@ def _finish(trained: Trained, config: TrainConfig, options: RunOptions, console:
         max_pixels=config.max_pixels,
         accelerator=config.recipe.fit.accelerator,
     )
-    for each in trained.kept:
-        judged_one = each.model is trained.model
-        written = card(config.model, judged, command, trained.kept) if judged_one else card_beside(config.model, each)
-        save_model(each.model, out / each.folder, trained.model_args, trained.source.classes, written)
+    write_atomic(out / "model" / "README.md", card(config.model, judged, command, trained.kept))
     write_judged(out, judged, command, trained.curve, trained.unreadable, trained.kept)
     tell(judged, *options.written(trained.kept))

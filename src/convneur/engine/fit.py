@@ -212,5 +212,5 @@ def _loggers(folder: Path, config: FitConfig) -> list[Any]:
         try:
             loggers.append(WandbLogger(project="convneur", name=folder.name, save_dir=folder))
         except ModuleNotFoundError as error:
-            raise ImportError("--wandb needs the package wandb; pip install wandb") from error
+            raise ImportError("--fit.wandb needs the package wandb; pip install wandb") from error
     return loggers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -35,6 +36,8 @@ def save_model(
 ) -> None:
     """Write a model so that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` brings it back.
 
+    So does ``AutoModelForImageClassification.from_pretrained("FOLDER")`` of transformers.
+
     Written beside the folder first and then moved, so that a crash never leaves half a model.
 
     Args:
@@ -54,6 +57,12 @@ def save_model(
             save_for_hf(model, str(fresh), config, model_args=with_new_names(model_args), safe_serialization=True)
         except SafetensorError as error:  # how safetensors reports a full or failing disk
             raise OSError(f"could not write the weights to {folder}: {error}") from error
+        written = json.loads((fresh / CONFIG).read_text(encoding="utf-8"))
+        written["pretrained_cfg"].pop("tag", None)  # of the weights, or of none, that training began with
+        written.get("model_args", {}).pop(
+            "num_classes", None
+        )  # timm takes the other one, and transformers fails with both
+        (fresh / CONFIG).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
         if card is not None:
             (fresh / "README.md").write_text(card, encoding="utf-8")
 

@@ -17,6 +17,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from convneur.data.contents import Contents, is_same_place, read_contents, write_contents
 from convneur.data.decode import MAX_PIXELS
+from convneur.engine.checkpoints import newest_checkpoint
 from convneur.engine.fit import processes
 from convneur.files import check_folder, write_atomic
 from convneur.json_files import read_json
@@ -179,6 +180,8 @@ def claim(
 ) -> str:
     """Keep the settings of a run and what its data holds in its folder; what is there must have the same.
 
+    A finished run that is resumed may have more epochs, and is none that has finished from then on.
+
     Data may have moved, or be spelled otherwise: the names and sizes of its images decide. To be called by all
     processes; the first writes.
 
@@ -202,11 +205,12 @@ def claim(
     images = Contents.of(source, config.data)
     now = json.loads(json.dumps(asdict(config) | dict(facts)))
     identity = uuid.uuid4().hex
-    kept = out / "run.json"
+    kept, goes_on = out / "run.json", False
     if kept.is_file() and not overwrite:
         before, finished = with_new_names(read_json(kept, "give another --out")), is_finished(out)
-        then = read_contents(out)
-        changed = _differences(before, now, () if finished else ("keep",))
+        then, longer = read_contents(out), finished and _epochs(now) > _epochs(before)
+        goes_on = longer and resume
+        changed = _differences(before, now, ("recipe.epochs",) if goes_on else () if finished else ("keep",))
         changed += _data_differences(before, then, config.data, images, source.val)
         changed.sort(key=lambda line: not line.startswith("--"))  # what people set says more than what follows from it
         if changed and resume and is_first():
@@ -214,12 +218,22 @@ def claim(
                 f"the run in {out} was begun with {changed[0]}; go on with the same, or give another --out"
             )
         if changed and finished and is_first():
+            more = " --resume to go on to more epochs," if longer and len(changed) == 1 else ""
             raise FileExistsError(
-                f"--out {out} holds a run already, begun with {changed[0]}; add --overwrite to replace it, or give "
-                "another --out"
+                f"--out {out} holds a run already, begun with {changed[0]}; add --overwrite to replace it,{more} or "
+                "give another --out"
             )
-        if not changed and finished:
+        if not changed and finished and not goes_on:
             raise AlreadyDone(done_line(f"--out {out}"))
+        if goes_on and is_first():
+            if newest_checkpoint(out / "checkpoints").path is None:
+                raise FileNotFoundError(
+                    f"{out} has no whole checkpoint any more to go on from; train anew with another --out"
+                )
+            console.print(
+                f"this run of {_epochs(before)} epochs goes on to {_epochs(now)}; from here its learning rate is that "
+                f"of a run of {_epochs(now)} from its beginning"
+            )
         if resume:
             identity = str(before.get("id", identity))
             if then is not None and then.root != images.root and is_first():
@@ -237,9 +251,19 @@ def claim(
     with OutputFolder(out, "train", overwrite) as folder:
         if not resume:
             folder.clear()  # what is to be overwritten, or a run without a checkpoint
+        if goes_on:
+            (
+                out / "report.html"
+            ).unlink()  # before there is more to do: what is cut off between is known not to be done
         write_atomic(kept, json.dumps(now | {"id": identity}, indent=2) + "\n")  # first: by it the folder is known
         write_contents(out, images)
     return identity
+
+
+def _epochs(settings: Mapping[str, Any]) -> int:
+    recipe = settings.get("recipe")
+    found: int = recipe.get("epochs", 0) if isinstance(recipe, dict) else 0
+    return found
 
 
 def _data_differences(
@@ -275,6 +299,8 @@ def _differences(before: dict[str, Any], now: dict[str, Any], free: Sequence[str
         elif (
             old != new and name not in (*FREE, *free) and key in before
         ):  # a setting that is newer than the run is its default
+            if name == "max_pixels":  # people give millions of them
+                name, old, new = "max_megapixels", f"{before[key] / 1e6:g}", f"{now[key] / 1e6:g}"
             what = (
                 name
                 if name.startswith(("images.", "processes"))

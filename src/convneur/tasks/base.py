@@ -99,6 +99,14 @@ class Task(pl.LightningModule):
         schedule = scheduler(optimizer, steps, optim)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_train_start(self) -> None:
+        """Set the rates to the schedule's: in a run that goes on to more epochs, they are those of the old one."""
+        schedule: Any = self.lr_schedulers()
+        for group, lr, factor in zip(
+            schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+        ):
+            group["lr"] = lr * factor(schedule.last_epoch)
+
     def on_train_epoch_start(self) -> None:
         """Begin the mean of the epoch; not called where a run goes on in the middle of one."""
         self.mean_loss.reset()

@@ -64,10 +64,15 @@ class Evaluation:
 
 
 def device_for(accelerator: str = "auto") -> torch.device:
-    """The device to evaluate and predict on: a GPU if there is one."""
-    if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    return torch.device({"gpu": "cuda"}.get(accelerator, accelerator))
+    """The device to evaluate and predict on, as Lightning takes it: ``gpu`` may be a Mac's, too."""
+    if accelerator in ("auto", "gpu"):
+        there = {
+            "cuda": torch.cuda.is_available(),
+            "mps": torch.backends.mps.is_available(),
+            "cpu": accelerator == "auto",
+        }
+        accelerator = next((name for name, found in there.items() if found), "cuda")
+    return torch.device(accelerator)
 
 
 def require_finite(scores: Tensor) -> None:
@@ -88,7 +93,7 @@ def evaluate(model: nn.Module, batches: Iterable[Any], device: torch.device) -> 
 
     Args:
         model: In eval mode; images -> logits (B, classes).
-        batches: Of `convneur.data.loading.eval_loader`.
+        batches: Of `convneur.data.module.eval_loader`.
         device: To compute on; the model is moved there.
 
     Raises:

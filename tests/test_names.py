@@ -1,0 +1,76 @@
+"""Flags of the command and places in the package: those that messages, docstrings and pages name are there."""
+
+import io
+import re
+from contextlib import redirect_stdout
+from dataclasses import asdict, replace
+from pathlib import Path
+from pkgutil import resolve_name
+
+import pytest
+
+from convneur.recipes.runs import _differences
+from convneur.recipes.train import TrainConfig
+from convneur.recipes.train_detector import TrainDetectorConfig
+from convneur.recipes.train_segmenter import TrainSegmenterConfig
+from convneur_command.main import main, verbs
+
+ROOT = Path(__file__).parents[1]
+# What is in docs/results/ and the changelog was so when it was written.
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "src").rglob("*.py")]
+TEXTS = {str(page.relative_to(ROOT)): page.read_text() for page in PAGES if page.name != "CHANGELOG.md"}
+FLAG = r"(?<![\w-])--[a-z][a-z0-9]*(?:[.-][a-z0-9]+)*"
+# Of the command and every verb, of pip, of benchmarks/app_under_load.py, and of the style sheet of a page.
+OTHERS = {"--help", "--version", "--no-build-isolation", "--clients", "--strength"}
+
+
+@pytest.fixture(scope="module")
+def flags() -> set[str]:
+    """Of all verbs and tasks, as their help shows them: at the beginning of a line."""
+    told = io.StringIO()
+    for verb in [[name] for name in verbs([])] + [
+        ["train", task] for task in ("detection", "instance", "segmentation")
+    ]:
+        with redirect_stdout(told), pytest.raises(SystemExit):
+            main([*verb, "--help"])
+    lines = re.findall(rf"^[│ ] {{1,2}}({FLAG}(?:, {FLAG})*)", told.getvalue(), re.MULTILINE)
+    return {flag for line in lines for flag in line.split(", ")}
+
+
+def test_flags_that_are_named_exist(flags):
+    groups = {flag.rpartition(".")[0] for flag in flags}  # begin the place of a value, as --inference does
+    named = {(flag, page) for page, text in TEXTS.items() for flag in re.findall(FLAG, text)}
+    assert ("--fit.wandb", "docs/guide.md") in named
+    assert [each for each in sorted(named) if each[0] not in flags | groups | OTHERS] == []
+
+
+@pytest.mark.parametrize("kind", [TrainConfig, TrainDetectorConfig, TrainSegmenterConfig])
+def test_a_setting_that_differs_is_named_by_its_flag(kind, flags):
+    """Each as if it had been another, as far as a run may not go on with another."""
+    now = asdict(kind("photos"))
+    assert {line.split()[0] for line in _differences(other(now), now)} <= flags
+    told = _differences(now, asdict(replace(kind("photos"), max_pixels=20_500_000)))
+    assert told == ["--max-megapixels 100 (now 20.5)"]
+
+
+def other(settings: dict) -> dict:
+    return {name: other(value) if isinstance(value, dict) else 0.123 for name, value in settings.items()}
+
+
+def test_places_that_are_named_exist():
+    named = {
+        (name, page)
+        for page, text in TEXTS.items()
+        for name in re.findall(r"`(convneur(?:_command|_options)?(?:\.\w+)+)", text)
+    }
+    assert ("convneur.recipes.runs.RunConfig", "src/convneur_command/running.py") in named
+    files = {"convneur.json"}  # within exported files
+    assert [each for each in sorted(named) if each[0] not in files and not _is_there(each[0])] == []
+
+
+def _is_there(name: str) -> bool:
+    try:
+        resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
