@@ -30,16 +30,17 @@ MODELS = {
     "mlp state": {"memory": {"state": "mlp"}},
     "published preset": {"preset": "published"},
 }
+LINEAR = {"preset": "linear"}
 # What inner step, decay and normalisation do to stability: `--only stability`. 16 tokens per stage at 64 px.
 STABILITY = {
-    "default": {},
+    "default": LINEAR,
     "local-only": {"global_placement": "none"},
-    "steps up to 10": {"memory": {"max_step": 10.0}},
-    "steps up to 100": {"memory": {"max_step": 100.0}},
-    "no decay": {"memory": {"decay": False}},
-    "inner loss a plain sum": {"memory": {"reference_length": None}},
-    "tokens not centred": {"center_tokens": False},
-    "chunks of 4, in order": {"memory": {"chunk_size": 4, "anchor": "previous"}},
+    "steps up to 10": LINEAR | {"memory": {"max_step": 10.0}},
+    "steps up to 100": LINEAR | {"memory": {"max_step": 100.0}},
+    "no decay": LINEAR | {"memory": {"decay": False}},
+    "inner loss a plain sum": LINEAR | {"memory": {"reference_length": None}},
+    "tokens not centred": LINEAR | {"center_tokens": False},
+    "chunks of 4, in order": LINEAR | {"memory": {"chunk_size": 4, "anchor": "previous"}},
     "mlp": {"memory": {"state": "mlp"}},
     "mlp, steps up to 10": {"memory": {"state": "mlp", "max_step": 10.0}},
     "mlp, chunks of 4, in order": {"memory": {"state": "mlp", "chunk_size": 4, "anchor": "previous", "max_step": 0.02}},

@@ -196,7 +196,7 @@ def test_the_command_is_stopped_while_it_is_imported(number, tmp_path):
     )
     code = "import sys; from convneur_command import main; sys.exit(main())"
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, "info"],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},

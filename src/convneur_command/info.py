@@ -18,8 +18,8 @@ def info(
 ) -> None:
     """Show widths, tokens, parameters and true MACs of the variants.
 
-    MACs are counted as they run, the memory's inner loop included, and split into local branch, memory and rest. Below
-    stands for each operation that has a CPU kernel whether it serves on this machine, and if not, why.
+    MACs are counted as they run, write and read of the memory included, and split into local branch, memory and rest.
+    Below stands for each operation that has a CPU kernel whether it serves on this machine, and if not, why.
 
     Args:
         json_: Print JSON, with the default, the mlp state, the published preset and the local-only baseline of each.
@@ -28,13 +28,15 @@ def info(
         state: Another state of the memory than the preset's.
     """
     from convneur.bench import count_cost
-    from convneur.models import VARIANTS, create_model
+    from convneur.models import PRESETS, VARIANTS, create_model
+    from convneur.models.registry_utils import choose
     from convneur.ops import OPERATIONS
     from convneur.printing import print_json
 
     def cost(name: str, **arguments: Any) -> dict[str, Any]:
         return asdict(count_cost(partial(create_model, name, **arguments), image_size))
 
+    choose(preset, PRESETS, "--preset")
     kernels = {operation.name: operation.unavailable() for operation in OPERATIONS}
     shown: dict[str, Any] = {"preset": preset} | ({"memory": {"state": state}} if state else {})
     if json_:

@@ -207,7 +207,8 @@ def test_nothing_prints_beside_the_one_module():
                 assert node.attr not in ("writer", "DictWriter"), f"{where}: use convneur.printing.csv_text"
 
 
-def test_a_table_that_goes_to_a_file_breaks_no_name():
+def test_a_table_that_goes_to_a_file_breaks_no_name(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
     out, name = io.StringIO(), "a" * 300
     table = printing.Table(box=None)
     table.add_column("file", overflow="fold")

@@ -231,6 +231,16 @@ def test_other_precisions_and_layouts(dtype, channels_last):
 
 
 @pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize("size", [(6, 6), (41, 55)])
+def test_rounding_is_no_context_where_all_places_are_the_same(size, kernels):
+    """The mean of equal tokens is off by rounding, and two norms would raise that to the size of the tokens."""
+    module, x = branch(token_stride=1), torch.randn(1, 8, 1, 1).expand(2, 8, *size)
+    x = x.contiguous(memory_format=torch.channels_last)
+    with torch.no_grad(), ops.use_kernels(kernels):
+        close(outputs(module(x)), outputs(copy.deepcopy(module).double()(x.double())), 1e-5)
+
+
+@pytest.mark.parametrize("kernels", [True, False])
 def test_an_empty_batch(kernels):
     with ops.use_kernels(kernels), torch.no_grad():
         for found in outputs(branch(token_stride=2)(torch.empty(0, 8, 13, 9))):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from convneur.memory import NeuralMemory, SlotMemory, make_memory
+from convneur.memory import MemoryConfig, NeuralMemory, SlotMemory, make_memory
 from convneur.ops.memory import Slots
 from tests.memory.builders import stir
 
@@ -81,6 +81,8 @@ def test_bad_input_is_one_clear_line():
     foreign = NeuralMemory(16).initial_state(2)
     calls = [
         (lambda: SlotMemory(10), "width=10 does not split into 4 heads"),
+        (lambda: SlotMemory(8, MemoryConfig("linear")), "state='linear' is a memory of fast weights; use NeuralMemory"),
+        (lambda: memory.write(given[:, :0]), "no tokens"),
         (lambda: memory(given[0]), r"\(9, 16\) do not fit"),
         (lambda: memory(tokens(2, 9, 8)), r"give \(batch, tokens, 16\)"),
         (lambda: memory(given[:, :0]), "no tokens"),
@@ -98,3 +100,14 @@ def test_one_token_reads_what_it_wrote():
     memory, given = make(), tokens(2, 1, 16)
     _, values, steps = memory.inputs(given)
     torch.testing.assert_close(memory(given), (steps * values).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_is_carried_on_stays_a_mean(dtype):
+    """The same tokens again and again: shares that are rounded apart would let the mean grow."""
+    memory, given = make().to(dtype), torch.randn(1, 20, 16).to(dtype)
+    with torch.no_grad():
+        first, state = memory(given, None, True)
+        for _ in range(300):
+            context, state = memory(given, state, True)
+    torch.testing.assert_close(context, first, rtol=0.02, atol=0.02)

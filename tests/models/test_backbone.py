@@ -220,6 +220,8 @@ def test_presets():
     changed = timm.create_model("convneur_m1", preset="published", memory={"chunk_size": 49}, memory_width=32)
     assert (changed.global_config.memory.chunk_size, changed.global_config.memory.state) == (49, "mlp")
     assert changed.stages[0].blocks[0].global_branch.memory.width == 32
+    slots = timm.create_model("convneur_m1", preset="published", memory={"state": "slots"})
+    assert (slots.global_config.memory.state, slots.global_config.fusion) == ("slots", "gate")
 
 
 def test_the_hub_layout_brings_back_the_same_model(tmp_path):

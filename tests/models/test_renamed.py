@@ -100,27 +100,58 @@ def test_they_are_saved_by_their_new_names(tmp_path):
     assert set(NEW) <= set(json.loads((tmp_path / "config.json").read_text())["model_args"])
 
 
+def forget_preset(folder, named={}) -> None:  # noqa: B006  it is not changed
+    """As earlier versions wrote it, or as they wrote it where a recipe named it."""
+    config = json.loads((folder / "config.json").read_text())
+    arguments = config["model_args"] if "model_args" in config else config["segmenter"]["backbone_args"]
+    del arguments["preset"]
+    arguments |= named
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 @pytest.mark.parametrize("named", [{}, {"preset": "default"}], ids=["not named", "default"])
 @pytest.mark.parametrize("memory", [{}, {"memory": {"chunk_size": 4, "read": "causal"}}], ids=["", "causal"])
 def test_models_with_the_memory_of_earlier_versions_answer_as_before(named, memory, tmp_path):
     """Where it was the default, no file names it."""
     model = stirred(preset="linear", **memory)
     save_model(model, tmp_path, SMALL | memory | {"preset": "linear"})
-    config = json.loads((tmp_path / "config.json").read_text())
-    del config["model_args"]["preset"]
-    config["model_args"] |= named
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    forget_preset(tmp_path, named)
     images = torch.randn(1, 3, 64, 64)
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)
         assert torch.equal(load_model(tmp_path).model(images), model(images))
-        again = {} if named else {"preset": "linear"}
-        assert torch.equal(
-            timm.create_model(f"local-dir:{tmp_path}", pretrained=True, **again).eval()(images), model(images)
-        )
-    if not named:
-        with pytest.raises(ValueError, match="preset='linear'"):
-            timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+        again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+        assert torch.equal(again(images), model(images))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"token_mixer": "pointwise"},
+        {"token_mixer": "se", "memory": {"chunk_size": 4}},
+        {"global_placement": "none", "memory": {"chunk_size": 4}},
+    ],
+    ids=str,
+)
+def test_so_do_earlier_models_without_a_memory_of_their_own(arguments, tmp_path):
+    """Their options, and the size of the control, are those of the linear memory."""
+    model = stirred(preset="linear", **arguments)
+    save_model(model, tmp_path, SMALL | arguments)
+    forget_preset(tmp_path)
+    images = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(load_model(tmp_path).model(images), model(images))
+        again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+        assert torch.equal(again(images), model(images))
+
+
+@pytest.mark.parametrize(("is_", "asked"), [("linear", "slots"), ("slots", "linear")])
+def test_weights_of_another_memory_are_refused_by_its_name(is_, asked, tmp_path):
+    model = stirred(preset=is_)
+    save_model(model, tmp_path, SMALL | {"preset": is_})
+    for classes in ({}, {"num_classes": 3}):  # with other classes timm does not ask for every weight
+        with pytest.raises(ValueError, match=f"add preset='{is_}'"):
+            timm.create_model(f"local-dir:{tmp_path}", pretrained=True, preset=asked, **classes)
 
 
 @pytest.mark.parametrize("named", [{}, {"preset": "default"}], ids=["not named", "default"])
@@ -129,8 +160,20 @@ def test_so_do_models_with_such_a_backbone(named, tmp_path):
     arguments = {"backbone": "convneur_m1", "num_classes": 2, "channels": 32}
     model = stir(create_segmenter(**arguments, backbone_args=backbone | {"preset": "linear"})).eval()
     code = MaskCode(("a", "b"), np.zeros((2, 3), np.uint8))
-    arguments["backbone_args"] = backbone | named
+    arguments["backbone_args"] = backbone
     save_segmenter(model, tmp_path, arguments, code, Inference(), "card")
+    forget_preset(tmp_path, named)
     found, images = load_segmenter(tmp_path), torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         assert torch.equal(found.model(images), model(images))
+
+
+def test_what_is_saved_names_its_preset(tmp_path):
+    """The default may be another one some day."""
+    save_model(stirred(), tmp_path / "classifier", SMALL)
+    arguments = {"backbone": "convneur_m1", "num_classes": 2, "channels": 32}
+    code = MaskCode(("a", "b"), np.zeros((2, 3), np.uint8))
+    save_segmenter(create_segmenter(**arguments), tmp_path / "segmenter", arguments, code, Inference(), "card")
+    for folder, key in (("classifier", "model_args"), ("segmenter", "segmenter")):
+        config = json.loads((tmp_path / folder / "config.json").read_text())[key]
+        assert config.get("backbone_args", config)["preset"] == "slots"

@@ -85,6 +85,18 @@ def test_a_segmenter_for_a_segmenter(fusion, tmp_path):
     same(start(create, lambda model: model.body, tmp_path), given)
 
 
+def test_weights_of_another_memory_name_the_flag(tmp_path):
+    arguments = TINY | {"num_classes": 3, "preset": "linear"}
+    save_model(create_model("convneur_m1", **arguments), tmp_path, arguments)
+    create = partial(create_segmenter, backbone="convneur_m1", num_classes=2, channels=32, backbone_args=TINY)
+    with pytest.raises(ValueError, match=r"they have another memory: add --backbone\.preset linear"):
+        start(create, lambda model: model.body, tmp_path)
+    backbone = BackboneConfig(dims=(8, 16, 24, 32), depths=(1, 1, 1, 1))
+    config = TrainConfig(data="", recipe=replace(RECIPES["quick"], backbone=backbone), weights=str(tmp_path))
+    with pytest.raises(ValueError, match=r"they have another memory: add --backbone\.preset linear"):
+        _model(config, 3)
+
+
 def test_other_sizes_are_refused(classifier, tmp_path):
     create = partial(create_segmenter, backbone="convneur_m1", num_classes=2, channels=32)
     with pytest.raises(ValueError, match="do not fit the backbone"):

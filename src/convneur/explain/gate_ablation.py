@@ -23,7 +23,7 @@ class GateAblation:
 
     Attributes:
         probabilities: Of the model as it is.
-        unwritten: Per stage, where its memories answer as M_0; None where there is no memory.
+        unwritten: Per stage, where its memories answer as if nothing was written; None where there is no memory.
         flat: Per stage, where its global branches answer everywhere what they answer on average.
     """
 

@@ -11,7 +11,7 @@ from convneur import ops
 from convneur.layers.guards import as_one_node, classes_of, is_symbolic, refuse_scripting, untouched
 from convneur.layers.token_mixers import make_token_mixer
 from convneur.memory import Memory, MemoryConfig, RMSNorm, SlotMemory
-from convneur.ops.global_branch import pool, to_grid
+from convneur.ops.global_branch import centred, pool, to_grid
 
 
 class GlobalBranch(nn.Module):
@@ -77,8 +77,8 @@ class GlobalBranch(nn.Module):
         if whole and (found := self._as_one_operation(x)) is not None:
             return found[0], found[1] if len(found) > 1 else None
         tokens, grid = self.tokens(x)
-        centred = tokens - tokens.mean(1, keepdim=True) if self.center_tokens else tokens
-        mixed = self.memory(centred) if isinstance(self.memory, Memory) else self.memory(centred, grid)
+        given = centred(tokens) if self.center_tokens else tokens
+        mixed = self.memory(given) if isinstance(self.memory, Memory) else self.memory(given, grid)
         return self.outputs(tokens, self.proj(mixed), grid)
 
     def tokens(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -96,7 +96,8 @@ class GlobalBranch(nn.Module):
     def _as_one_operation(self, x: Tensor) -> list[Tensor] | None:
         """The same as one operation, if that serves."""
         memory, down, up, shift, carry = self.memory, self.down, self.up, self.up_shift, self.carry_norm
-        assert isinstance(memory, SlotMemory)
+        if not isinstance(memory, SlotMemory):
+            return None
         eps = memory.norm.eps
         if memory.config is not self._config or (self.norm.eps, eps if carry is None else carry.eps) != (eps, eps):
             return None

@@ -34,7 +34,10 @@ class SlotMemory(Memory):
     """
 
     def __init__(self, width: int, config: MemoryConfig | None = None) -> None:
-        super().__init__(width, config if config is not None else MemoryConfig())
+        config = config if config is not None else MemoryConfig()
+        if config.state != "slots":
+            raise ValueError(f"state={config.state!r} is a memory of fast weights; use NeuralMemory, or state='slots'")
+        super().__init__(width, config)
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.to_keys = nn.Linear(width, width, bias=False)
         self.to_values = nn.Linear(width, width, bias=False)
@@ -78,6 +81,7 @@ class SlotMemory(Memory):
 
     def write(self, tokens: Tensor, slots: Slots | None = None) -> Slots:
         """Add tokens (B, N, D) to what was written before; nothing is read."""
+        self.check_tokens(tokens)
         return ops.memory.write_part(slots, *self.inputs(tokens))
 
     def read(self, tokens: Tensor, written: Slots) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from convneur.files import StrPath, replace_folder, why_unreadable
 from convneur.json_files import read_json
+from convneur.models.backbone import ConvNeur
 from convneur.models.metadata import CHECKS, PRETRAINED_FIELDS, ModelMetadata, as_object, check_arguments, within
 from convneur.models.registry_utils import no_such_model
 from convneur.models.renamed import with_new_names
@@ -51,10 +52,11 @@ def save_model(
         OSError: If it cannot be written; what was in ``folder`` is still there.
     """
     folder = Path(folder).expanduser()
+    model_args = with_preset(model, with_new_names(model_args))
     config: dict[str, Any] = {"label_names": list(label_names)} if label_names is not None else {}
     with replace_folder(folder, last="config.json") as fresh:
         try:
-            save_for_hf(model, str(fresh), config, model_args=with_new_names(model_args), safe_serialization=True)
+            save_for_hf(model, str(fresh), config, model_args=model_args, safe_serialization=True)
         except SafetensorError as error:  # how safetensors reports a full or failing disk
             raise OSError(f"could not write the weights to {folder}: {error}") from error
         written = json.loads((fresh / CONFIG).read_text(encoding="utf-8"))
@@ -65,6 +67,14 @@ def save_model(
         (fresh / CONFIG).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
         if card is not None:
             (fresh / "README.md").write_text(card, encoding="utf-8")
+
+
+def with_preset(model: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the `ConvNeur` in a model that name its preset: the default may be another one some day."""
+    for each in model.modules():
+        if isinstance(each, ConvNeur):
+            return {"preset": "slots" if each.global_config.memory.state == "slots" else "linear", **arguments}
+    return dict(arguments)
 
 
 class Loaded(NamedTuple):

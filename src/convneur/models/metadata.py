@@ -17,7 +17,7 @@ from timm.models import PretrainedCfg, build_model_with_cfg
 from convneur.json_files import shown
 from convneur.memory import MemoryConfig
 from convneur.models.backbone import ConvNeur
-from convneur.models.renamed import are_linear, with_new_names
+from convneur.models.renamed import preset_of, with_new_names
 from convneur.models.variants import VARIANTS
 from convneur.models.weights import Header
 
@@ -121,8 +121,7 @@ def check_arguments(architecture: Any, given: Any, place: str, weights: Header) 
             raise ValueError(f"{place}.{name} is null; leave it out")
         check_types(arguments, ConvNeur, place)
         check_types(as_object(arguments.get("memory", {}), f"{place}.memory"), MemoryConfig, f"{place}.memory")
-        if "preset" not in arguments and are_linear(weights.tensors):
-            arguments["preset"] = "linear"
+        arguments.setdefault("preset", preset_of(weights.tensors))
     for name in arguments:
         if name in FACTORY:
             raise ValueError(f"{place}.{name} is none of its settings")

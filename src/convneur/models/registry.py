@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, cast
 
 import timm
@@ -15,8 +16,9 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 
 from convneur.models.backbone import ConvNeur
 from convneur.models.registry_utils import choose
-from convneur.models.renamed import are_linear, with_new_names
+from convneur.models.renamed import preset_of, with_new_names
 from convneur.models.variants import VARIANTS
+from convneur.models.weights import read_header
 
 
 def _cfg() -> dict[str, Any]:
@@ -43,6 +45,11 @@ default_cfgs = generate_default_cfgs({f"{name}.untrained": _cfg() for name in VA
 def _create(name: str, pretrained: bool, **kwargs: Any) -> ConvNeur:
     if not isinstance(kwargs.get("pretrained_cfg"), (str, type(None))):  # timm has the arguments from a file
         kwargs = with_new_names(kwargs)
+        config = kwargs["pretrained_cfg"]
+        folder = config.get("file") if isinstance(config, Mapping) else config.file
+        weights = Path(folder or "") / "model.safetensors"
+        if "preset" not in kwargs and folder and weights.is_file():
+            kwargs["preset"] = preset_of(read_header(weights).tensors)
     sizes = {key: value for key, value in asdict(VARIANTS[name]).items() if key in ("dims", "depths")}
     return build_model_with_cfg(
         ConvNeur,
@@ -55,9 +62,10 @@ def _create(name: str, pretrained: bool, **kwargs: Any) -> ConvNeur:
 
 
 def _same_memory(weights: Mapping[str, Any], model: ConvNeur) -> Mapping[str, Any]:
-    """Weights as they are, unless they are of the memory of earlier versions and the model's is another."""
-    if are_linear(weights) and not are_linear(model.state_dict()):
-        raise ValueError("the weights are of a model with the linear memory; add preset='linear'")
+    """Weights as they are, unless they are of another memory than the model's."""
+    theirs, ours = ([name for name in each if ".memory." in name] for each in (weights, model.state_dict()))
+    if theirs and ours and preset_of(theirs) != preset_of(ours):
+        raise ValueError(f"the weights are of a model with another memory; add preset={preset_of(theirs)!r}")
     return weights
 
 

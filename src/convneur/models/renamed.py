@@ -16,7 +16,7 @@ R = TypeVar("R")
 
 NEW_NAMES = {"globalizer": "token_mixer", "carry_tokens": "token_skip"}
 NEW_VALUES = {("preset", "default"): "linear"}
-LINEAR_WEIGHT = ".memory.fast.weight"  # how a tensor's name ends that the linear memory alone has
+SLOT_WEIGHT = ".memory.to_steps.weight"  # how a tensor's name ends that the memory of slots alone has
 
 
 def with_new_names(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,9 +34,9 @@ def with_new_names(given: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def are_linear(names: Iterable[str]) -> bool:
-    """Whether weights with these names are of a model with the linear memory."""
-    return any(name.endswith(LINEAR_WEIGHT) for name in names)
+def preset_of(names: Iterable[str]) -> str:
+    """Preset of a model that does not name it, by the names of its weights: slots, or that of earlier versions."""
+    return "slots" if any(name.endswith(SLOT_WEIGHT) for name in names) else "linear"
 
 
 def _new_value(name: str, value: Any) -> Any:

@@ -49,7 +49,8 @@ def resolve_preset(
     if memory is not None and not isinstance(memory, MemoryConfig):
         for knob in memory:
             choose(knob, [f.name for f in fields(MemoryConfig)], "option of the memory")
-        memory = replace(config.memory, **memory)
+        own = config.memory if memory.get("state") != "slots" else MemoryConfig()
+        memory = replace(own, **memory)
     given = {name: value for name, value in {"memory": memory, **overrides}.items() if value is not None}
     if given.get("token_mixer", config.token_mixer) != "memory":
         # Taking the mean off is part of how we write. It would make the pointwise control global, too.

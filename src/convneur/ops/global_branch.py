@@ -40,6 +40,15 @@ def to_grid(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     return tokens.unflatten(1, grid).permute(0, 3, 1, 2)
 
 
+def centred(tokens: Tensor) -> Tensor:
+    """Tokens (B, N, C) less their mean over the image, which is exactly zero where all are the same.
+
+    The mean of equal numbers is off by rounding, which the norms behind would raise to the size of the tokens.
+    """
+    shifted = tokens - tokens[:, :1]
+    return shifted - shifted.mean(1, keepdim=True)
+
+
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
     """Of the channels (..., D), with a gain (D,) that follows their precision: under autocast PyTorch would warn."""
     return F.rms_norm(x, gain.shape, gain.to(x.dtype), eps)
@@ -93,7 +102,7 @@ def reference(
     x, heads = pool(x, stride), len(steps)
     grid = (x.shape[2], x.shape[3])
     tokens = F.linear(x.permute(0, 2, 3, 1).flatten(1, 2), down, down_bias)
-    normed = F.layer_norm(tokens - tokens.mean(1, keepdim=True), norm_gain.shape, norm_gain, norm_bias, eps)
+    normed = F.layer_norm(centred(tokens), norm_gain.shape, norm_gain, norm_bias, eps)
     answers, _ = memory.reference(
         memory.split_heads(F.linear(normed, keys), heads),
         memory.split_heads(F.linear(normed, values), heads),

@@ -57,12 +57,13 @@ def write_part(slots: Slots | None, keys: Tensor, values: Tensor, steps: Tensor)
         values: (..., N, D).
         steps: (..., N, 1).
     """
-    memory, mass = write(keys, values, steps), (SHARPNESS * keys).logsumexp(-2)
+    wide = keys.float() if keys.dtype in (torch.float16, torch.bfloat16) else keys
+    memory, mass = write(keys, values, steps), (SHARPNESS * wide).logsumexp(-2)
     if slots is None:
         return Slots(memory, mass)
-    total = torch.logaddexp(slots.mass, mass)
-    before, added = ((each - total).exp().unsqueeze(-1) for each in (slots.mass, mass))
-    return Slots(before * slots.memory + added * memory, total)
+    # One share, and the rest for what was there: two rounded shares would not add up to 1, and the mean would grow.
+    share = (mass - slots.mass).sigmoid().unsqueeze(-1).to(memory.dtype)
+    return Slots(slots.memory.lerp(memory, share), torch.logaddexp(slots.mass, mass))
 
 
 def read(memory: Tensor, keys: Tensor) -> Tensor:

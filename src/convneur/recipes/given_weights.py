@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from convneur.files import why_unreadable
 from convneur.models import VARIANTS, from_convnext, load_model
 from convneur.models.convert import names_of_memory, with_new_memory
+from convneur.models.renamed import preset_of
 from convneur.printing import Console
 from convneur.recipes.runs import RunConfig
 from convneur.tasks.detection.saved import detector_folder, load_detector
@@ -74,11 +75,19 @@ def start_from(
     if misfits:
         raise ValueError(
             f"--weights {config.weights} do not fit the backbone of --model {config.model} ({len(misfits)} of its "
-            f"{len(own)} tensors, the first is {misfits[0]}); give the model and options they were trained with"
+            f"{len(own)} tensors, the first is {misfits[0]}); {what_to_give(wanted, given)}"
         )
     model.load_state_dict(wanted | fits)
     tell_new(config.weights, ({name for name in wanted if not name.startswith(body)} - set(fits)) | new, console)
     return model
+
+
+def what_to_give(wanted: Iterable[str], given: Iterable[str]) -> str:
+    """What would make weights fit."""
+    presets = [preset_of(names) for names in (wanted, given) if names_of_memory(names)]
+    if len(set(presets)) == 2:
+        return f"they have another memory: add --backbone.preset {presets[1]}"
+    return "give the model and options they were trained with"
 
 
 def tell_new(weights: str, names: Iterable[str], console: Console | None) -> None:

@@ -25,7 +25,7 @@ from convneur.models.registry_utils import choose
 from convneur.printing import Console
 from convneur.recipes.fitting import Kept, fit_recipe
 from convneur.recipes.found import tell_found
-from convneur.recipes.given_weights import tell_new
+from convneur.recipes.given_weights import tell_new, what_to_give
 from convneur.recipes.runs import Length, RunConfig, claim, is_first, run_folder
 from convneur.tasks.classification import Classification
 from convneur_options.classification import ClassificationRecipe
@@ -232,7 +232,7 @@ def _from_ours(
     if misfits:
         raise ValueError(
             f"--weights {config.weights} are of another variant or memory than --model {config.model} ({len(misfits)} "
-            f"do not fit, the first is {misfits[0]}); give the model and options they were trained with"
+            f"do not fit, the first is {misfits[0]}); {what_to_give(wanted, weights)}"
         )
     if all(
         f"head.fc.{n}" in weights and weights[f"head.fc.{n}"].shape == wanted[f"head.fc.{n}"].shape

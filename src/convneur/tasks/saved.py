@@ -14,7 +14,7 @@ from torch import nn
 
 from convneur.files import StrPath, replace_folder, why_unreadable
 from convneur.json_files import read_json
-from convneur.models.hub import AGAIN, CONFIG, WEIGHTS
+from convneur.models.hub import AGAIN, CONFIG, WEIGHTS, with_preset
 from convneur.models.metadata import as_object, check_arguments, check_sizes, within
 from convneur.models.weights import load_whole, read_header
 
@@ -38,6 +38,12 @@ def find_model(source: StrPath, key: str) -> Path | None:
 def read_config(folder: Path) -> dict[str, Any]:
     """What config.json says; a ValueError if it is damaged."""
     return read_json(folder / CONFIG, AGAIN)
+
+
+def named(model: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a model, with all that those of its backbone leave to defaults which may change."""
+    backbone = with_preset(model, arguments.get("backbone_args") or {})
+    return {**arguments, "backbone_args": backbone} if backbone else dict(arguments)
 
 
 def write_model(model: nn.Module, folder: StrPath, config: Mapping[str, Any], card: str) -> None:

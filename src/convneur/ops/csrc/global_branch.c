@@ -58,8 +58,8 @@ INLINE vec exp_negative(vec x) {
     power = power * rest + 1.6666665459e-1f;
     power = power * rest + 5.0000001201e-1f;
     power = power * rest * rest + rest + 1.0f;
-    const ivec scaled = (ivec)power + (((ivec)shifted - (ivec)((vec){0} + rounding)) << 23);
-    return (vec)((scaled & (x >= -87.0f)) | ((ivec)x & (x != x)));
+    const uvec scaled = (uvec)power + (((uvec)shifted - (uvec)((vec){0} + rounding)) << 23);
+    return (vec)(((ivec)scaled & (x >= -87.0f)) | ((ivec)x & (x != x)));
 }
 
 INLINE void tile(const float *a, int64_t down, int64_t along, const float *b, int64_t row, const float *bias, float *out,
@@ -182,7 +182,7 @@ INLINE vec scales(const float *x, int64_t row, int64_t numbers, float eps) {
 }
 
 /* What is at hand while the kernel runs. `row` floats lie between two channels of a tile. Per tile: tokens, logits of its
- * keys, what it wrote alone, sums of the tokens, and per slot the largest logit and the sum of weights; per image: the
+ * keys, what it wrote alone, sums of the tokens less its first, and per slot the largest logit and the sum of weights; per image: the
  * written memory. a and b are a thread's own. */
 typedef struct {
     int64_t row, tasks, vectors;
@@ -199,7 +199,7 @@ INLINE tile_of tile_at(const arguments *g, const buffers *w, int64_t task) {
     return (tile_of){task, task / g->tiles, from, (to < tokens ? to : tokens) - from, to - from};
 }
 
-/* tokens = down(pool(x)), and their sum. */
+/* tokens = down(pool(x)), and the sum of their differences to the first. */
 static void make_tokens(const arguments *g, const buffers *w, tile_of at) {
     const int64_t D = g->memory_width, C = g->channels, row = w->row;
     const float *x = g->x + at.image * g->height * g->width * C;
@@ -214,21 +214,27 @@ static void make_tokens(const arguments *g, const buffers *w, tile_of at) {
     linear(g->down, w->a, row, g->down_bias, tokens, D, C, at.count);
     for (int64_t j = 0; j < D; j++) {
         vec total = {0};
-        for (int64_t t = at.real; t < at.count; t++) tokens[j * row + t] = 0;
-        for (int64_t t = 0; t < at.count; t += LANES) total += load(tokens + j * row + t);
+        for (int64_t t = at.real; t < at.count; t++) tokens[j * row + t] = tokens[j * row];
+        for (int64_t t = 0; t < at.count; t += LANES) total += load(tokens + j * row + t) - tokens[j * row];
         w->sums[at.task * D + j] = sum(total);
     }
 }
 
-/* a = layer_norm(tokens - their mean over the image). */
+/* a = layer_norm(tokens - their mean over the image). Means are of differences to the first token, so that they are zero
+ * where all tokens are the same. */
 static void normalize(const arguments *g, const buffers *w, tile_of at) {
     const int64_t D = g->memory_width, row = w->row;
     const float *tokens = w->tokens + at.task * D * row;
     for (int64_t j = 0; j < D; j++) {
+        const float *first = w->tokens + (at.image * g->tiles * D + j) * row;
         float total = 0;
-        for (int64_t i = 0; i < g->tiles; i++) total += w->sums[(at.image * g->tiles + i) * D + j];
+        for (int64_t i = 0; i < g->tiles; i++) {
+            const tile_of tile = tile_at(g, w, at.image * g->tiles + i);
+            total += w->sums[tile.task * D + j] + (float)tile.real * (first[i * D * row] - *first);
+        }
         const float mean = total / (float)(g->grid_height * g->grid_width);
-        for (int64_t t = 0; t < at.count; t += LANES) store(w->a + j * row + t, load(tokens + j * row + t) - mean);
+        for (int64_t t = 0; t < at.count; t += LANES)
+            store(w->a + j * row + t, load(tokens + j * row + t) - *first - mean);
     }
     for (int64_t t = 0; t < at.count; t += LANES) {
         vec mean = {0}, squares = {0};

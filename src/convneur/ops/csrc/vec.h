@@ -7,6 +7,7 @@
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t uvec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 INLINE vec load(const float *at) { return *(const vec *)at; }
 INLINE void store(float *at, vec x) { *(vec *)at = x; }

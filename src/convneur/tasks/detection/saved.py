@@ -13,7 +13,7 @@ from convneur.files import StrPath
 from convneur.models.hub import CONFIG
 from convneur.models.metadata import check_labels, several, whole, within
 from convneur.tasks.detection.models import check_arguments, create_detector
-from convneur.tasks.saved import bring_back, find_model, read_config, write_model
+from convneur.tasks.saved import bring_back, find_model, named, read_config, write_model
 
 KEY = "detector"
 MAX_CATEGORY = 1 << 62
@@ -59,7 +59,7 @@ def save_detector(
     Raises:
         OSError: If it cannot be written.
     """
-    config = {KEY: dict(arguments), "label_names": list(classes), "category_ids": list(category_ids)}
+    config = {KEY: named(model, arguments), "label_names": list(classes), "category_ids": list(category_ids)}
     write_model(model, folder, config, card)
 
 

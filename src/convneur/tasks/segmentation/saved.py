@@ -22,7 +22,7 @@ from convneur.models.metadata import (
     whole,
     within,
 )
-from convneur.tasks.saved import bring_back, find_model, read_config, write_model
+from convneur.tasks.saved import bring_back, find_model, named, read_config, write_model
 from convneur.tasks.segmentation.inference import Inference
 from convneur.tasks.segmentation.models import Segmenter, check_arguments, create_segmenter
 
@@ -61,7 +61,7 @@ def save_segmenter(
         OSError: If it cannot be written.
     """
     config = {
-        KEY: dict(arguments),
+        KEY: named(model, arguments),
         "label_names": list(code.classes),
         "colours": np.asarray(code.colours).tolist(),
         "inference": vars(inference) | {"scales": list(inference.scales)},
