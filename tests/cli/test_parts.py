@@ -126,4 +126,6 @@ def test_a_share_of_the_training_images_is_held_out_in_every_task(task, val, tmp
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["images"] == 3
     assert main(["eval", "--model", run, "--data", str(data), "--out", str(out), "--workers", "0"]) == 0
     assert ("3 of 10 images are judged by" in capsys.readouterr().err) == (not val)
-    assert json.loads((out / "metrics.json").read_text())["images"] == (val or 3)
+    judged = json.loads((out / "metrics.json").read_text())["images"]
+    # An image with the name and the size of one that was learned is left out; two of these may be the same.
+    assert judged == 3 if not val else 1 <= judged <= val
