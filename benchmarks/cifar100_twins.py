@@ -21,12 +21,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
-from rich.console import Console
 
-from convneur.explain.figures import COLOURS
-from convneur.explain.report import versions
+import convneur
 from convneur.files import write_atomic
-from convneur.recipes.train import TrainConfig, train_classifier
+from convneur.reports.figures import COLOURS
+from convneur.reports.page import versions
 from convneur_options.backbone import BackboneConfig
 from convneur_options.classification import RECIPES, ClassificationRecipe
 
@@ -101,17 +100,15 @@ def main() -> None:
             if any((run["model"], run["seed"]) == (name, seed) for run in kept["runs"]):
                 continue
             folder, started = args.runs / f"{name}-{seed}", time.perf_counter()
-            config = TrainConfig(data=str(data), recipe=recipe(name, args), seed=seed, workers=args.workers)
-            trained = train_classifier(config, folder, (folder / "run.json").exists(), Console(stderr=True))
-            if trained is None:
-                return
+            settings_of_run = {"seed": seed, "workers": args.workers, "resume": (folder / "run.json").exists()}
+            trained = convneur.train(data, recipe=recipe(name, args), out=folder, **settings_of_run)
             run = {
                 "model": name,
                 "seed": seed,
                 "accuracy": [round(row["accuracy"], 4) for row in trained.curve],
                 "loss": [round(row["loss"], 4) for row in trained.curve],
                 "minutes": round((time.perf_counter() - started) / 60, 1),
-                "params": sum(p.numel() for p in trained.model.parameters()),
+                "params": sum(p.numel() for p in trained.model.model.parameters()),
             }
             kept = results(args.out, settings)  # another process may have added to it
             kept["runs"].append(run)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from convneur.explain.report import versions
+from convneur.reports.page import versions
 from convneur.tasks.detection import create_detector
 
 HEIGHT, WIDTH, BOXES, MASKS = 800, 1280, 1000, 100

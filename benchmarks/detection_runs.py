@@ -24,11 +24,11 @@ from side_by_side import asked, keep, sheet
 
 from convneur.data.decode import decode_image
 from convneur.data.objects import ObjectSource, open_objects
-from convneur.explain import figures
-from convneur.explain.detector import draw_found
-from convneur.explain.objects import colours, draw_objects, masks_one_by_one
+from convneur.reports import figures
 from convneur.tasks.detection import load_detector
+from convneur.tasks.detection.drawing import colours, draw_objects, masks_one_by_one
 from convneur.tasks.detection.metrics import coco_results
+from convneur.tasks.detection.report import draw_found
 
 SIDE, SCORE = 480, 0.5
 

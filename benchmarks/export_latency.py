@@ -23,7 +23,6 @@ from convneur.bench import freed_memory_kept, inference_step, times_in_turn
 from convneur.bench.throughput import spread
 from convneur.data.photos import SAMPLES, sample_image
 from convneur.data.transforms import Preprocessing
-from convneur.explain.report import versions
 from convneur.export import (
     FORMATS,
     ExportMetadata,
@@ -37,6 +36,7 @@ from convneur.export import (
 from convneur.export.check import photo_batches, sizes_to_check
 from convneur.export.formats import Format
 from convneur.models import VARIANTS, Loaded
+from convneur.reports.page import versions
 
 KEEP_OPS = "keep-ops"
 

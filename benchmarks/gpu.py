@@ -22,9 +22,9 @@ from typing import Any
 import torch
 
 from convneur.bench.latency import Setting, build, measure
-from convneur.explain.report import versions
 from convneur.files import write_atomic
 from convneur.models import VARIANTS
+from convneur.reports.page import versions
 
 MODELS = [name for variant, sizes in VARIANTS.items() for name in (variant, sizes.baseline, f"{variant}/titans")]
 

@@ -24,8 +24,8 @@ from convneur.bench import freed_memory_kept
 from convneur.bench.throughput import inference_step, spread, times_in_turn
 from convneur.data.decode import SUFFIXES, decode_image
 from convneur.explain.gates import gate_maps
-from convneur.explain.report import versions
 from convneur.models import VARIANTS, ConvNeur, load_model
+from convneur.reports.page import versions
 from convneur.tasks.detection.saved import detector_folder, load_detector
 
 SMALL, LARGE = (224, 373), (800, 1333)

@@ -23,9 +23,9 @@ from matplotlib.figure import Figure
 
 from convneur.bench import freed_memory_kept
 from convneur.bench.latency import Latency, Setting, baseline_of, measure_each
-from convneur.drawing import name_points
-from convneur.explain.report import versions
 from convneur.files import write_atomic
+from convneur.reports.drawing import name_points
+from convneur.reports.page import versions
 
 PEERS = Path(__file__).with_suffix(".csv")
 STARTED = "open: not trained by us; at the accuracy of the ConvNeXt it can be started from, which it then equals"

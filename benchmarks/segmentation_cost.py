@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from convneur.explain.report import versions
+from convneur.reports.page import versions
 from convneur.tasks.segmentation import create_segmenter
 
 SIZES = ((512, 512), (512, 2048))

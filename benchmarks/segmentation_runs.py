@@ -25,10 +25,10 @@ from side_by_side import asked, keep, sheet
 from convneur.data.loading import Pictures
 from convneur.data.semantic import PixelSource, open_pixels
 from convneur.data.semantic.loading import EvalPixels
-from convneur.explain import figures
-from convneur.explain.segmenter import WORDS, overlay
+from convneur.reports import figures
 from convneur.tasks.segmentation import load_segmenter
 from convneur.tasks.segmentation.inference import segment
+from convneur.tasks.segmentation.report import WORDS, overlay
 
 SIDE = 360
 TOLD = ("miou", "pixel_accuracy", "mean_accuracy", "iou", "boundary_f", "images", "ms_per_image", "curve", "versions")

@@ -13,18 +13,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from convneur.engine.callbacks import Interrupted
 from convneur.inference import EmbedConfig, embed, stream
 from convneur.interrupts import AGAIN, Interrupts, Terminated, exit_code
 from convneur.printing import Console
-from convneur.recipes.train import TrainConfig, train_classifier
+from convneur.tasks.classification.spec import ClassificationSpec
+from convneur.training.callbacks import Interrupted
+from convneur.training.run import train
 from convneur_options.backbone import BackboneConfig
-from convneur_options.classification import RECIPES
+from convneur_options.classification import RECIPES, ClassificationConfig
 from convneur_options.fit import FitConfig
-from tests.engine import small
 from tests.export.builders import saved
 from tests.export.builders import small as exportable
 from tests.inference.builders import photo_folder
+from tests.training import small
 
 KINDS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
 BOTH = pytest.mark.parametrize("number", list(KINDS), ids=lambda number: number.name)
@@ -147,12 +148,12 @@ def test_training_that_ends_or_fails_leaves_no_handler(tmp_path):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-@pytest.mark.parametrize("what", ["train_classifier", "embed", "stream"])
+@pytest.mark.parametrize("what", ["train", "embed", "stream"])
 def test_calls_from_python_leave_no_handler(what, fails, tmp_path, monkeypatch):
     """The fixture looks at them afterwards."""
-    calls = {"train_classifier": _train, "embed": _embed, "stream": _stream}
+    calls = {"train": _train, "embed": _embed, "stream": _stream}
     if fails:
-        within = {"train_classifier": "engine.callbacks.save_checkpoint", "embed": "inference.parts.Parts.write"}
+        within = {"train": "training.callbacks.save_checkpoint", "embed": "inference.parts.Parts.write"}
         monkeypatch.setattr(f"convneur.{within.get(what, 'inference.scratch.Scratch.finish')}", _fail)
     with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext():
         calls[what](tmp_path)
@@ -165,8 +166,8 @@ def _fail(*_) -> None:
 def _train(folder) -> None:
     backbone = BackboneConfig(dims=(8, 16), depths=(1, 1))
     recipe = replace(RECIPES["quick"], epochs=1, image_size=32, backbone=backbone, fit=FitConfig(accelerator="cpu"))
-    config = TrainConfig(data="digits", recipe=recipe, workers=0, train_images=128)
-    assert train_classifier(config, folder / "run", False, Console(file=io.StringIO())) is not None
+    config = ClassificationConfig(data="digits", workers=0, train_images=128)
+    assert train(ClassificationSpec(), config, recipe, folder / "run", console=Console(file=io.StringIO())) is not None
 
 
 def _embed(folder) -> None:

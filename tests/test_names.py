@@ -3,17 +3,15 @@
 import io
 import re
 from contextlib import redirect_stdout
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
 
-from convneur.recipes.runs import _differences
-from convneur.recipes.train import TrainConfig
-from convneur.recipes.train_detector import TrainDetectorConfig
-from convneur.recipes.train_segmenter import TrainSegmenterConfig
+from convneur.training.run_folder import _differences
 from convneur_command.main import main, verbs
+from convneur_command.train import TASKS
 
 ROOT = Path(__file__).parents[1]
 # What is in docs/results/ and the changelog was so when it was written.
@@ -44,12 +42,13 @@ def test_flags_that_are_named_exist(flags):
     assert [each for each in sorted(named) if each[0] not in flags | groups | OTHERS] == []
 
 
-@pytest.mark.parametrize("kind", [TrainConfig, TrainDetectorConfig, TrainSegmenterConfig])
-def test_a_setting_that_differs_is_named_by_its_flag(kind, flags):
+@pytest.mark.parametrize("task", TASKS)
+def test_a_setting_that_differs_is_named_by_its_flag(task, flags):
     """Each as if it had been another, as far as a run may not go on with another."""
-    now = asdict(kind("photos"))
+    kind, recipes = TASKS[task]
+    now = asdict(kind("photos")) | {"recipe": asdict(next(iter(recipes.values())))}
     assert {line.split()[0] for line in _differences(other(now), now)} <= flags
-    told = _differences(now, asdict(replace(kind("photos"), max_pixels=20_500_000)))
+    told = _differences(now, now | {"max_megapixels": 20.5})
     assert told == ["--max-megapixels 100 (now 20.5)"]
 
 
@@ -63,7 +62,7 @@ def test_places_that_are_named_exist():
         for page, text in TEXTS.items()
         for name in re.findall(r"`(convneur(?:_command|_options)?(?:\.\w+)+)", text)
     }
-    assert ("convneur.recipes.runs.RunConfig", "src/convneur_command/running.py") in named
+    assert ("convneur.training.run.train", "src/convneur/tasks/spec.py") in named
     files = {"convneur.json"}  # within exported files
     assert [each for each in sorted(named) if each[0] not in files and not _is_there(each[0])] == []
 

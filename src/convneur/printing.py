@@ -48,6 +48,7 @@ __all__ = [
     "print_row",
     "printable",
     "shortened",
+    "tell_notes",
 ]
 
 FILE_WIDTH = 10_000  # of a table that goes to a file or a pipe, so that no name in it is broken
@@ -130,6 +131,12 @@ class Progress(progress.Progress):
     def get_default_columns(cls) -> tuple[progress.ProgressColumn, ...]:
         """Description, bar, share and time."""
         return TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+
+
+def tell_notes(notes: Iterable[str], console: Console) -> None:
+    """What was left out of the data, and why."""
+    for note in notes:
+        console.print(note, style="yellow")
 
 
 def lines(texts: Iterable[str]) -> Text:

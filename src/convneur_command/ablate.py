@@ -76,9 +76,9 @@ def ablate_verb(arguments: Sequence[str]) -> Callable[..., None]:
         with OutputFolder(out, "ablate", overwrite, table, wait=10):
             pass  # what cannot be written to is better known now
         with console.status("Loading PyTorch and Lightning"):
-            from convneur.engine.callbacks import Interrupted
             from convneur.interrupts import stopped
             from convneur.lab.ablation import BUDGETS, AblationConfig, train_cells
+            from convneur.training.callbacks import Interrupted
 
         wanted = {"seeds": seeds, "images": train_images, "dims": dims, "depths": depths}
         if any(word.split("=")[0] == "--epochs" for word in arguments):
@@ -103,11 +103,11 @@ def _tell(config: AblationConfig, results: dict[str, Any], path: Path, console: 
     import shlex
     import sys
 
-    from convneur.explain.report import versions
     from convneur.files import replace_file, write_atomic
     from convneur.lab.ablation import REFERENCE, keep
     from convneur.lab.ablation_report import HEAD, cells_of, markdown, mean_by, picture, rows_of
     from convneur.printing import Table, box, markdown_code
+    from convneur.reports.page import versions
 
     trained = {run["cell"] for run in results["runs"]}  # by this command or an earlier one
     if REFERENCE not in trained:
@@ -148,9 +148,9 @@ def _costs(
     import torch
 
     from convneur.bench import count_cost, inference_step, seconds_in_turn, training_step
+    from convneur.devices import device_for
     from convneur.lab.ablation import REFERENCE
     from convneur.models import create_model
-    from convneur.tasks.evaluation import device_for
 
     size, device = config.recipe.image_size, device_for(config.recipe.fit.accelerator)
     images = torch.randn(batch_size, 3, size, size, device=device)

@@ -68,9 +68,9 @@ def app(
             from convneur.app.limits import Limits
             from convneur.app.service import Service
             from convneur.app.uploads import Uploads
-            from convneur.cli.explaining import open_any
+            from convneur.devices import device_for
             from convneur.models import VARIANTS
-            from convneur.tasks.evaluation import device_for
+            from convneur.tasks.inspection import open_any
 
             limits, sources = Limits(max_megapixels, max_mb, per_minute, max_queue), names_of(model)
             from convneur.app.page import build_page, build_server

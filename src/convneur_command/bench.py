@@ -79,14 +79,14 @@ def bench(
         import torch
 
         from convneur.bench import figures, freed_memory_kept, latency, parts
+        from convneur.bench import tables as bench_tables
         from convneur.bench.floor import measured_rates
-        from convneur.cli import bench_tables
-        from convneur.explain.report import versions
+        from convneur.devices import device_for
         from convneur.files import replace_file, write_atomic
         from convneur.json_files import read_json
         from convneur.ops import OPERATIONS
         from convneur.printing import print_json
-        from convneur.tasks.evaluation import device_for
+        from convneur.reports.page import versions
 
     models = (*names, *models) or MODELS[what]
     for name in models:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 if TYPE_CHECKING:
-    from convneur.explain.report import Section
     from convneur.lab.demo import PairRecipe, Trained
+    from convneur.reports.page import Section
 
 METRIC = {"digits": "accuracy", "mosaic": "iou"}
 WORDS = {"accuracy": "held-out accuracy", "iou": "held-out IoU", "loss": "training loss"}
@@ -55,9 +55,9 @@ def demo(
 
 def _train(out: Path, recipe: PairRecipe, console: Any) -> None:
     """Train, compare, and write everything."""
-    from convneur.engine.callbacks import Interrupted
     from convneur.interrupts import stopped
     from convneur.lab.demo import train_pair
+    from convneur.training.callbacks import Interrupted
 
     pair: dict[str, Trained] = {}
     try:
@@ -79,9 +79,9 @@ def _keep(out: Path, recipe: PairRecipe, pair: dict[str, Trained], rows: dict[st
     import json
     from dataclasses import asdict
 
-    from convneur.explain.report import versions
     from convneur.files import write_atomic
     from convneur.models import save_model
+    from convneur.reports.page import versions
 
     name, trained = list(pair.items())[-1]
     if rows is None:
@@ -149,8 +149,8 @@ def _show(console: Any, recipe: PairRecipe, rows: dict[str, dict[str, float]]) -
 
 
 def _report(out: Path, recipe: PairRecipe, pair: dict[str, Trained], rows: dict[str, dict[str, float]]) -> None:
-    from convneur.explain import figures, write_report
-    from convneur.explain.report import Section, versions
+    from convneur.reports import figures, write_report
+    from convneur.reports.page import Section, versions
 
     metric = METRIC[recipe.task]
     ours, baseline = (rows[name][metric] for name in ("convneur", "local-only"))
@@ -182,8 +182,9 @@ def _report(out: Path, recipe: PairRecipe, pair: dict[str, Trained], rows: dict[
 
 def _digit_sections(pair: dict[str, Trained]) -> list[Section]:
     from convneur.data.photos import sample_photo
-    from convneur.explain import figures, gate_maps
-    from convneur.explain.report import Section
+    from convneur.explain import gate_maps
+    from convneur.reports import figures
+    from convneur.reports.page import Section
 
     photo = sample_photo(size=256)
     gates = gate_maps(pair["convneur"].model, photo.mean(0, keepdim=True)[None])
@@ -205,9 +206,9 @@ def _digit_sections(pair: dict[str, Trained]) -> list[Section]:
 def _mosaic_sections(recipe: PairRecipe, pair: dict[str, Trained]) -> list[Section]:
     import torch
 
-    from convneur.explain import figures
-    from convneur.explain.report import Section
     from convneur.lab.demo import digits_for, held_out_batches
+    from convneur.reports import figures
+    from convneur.reports.page import Section
 
     images, targets = held_out_batches(recipe, digits_for(recipe)[1])[0]
     images, targets = images[:3], targets[:3]

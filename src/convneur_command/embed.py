@@ -48,8 +48,7 @@ def embed(
         ray_workers: Models that compute at the same time, with ray.
         overwrite: Replace what an earlier call wrote to --out; without it, results of other settings are refused.
     """
-    from convneur.cli.common import tell_notes
-    from convneur.printing import Console
+    from convneur.printing import Console, tell_notes
 
     console = Console(stderr=True)
     with console.status("Loading PyTorch"):

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import tyro
 
-if TYPE_CHECKING:
-    from convneur.explain.explanation import Explanation
-    from convneur.explain.subject import Subject
-    from convneur.models import ConvNeur
-    from convneur.outputs import OutputFolder
+from convneur_command.tables import print_table, tell_unreadable
 
 
 def explain(
@@ -41,96 +34,20 @@ def explain(
         max_megapixels: Larger images are not read.
         overwrite: Replace what an earlier call wrote to --out; without it, results of other settings are refused.
     """
-    from convneur.cli.common import check_size, model_identity, print_table, tell_unreadable
-    from convneur.notes import AlreadyDone, files_hash
-    from convneur.outputs import OutputFolder
     from convneur.printing import Console
-    from convneur_command.predict import find_images
 
     console = Console(stderr=True)
-    check_size(image_size)
-    files = find_images(paths, console.print)
-    made_from = {
-        "model": model_identity(model),
-        "image_list": [len(files), files_hash(*files)],
-        "image_size": image_size,
-        "max_megapixels": max_megapixels,
-    }
-    with OutputFolder(out, "explain", overwrite) as folder:
-        try:
-            folder.check(made_from)
-            rows, unreadable = _explain(folder, files, model, image_size, round(max_megapixels * 1e6), console)
-            folder.finish([rows, unreadable])
-        except AlreadyDone as done:
-            console.print(f"convneur: {done}")
-            rows, unreadable = done.told
-    head, *rows = rows
+    with console.status("Loading PyTorch"):
+        from convneur.tasks.explain_images import explain as explain_images
+
+    (head, *rows), unreadable = explain_images(
+        paths,
+        model,
+        out,
+        image_size=image_size,
+        max_megapixels=max_megapixels,
+        overwrite=overwrite,
+        command=" ".join(["convneur", *sys.argv[1:]]),
+    )
     print_table(head, rows)
     return tell_unreadable(rows, unreadable, console)
-
-
-def _explain(
-    folder: OutputFolder, files: Sequence[str], model: str, image_size: int | None, max_pixels: int, console: Any
-) -> tuple[list[list[str]], list[tuple[str, str]]]:
-    """Rows of a table, the first with headings, and the files that could not be read, and why."""
-    with console.status("Loading PyTorch"):
-        from convneur.cli.explaining import open_subject
-        from convneur.data.decode import UnreadableImageError, decode_image
-        from convneur.explain.explanation import explain_image
-        from convneur.explain.grad_cam import NEEDS
-        from convneur.printing import Progress
-        from convneur.tasks.evaluation import device_for
-    with console.status(f"Loading {model}"):
-        subject = open_subject(model, image_size)
-    if not subject.trained:
-        console.print(f"{model} has no trained weights: its maps show what can be seen, and mean nothing")
-    cam = bool(subject.classes) and importlib.util.find_spec("pytorch_grad_cam") is not None
-    if subject.classes and not cam:
-        console.print(f"{NEEDS}; all else is shown")
-    folder.start()
-    device = device_for()
-    subject.backbone.to(device)
-    command = " ".join(["convneur", *sys.argv[1:]])
-    rows: list[list[str]] = [["file", *(["answer"] if subject.classes else []), "page"]]
-    unreadable: list[tuple[str, str]] = []
-    with Progress(console=console, transient=True) as progress:
-        for file in progress.track(files, len(files), description="explaining"):
-            try:
-                image = subject.prepare(decode_image(file, max_pixels))
-                subject.refuse_large(image)
-            except (UnreadableImageError, OSError) as error:
-                unreadable.append((file, str(error)))
-                continue
-            picture = subject.picture(image)
-            told = explain_image(subject.backbone, image.to(device), picture, bool(subject.classes), cam)
-            rows.append(_write(file, told, subject, folder, command))
-    return rows, unreadable
-
-
-def _write(file: str, told: Explanation, subject: Subject[ConvNeur], folder: OutputFolder, command: str) -> list[str]:
-    """Page, pictures and numbers of one image; its row of the table."""
-    from convneur.cli.common import last_words
-    from convneur.explain.figures import overlays
-    from convneur.explain.page import write_page
-    from convneur.explain.report import png, versions
-    from convneur.files import write_atomic
-
-    by_stage = told.stage_layers()
-    strips = [
-        (layers[0].key, layers, [f"stage {stage}: {layer.title}" for stage, layer in enumerate(layers, start=1)])
-        for layers in (list(column) for column in zip(*by_stage, strict=True))
-    ]
-    strips += [(layers[0].key, layers, [layer.title for layer in layers]) for layers in told.whole_layers()]
-    name = Path(file).name
-    page, numbers, *pictures = folder.free(Path(file).stem, [".html", ".json", *(f"-{key}.png" for key, *_ in strips)])
-    for path, (_, layers, titles) in zip(pictures, strips, strict=True):
-        write_atomic(path, png(overlays(told.picture, layers, titles)))
-    facts = {"file": file, "model": subject.name, "command": command, "versions": versions()}
-    write_atomic(numbers, json.dumps(facts | told.numbers(subject.classes), indent=1) + "\n")
-    lead = f"{name} as {subject.name} takes it, at {told.picture.shape[2]} x {told.picture.shape[1]} px."
-    answer = []
-    if told.answers is not None:
-        answer = [f"{subject.classes[told.answers.top]} ({float(told.answers.probabilities.max()):.1%})"]
-        lead += f" It says: {answer[0]}."
-    write_page(page, name, lead, told, subject.classes, subject.notes, last_words(command, versions()))
-    return [file, *answer, str(page)]

@@ -45,8 +45,7 @@ def export(
         json_: Print the figures as JSON, too.
         overwrite: Replace what an earlier call wrote; without it, a file of other settings is refused.
     """
-    from convneur.cli.common import model_identity
-    from convneur.notes import AlreadyDone, files_hash
+    from convneur.notes import AlreadyDone, files_hash, model_identity
     from convneur.outputs import OutputFile
     from convneur.printing import Console, Progress, print_json
 
@@ -59,7 +58,6 @@ def export(
         from convneur.bench import inference_step, times_in_turn
         from convneur.bench.throughput import spread
         from convneur.data.transforms import Preprocessing
-        from convneur.explain.report import versions
         from convneur.export import (
             FORMATS,
             ExportMetadata,
@@ -72,6 +70,7 @@ def export(
         from convneur.export.check import BATCHES, photo_batches, sizes_to_check
         from convneur.export.formats import format_of
         from convneur.models import load_model
+        from convneur.reports.page import versions
 
     chosen = FORMATS[format]
     path = (out or Path("runs/export") / f"{_name(model)}{chosen.suffix}").expanduser()
@@ -151,7 +150,7 @@ def _name(model: str) -> str:
 def _photos(paths: tuple[str, ...]) -> list[Image.Image]:
     from convneur.data.decode import decode_image
     from convneur.data.photos import SAMPLES, sample_image
-    from convneur_command.predict import find_images
+    from convneur.data.pictures import find_images
 
     if not paths:
         try:

@@ -58,9 +58,9 @@ def stream(
         with console.status("Loading PyTorch"):
             import torch
 
+            from convneur.devices import device_for
             from convneur.inference import stream as run
             from convneur.models import load_model
-            from convneur.tasks.evaluation import device_for
             from convneur.tasks.segmentation.saved import load_segmenter, segmenter_folder
         code = names = None
         loaded: Any
@@ -102,11 +102,11 @@ def _tell_classes(image: str, fill: float | None, classes: Path, code: MaskCode,
     import numpy as np
     from PIL import Image
 
-    from convneur.explain.segmenter import overlay
     from convneur.files import write_image
     from convneur.inference import open_large
     from convneur.inference.spans import Span
     from convneur.printing import print_row
+    from convneur.tasks.segmentation.report import overlay
 
     said = np.load(classes, mmap_mode="r", allow_pickle=False)
     counts = np.zeros(256, np.int64)

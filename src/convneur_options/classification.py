@@ -8,6 +8,19 @@ from convneur_options.augment import AugmentConfig
 from convneur_options.backbone import BackboneConfig
 from convneur_options.fit import FitConfig
 from convneur_options.optim import OptimConfig
+from convneur_options.run import RunConfig
+
+
+@dataclass(frozen=True)
+class ClassificationConfig(RunConfig):
+    """One training run of a classifier.
+
+    Attributes:
+        allow_remote: Read shards from the addresses, and run the commands of the pipe: sources, that the data names;
+            only for data of people you trust with your account.
+    """
+
+    allow_remote: bool = False
 
 
 @dataclass(frozen=True)

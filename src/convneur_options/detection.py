@@ -3,11 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from convneur_options.backbone import BackboneConfig
 from convneur_options.fit import FitConfig
 from convneur_options.optim import OptimConfig
+from convneur_options.run import RunConfig
+
+DetectorKind = Literal["faster_rcnn", "cascade_rcnn", "retinanet", "fcos", "mask_rcnn", "cascade_mask_rcnn"]
+# Without masks, with masks; the first is the default.
+KINDS: dict[str, tuple[DetectorKind, ...]] = {
+    "detection": ("faster_rcnn", "cascade_rcnn", "retinanet", "fcos"),
+    "instance": ("mask_rcnn", "cascade_mask_rcnn"),
+}
+
+
+@dataclass(frozen=True)
+class DetectionConfig(RunConfig):
+    """One training run of a detector.
+
+    Attributes:
+        detector: faster_rcnn, cascade_rcnn, retinanet or fcos for boxes; mask_rcnn or cascade_mask_rcnn for masks.
+    """
+
+    detector: DetectorKind = "faster_rcnn"
+
+
+@dataclass(frozen=True)
+class InstanceConfig(DetectionConfig):
+    """One training run of a detector with masks."""
+
+    detector: DetectorKind = "mask_rcnn"
 
 
 @dataclass(frozen=True)

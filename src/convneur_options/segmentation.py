@@ -8,6 +8,22 @@ from typing import Literal
 from convneur_options.backbone import BackboneConfig
 from convneur_options.fit import FitConfig
 from convneur_options.optim import OptimConfig
+from convneur_options.run import RunConfig
+
+DecoderName = Literal["semantic_fpn", "upernet", "unet", "segformer", "deeplabv3plus"]
+
+
+@dataclass(frozen=True)
+class SegmentationConfig(RunConfig):
+    """One training run of a segmentation model.
+
+    Attributes:
+        decoder: What stands on the backbone; semantic_fpn and upernet are the published ones.
+        strict: Masks that cannot be used, or have pixels of no class, are errors; they are left out otherwise.
+    """
+
+    decoder: DecoderName = "semantic_fpn"
+    strict: bool = False
 
 
 @dataclass(frozen=True)

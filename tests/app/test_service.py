@@ -11,11 +11,11 @@ from PIL import Image
 from convneur.app.latency import baseline_of, compare
 from convneur.app.limits import Limits
 from convneur.app.service import NO_ANSWERS, NO_GATES, Service
-from convneur.cli.explaining import open_any
 from convneur.data.decode import UnreadableImageError, decode_image
 from convneur.data.transforms import Preprocessing, eval_transform
 from convneur.explain import inspect
 from convneur.models import load_model
+from convneur.tasks.inspection import open_any
 from tests.cli.test_explain import LABELS, SMALL, photo, runs  # noqa: F401  fixtures: runs of every task, a photograph
 from tests.data import files
 from tests.models.builders import create

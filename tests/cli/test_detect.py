@@ -16,8 +16,8 @@ from convneur.models import save_model
 from convneur.tasks.detection import load_detector
 from tests.cli.test_classify import call
 from tests.data.objects.test_yolo import BOX, yolo
-from tests.recipes.runs import SMALL_DETECTOR
 from tests.tasks.detection.builders import write_scenes
+from tests.training.runs import SMALL_DETECTOR, TINY
 
 SMALL = [*SMALL_DETECTOR, "--workers", "0", "--max-unreadable", "0.5"]
 
@@ -203,11 +203,20 @@ def test_boxes_without_masks_are_no_task_for_instance(scenes, tmp_path, capsys):
     assert "have a box and no mask, the first a" in stderr
 
 
-def test_a_backbone_of_timm_is_trained_and_comes_back(scenes, tmp_path, capsys):
+def of_any_backbone(flags: list[str]) -> list[str]:
+    """Flags of a run without those of a ConvNeur."""
+    return " ".join(flags).replace(TINY.strip(), "").split()
 
+
+def test_a_backbone_of_timm_is_trained_and_comes_back(scenes, tmp_path, capsys):
     arguments = ["train", "detection", "--model", "resnet18", "--data", str(scenes)]
-    code, stdout, stderr = call(capsys, *arguments, "--out", str(tmp_path), *SMALL, "--epochs", "1")
+    code, _, stderr = call(capsys, *arguments, "--out", str(tmp_path / "refused"), *SMALL)
+    assert code == 2
+    assert "--backbone.* mean nothing to --model resnet18" in stderr
+    small = of_any_backbone(SMALL)
+    code, stdout, stderr = call(capsys, *arguments, "--out", str(tmp_path), *small, "--epochs", "1")
     assert code == 0, stderr
+    assert "preset" not in stderr
     assert "Faster R-CNN with resnet18" in stdout
     saved = load_detector(tmp_path)
     assert saved.classes == ["kind 1", "kind 2", "kind 3"]
@@ -259,9 +268,8 @@ def test_what_no_detector_can_do_is_said(trained, scenes, tmp_path, capsys):
 
 def test_backbones_of_one_size_are_refused(scenes, tmp_path, capsys):
     swin = ["--model", "swin_tiny_patch4_window7_224"]
-    code, _, stderr = call(
-        capsys, "train", "detection", *swin, "--data", str(scenes), "--out", str(tmp_path), *SMALL_DETECTOR
-    )
+    small = of_any_backbone(SMALL_DETECTOR)
+    code, _, stderr = call(capsys, "train", "detection", *swin, "--data", str(scenes), "--out", str(tmp_path), *small)
     assert code == 2
     assert "takes images of one size only" in stderr
 

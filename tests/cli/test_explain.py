@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
-from convneur.cli.explaining import open_subject
 from convneur.data.decode import decode_image
 from convneur.data.semantic import MaskCode
 from convneur.data.transforms import Preprocessing, eval_transform
@@ -18,6 +17,7 @@ from convneur.explain import ablate_gates, inspect, receptive_fields
 from convneur.models import ConvNeur, load_model, save_model
 from convneur.tasks.detection.models import create_detector
 from convneur.tasks.detection.saved import load_detector, save_detector
+from convneur.tasks.inspection import open_inspected
 from convneur.tasks.segmentation.inference import Inference, segment
 from convneur.tasks.segmentation.models import create_segmenter
 from convneur.tasks.segmentation.saved import load_segmenter, save_segmenter
@@ -148,7 +148,7 @@ def test_the_page_holds_all_it_shows_at_its_place(explained, photo):
 @pytest.mark.parametrize("name", ["detector", "segmenter", "tiled"])
 def test_backbones_of_other_runs_are_given_what_prediction_gives_them(name, runs, photo):
     picture = decode_image(photo)
-    subject = open_subject(str(runs / name), None)
+    subject = open_inspected(str(runs / name), None)
     prepared = subject.prepare(picture)
     if name == "detector":
         model = load_detector(runs / name).model
@@ -161,7 +161,7 @@ def test_backbones_of_other_runs_are_given_what_prediction_gives_them(name, runs
         )
     if name == "tiled":  # of the tiles one is explained, the middle of the picture: not one of those that are looked at
         assert prepared.shape == expected.shape
-        whole = open_subject(str(runs / "segmenter"), 96).prepare(picture)
+        whole = open_inspected(str(runs / "segmenter"), 96).prepare(picture)
         assert torch.equal(prepared, whole[..., 16:80, 32:96])
     else:
         torch.testing.assert_close(prepared, expected)

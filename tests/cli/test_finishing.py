@@ -12,16 +12,26 @@ from convneur_command.main import main
 from tests.cli.test_classify import call
 from tests.data.semantic.builders import write_scenes as write_pixels
 from tests.data.test_contents import classes
-from tests.recipes.runs import SMALL_DETECTOR, SMALL_SEGMENTER, TINY
 from tests.tasks.detection.builders import write_scenes as write_objects
+from tests.training.runs import SMALL_DETECTOR, SMALL_SEGMENTER, TINY
 
 SMALL = f"--image-size 32 --epochs 2 --batch-size 8 --fit.accelerator cpu {TINY}".split()
 
 # By task: what makes data, the arguments of a run, what judges, what loads the model.
 TASKS = {
-    "classification": (lambda to: classes(to, 10), SMALL, "convneur.cli.judging.judge", load_model),
-    "detection": (write_objects, SMALL_DETECTOR, "convneur.cli.detecting.judge_detector", load_detector),
-    "segmentation": (write_pixels, SMALL_SEGMENTER, "convneur.cli.segmenting.judge_segmenter", load_segmenter),
+    "classification": (
+        lambda to: classes(to, 10),
+        SMALL,
+        "convneur.tasks.classification.predictor.evaluate",
+        load_model,
+    ),
+    "detection": (write_objects, SMALL_DETECTOR, "convneur.tasks.detection.predictor.evaluate_detector", load_detector),
+    "segmentation": (
+        write_pixels,
+        SMALL_SEGMENTER,
+        "convneur.tasks.segmentation.predictor.evaluate_segmenter",
+        load_segmenter,
+    ),
 }
 
 
@@ -111,7 +121,7 @@ def test_a_finished_run_goes_on_to_more_epochs_at_the_rate_of_a_run_that_long(tm
     assert (out / "report.html").is_file()
 
     with monkeypatch.context() as patch:
-        patch.setattr("convneur.cli.judging.judge", lambda *_args, **_kwargs: 1 / 0)
+        patch.setattr("convneur.tasks.classification.predictor.evaluate", lambda *_args, **_kwargs: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             main([*command, str(out), "--epochs", "4", "--resume"])
     err = capsys.readouterr().err

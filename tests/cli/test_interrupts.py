@@ -12,8 +12,8 @@ from tests.cli.test_cli import call
 from tests.data import files
 from tests.data.semantic.builders import write_scenes as write_pixels
 from tests.export.builders import saved
-from tests.recipes.runs import SMALL_DETECTOR, SMALL_SEGMENTER
 from tests.tasks.detection.builders import write_scenes as write_objects
+from tests.training.runs import SMALL_DETECTOR, SMALL_SEGMENTER
 
 FORWARD = "convneur.models.backbone:ConvNeur.forward_features"
 TINY = "--backbone.dims 8 16 --backbone.depths 1 1 --fit.accelerator cpu --workers 0 --epochs 1".split()
@@ -23,17 +23,25 @@ MODEL = ["--model", "{model}"]
 
 # Verb, where the signal comes: at the first call of this, and the arguments.
 PHASES = [
-    ("train", "convneur.recipes.train:open_source", CLASSIFIER),
+    ("train", "convneur.tasks.classification.spec:open_source", CLASSIFIER),
     ("train", FORWARD, CLASSIFIER),
-    ("train", "convneur.engine.checkpoints:add_digest", CLASSIFIER),
-    ("train", "convneur.recipes.fitting:final_weights", CLASSIFIER),
-    ("train", "convneur.cli.judging:evaluate", CLASSIFIER),
+    ("train", "convneur.training.checkpoints:add_digest", CLASSIFIER),
+    ("train", "convneur.training.kept:final_weights", CLASSIFIER),
+    ("train", "convneur.tasks.classification.predictor:evaluate", CLASSIFIER),
     ("train", "convneur.models.hub:save_for_hf", CLASSIFIER),
-    ("train", "convneur.cli.judging:report_classifier", CLASSIFIER),
-    ("train detection", "convneur.cli.detecting:judge_detector", ["--data", "{objects}", *SMALL_DETECTOR[:-2], *ONE]),
-    ("train segmentation", "convneur.cli.segmenting:judge_segmenter", ["--data", "{pixels}", *SMALL_SEGMENTER, *ONE]),
+    ("train", "convneur.tasks.results:write_report", CLASSIFIER),
+    (
+        "train detection",
+        "convneur.tasks.detection.predictor:evaluate_detector",
+        ["--data", "{objects}", *SMALL_DETECTOR[:-2], *ONE],
+    ),
+    (
+        "train segmentation",
+        "convneur.tasks.segmentation.predictor:evaluate_segmenter",
+        ["--data", "{pixels}", *SMALL_SEGMENTER, *ONE],
+    ),
     ("eval", FORWARD, [*MODEL, "--data", "{classes}", "--workers", "1"]),
-    ("eval", "convneur.cli.judging:report_classifier", [*MODEL, "--data", "{classes}", "--workers", "0"]),
+    ("eval", "convneur.tasks.results:write_report", [*MODEL, "--data", "{classes}", "--workers", "0"]),
     ("predict", FORWARD, ["{classes}", *MODEL]),
     ("embed", FORWARD, ["{classes}", *MODEL, "--workers", "1"]),
     ("embed", "convneur.inference.embedding:open_bulk", ["{classes}", *MODEL]),

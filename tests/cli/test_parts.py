@@ -12,7 +12,7 @@ from tests.data import formats
 from tests.data.semantic.builders import write_scenes
 from tests.inference import builders
 from tests.models.builders import create
-from tests.recipes.runs import SMALL_DETECTOR, SMALL_SEGMENTER
+from tests.training.runs import SMALL_DETECTOR, SMALL_SEGMENTER
 
 SMALL = ("--epochs", "1", "--batch-size", "4", "--image-size", "32", "--workers", "0", "--ema", "0")
 TINY = ("--backbone.dims", "8", "8", "8", "8", "--backbone.depths", "1", "1", "1", "1", "--fit.accelerator", "cpu")

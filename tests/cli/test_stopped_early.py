@@ -33,7 +33,7 @@ LATER = [
     (SCRIPT, "convneur.interrupts", ["eval", "--model", "x", "--data", "digits"]),
     (MODULE, "lightning.pytorch", ["train", *SMALL]),
     (SCRIPT, "torchmetrics", ["train", *SMALL]),
-    (SCRIPT, "convneur.recipes.train_detector", ["train", "detection", "--data", "x"]),
+    (SCRIPT, "convneur.tasks.detection.spec", ["train", "detection", "--data", "x"]),
     (MODULE, "convneur.export", ["eval", "--model", "x", "--data", "digits"]),
 ]
 

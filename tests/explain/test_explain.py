@@ -3,10 +3,11 @@ import re
 import pytest
 import torch
 
-from convneur.explain import gate_maps, write_report
-from convneur.explain.figures import confusion, curves, drawable, gallery, gates, marks
-from convneur.explain.report import Section, write_atomic
+from convneur.explain import gate_maps
 from convneur.models import create_model
+from convneur.reports import write_report
+from convneur.reports.figures import confusion, curves, drawable, gallery, gates, marks
+from convneur.reports.page import Section, write_atomic
 from tests.models.builders import create
 
 

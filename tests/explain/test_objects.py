@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from convneur.explain.objects import NAMED, colours, draw_objects
+from convneur.tasks.detection.drawing import NAMED, colours, draw_objects
 
 GREY = Image.new("RGB", (80, 60), (128, 128, 128))
 

@@ -2,17 +2,17 @@
 
 import pytest
 
-from convneur.engine.checkpoints import COMMENT
-from tests.engine import small
+from convneur.training.checkpoints import COMMENT
 from tests.hostile.mutations import MUTATIONS, mutated, run_bounded
+from tests.training import small
 
 SCRIPT = """
 import io, sys
 from pathlib import Path
 import torch
 from convneur.printing import Console
-from convneur.engine.checkpoints import load_checkpoint
-from convneur.engine.fit import resume_from
+from convneur.training.checkpoints import load_checkpoint
+from convneur.training.fit import resume_from
 
 good, faulty = Path(sys.argv[1]), Path(sys.argv[2])
 

@@ -97,10 +97,10 @@ def test_settings_of_a_run(tmp_path):
 import sys, json, shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from convneur.cli.run_data import run_data_of
+from convneur.tasks.run_data import run_data_of
 from convneur.data.sources import open_source
 from convneur.printing import Console
-from convneur.recipes.runs import claim
+from convneur.training.run_folder import claim
 @dataclass
 class Config:
     data: str = "digits"

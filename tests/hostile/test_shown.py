@@ -12,24 +12,25 @@ from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 from PIL import Image
 
-from convneur.cli.common import listed_classes, tell_notes, tell_unreadable
 from convneur.data.semantic.masks import MaskCode
-from convneur.explain.figures import confusion, curves, gallery
-from convneur.explain.report import png
-from convneur.explain.segmenter import legend
 from convneur.inference.parts import Done, Parts
 from convneur.models import save_model
 from convneur.outputs import OutputFolder
-from convneur.printing import printable, shortened
-from convneur.recipes.runs import names_hash
-from convneur_command.predict import _print, _print_objects, _print_pixels
+from convneur.printing import printable, shortened, tell_notes
+from convneur.reports.figures import confusion, curves, gallery
+from convneur.reports.page import png
+from convneur.tasks.results import listed_classes
+from convneur.tasks.segmentation.report import legend
+from convneur.training.run_folder import names_hash
+from convneur_command.predict import _print
+from convneur_command.tables import tell_unreadable
 from tests.cli.test_classify import call
 from tests.data.semantic import builders as semantic
 from tests.hostile.names import NASTY
 from tests.hostile.test_printing import Tags, console, harmless, nasty
 from tests.models.builders import create
-from tests.recipes.runs import TINY as FLAGS
 from tests.tasks.detection import builders
+from tests.training.runs import TINY as FLAGS
 
 TINY = {"dims": [8, 12, 16, 24], "depths": [1, 1, 1, 1], "memory_width": 16}
 FOLDER = {key: name for key, name in NASTY.items() if "/" not in name and key not in ("long", "half a pair")}
@@ -91,15 +92,12 @@ def test_notes_and_files_that_cannot_be_read_are_told_in_a_line_each(name):
 def test_answers_hold_names_as_they_are(name, format, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100000")
     tables = [
-        (_print, [{"file": name, "top": [{"label": name, "score": 0.5}, {"label": name, "score": 0.25}]}]),
-        (
-            _print_objects,
-            [{"file": name, "picture": name, "objects": [{"label": name, "score": 0.5, "box": [0.0] * 4}]}],
-        ),
-        (_print_pixels, [{"file": name, "mask": name, "overlay": name, "shares": {name: 0.5}}]),
+        [{"file": name, "top": [{"label": name, "score": 0.5}, {"label": name, "score": 0.25}]}],
+        [{"file": name, "picture": name, "objects": [{"label": name, "score": 0.5, "box": [0.0] * 4}]}],
+        [{"file": name, "mask": name, "overlay": name, "shares": {name: 0.5}}],
     ]
-    for show, rows in tables:
-        show(rows, format)
+    for rows in tables:
+        _print(rows, format)
         out = capsys.readouterr().out
         assert harmless(out.replace("\n", ""))
         if format == "jsonl":

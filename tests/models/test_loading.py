@@ -160,7 +160,7 @@ def test_every_verb_refuses_a_model_that_is_not_whole(verb, models, tmp_path, ca
 
 
 def test_the_page_opens_no_model_that_is_not_whole(models, tmp_path):
-    from convneur.cli.explaining import open_any
+    from convneur.tasks.inspection import open_any
 
     folder = shutil.copytree(models["classifier"], tmp_path / "model")
     change_weights(folder, lambda w: w.pop("head.fc.weight"))
@@ -178,7 +178,7 @@ def photo(folder: Path) -> Path:
 
 def test_a_warm_start_names_what_is_new(models, tmp_path, capsys):
     from convneur.printing import Console
-    from convneur.recipes.given_weights import tell_new
+    from convneur.tasks.given_weights import tell_new
 
     tell_new("w", ["head.fc.weight", "head.fc.bias", "stages.0.blocks.0.global_branch.up.weight"], Console(stderr=True))
     said = " ".join(capsys.readouterr().err.split())

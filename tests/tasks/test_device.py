@@ -2,8 +2,8 @@
 
 import pytest
 
-from convneur.engine.fit import processes
-from convneur.tasks.evaluation import device_for
+from convneur.devices import device_for
+from convneur.training.fit import processes
 from convneur_options.fit import FitConfig
 
 

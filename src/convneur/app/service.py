@@ -15,11 +15,11 @@ from convneur.app.latency import baseline_of, compare
 from convneur.app.limits import Limits
 from convneur.explain.explanation import ANSWERS, layers_of_stage, numbers_of_stage
 from convneur.explain.figures import overlays
+from convneur.explain.inspected_model import InspectedModel
 from convneur.explain.inspection import StageInspection, inspect
-from convneur.explain.report import png
-from convneur.explain.subject import Subject
 from convneur.models import ConvNeur
 from convneur.models.registry_utils import choose
+from convneur.reports.page import png
 
 SHOWN = ("gate", "gate-channel", "written-channel", "surprise")  # as many maps as can be told apart in a row
 NO_GATES = "This model has no memory with gates: there are no maps to show."
@@ -43,7 +43,7 @@ class Told:
 
 @dataclass(frozen=True)
 class _Opened:
-    subject: Subject[nn.Module]
+    subject: InspectedModel[nn.Module]
     baseline: ConvNeur | None
 
 
@@ -60,7 +60,7 @@ class Service:
     def __init__(
         self,
         sources: Mapping[str, str],
-        opened: Callable[[str], Subject[nn.Module]],
+        opened: Callable[[str], InspectedModel[nn.Module]],
         limits: Limits,
         device: torch.device,
     ) -> None:
@@ -123,7 +123,7 @@ def _stages(backbone: nn.Module, image: Tensor) -> tuple[StageInspection, ...]:
     return inspect(backbone, image).stages
 
 
-def _answers(subject: Subject[nn.Module], image: Tensor) -> list[dict[str, Any]]:
+def _answers(subject: InspectedModel[nn.Module], image: Tensor) -> list[dict[str, Any]]:
     logits: Tensor = subject.backbone(image)
     best = logits[0].float().softmax(0).topk(min(ANSWERS, len(subject.classes)))
     return [

@@ -12,7 +12,7 @@ import os
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
@@ -175,6 +175,17 @@ def _first_names(images: Any, folder: Path, contents: Contents) -> Callable[[str
 def pick(images: Any, numbers: Sequence[int]) -> Any:
     """Some of the images of a source, of the same kind."""
     return images.part(numbers) if isinstance(images, PixelImages | ObjectImages) else Subset(images, numbers)
+
+
+def smaller(source: Any, count: int, seed: int) -> Any:
+    """A source with ``count`` of its training images, or with all; those that are drawn stay in their order.
+
+    0 stands for all. The classes are not looked at: images with several objects have several.
+    """
+    if not 0 < count < len(source.train):
+        return source
+    drawn = np.random.default_rng(seed).permutation(len(source.train))[:count]
+    return replace(source, train=pick(source.train, sorted(drawn.tolist())))
 
 
 def _by_file_name(images: Listed) -> dict[tuple[str, int], list[str]]:

@@ -80,7 +80,10 @@ class Pictures:
         """Raises `UnreadableImageError` or `OSError` where there is no picture."""
         if index in self.kept:
             return self.kept[index]
-        picture = decode_image(self.images.read(index), self.max_pixels)
+        encoded: Any = self.images.read(index)
+        if isinstance(encoded, Image.Image):  # given in memory
+            return encoded
+        picture = decode_image(encoded, self.max_pixels)
         size = 4 * picture.width * picture.height  # Pillow gives RGB four bytes
         if size <= self.left:
             self.left -= size

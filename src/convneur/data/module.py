@@ -79,6 +79,10 @@ class PictureData(pl.LightningDataModule, ABC):
         """Processes that load training images for one that trains."""
         return default_workers() if self.workers is None else self.workers
 
+    def facts(self, world: int) -> dict[str, Any]:
+        """What of the loading decides the order of images, as JSON can hold it."""
+        return {}
+
     def train_dataloader(self) -> TrainLoader:
         """Shuffled, augmented batches; the loader can go on in the middle of an epoch."""
         rank, world = self.place()
@@ -170,6 +174,10 @@ class ImageData(PictureData):
         if isinstance(self.source.train, Shards):
             return shard_workers(self.source.train, self.workers, world)
         return super().train_workers(world)
+
+    def facts(self, world: int) -> dict[str, Any]:
+        """The workers decide the order of shards that are read in a row."""
+        return {"workers": self.train_workers(world)} if isinstance(self.source.val, Shards) else {}
 
     def train_dataloader(self) -> TrainLoader:
         """Shuffled, augmented batches; the loader can go on in the middle of an epoch."""

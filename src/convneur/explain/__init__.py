@@ -4,7 +4,6 @@ from convneur.explain.gate_ablation import GateAblation, ablate_gates
 from convneur.explain.gates import gate_maps
 from convneur.explain.inspection import Inspection, StageInspection, inspect
 from convneur.explain.receptive import receptive_fields
-from convneur.explain.report import write_report
 
 __all__ = [
     "GateAblation",
@@ -14,5 +13,4 @@ __all__ = [
     "gate_maps",
     "inspect",
     "receptive_fields",
-    "write_report",
 ]

@@ -13,8 +13,8 @@ from torch import Tensor
 from convneur.explain.explanation import Explanation
 from convneur.explain.inspection import StageInspection
 from convneur.explain.layers import Layer
-from convneur.explain.report import Section, data_url, write_report
 from convneur.printing import html_text
+from convneur.reports.page import Section, data_url, write_report
 
 LONGEST = 1024  # pixels of the picture in the page
 STYLE = """

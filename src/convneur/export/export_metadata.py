@@ -10,9 +10,9 @@ from typing import Any
 import timm
 import torch
 
-from convneur import __version__
 from convneur.json_files import parse_json
 from convneur.models.metadata import ModelMetadata, as_object, within
+from convneur_options import __version__
 
 # Names of timm's pretrained_cfg, as all below.
 PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct")

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from convneur import __version__
 from convneur.export.program import quiet
+from convneur_options import __version__
 
 METADATA = "convneur.json"
 

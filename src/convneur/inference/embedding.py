@@ -16,13 +16,13 @@ from convneur.data.bulk import BulkImages, open_bulk
 from convneur.data.decode import MAX_PIXELS
 from convneur.data.loading import default_workers
 from convneur.data.unreadable import Unreadable
+from convneur.devices import device_for
 from convneur.files import StrPath
 from convneur.inference.embedder import Embedder
 from convneur.inference.features import FeatureModel, load_features
 from convneur.inference.parts import Done, Parts
 from convneur.interrupts import Interrupts
 from convneur.outputs import OutputFolder
-from convneur.tasks.evaluation import device_for
 
 EngineName = Literal["local", "ray"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]

@@ -23,11 +23,11 @@ import numpy.typing as npt
 import torch
 
 from convneur.data.bulk import BulkImages
+from convneur.devices import device_for
 from convneur.inference.embedder import Embedder
 from convneur.inference.features import FeatureModel
 from convneur.inference.parts import Done, Parts
 from convneur.interrupts import Interrupts
-from convneur.tasks.evaluation import device_for
 
 if TYPE_CHECKING:
     from convneur.inference.embedding import EmbedConfig

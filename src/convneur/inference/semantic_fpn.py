@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from convneur.devices import require_finite
 from convneur.inference.passes import Passes, Step
 from convneur.inference.scratch import Map
 from convneur.inference.spans import Area, Enlarged, Span, spans
-from convneur.tasks.evaluation import require_finite
 from convneur.tasks.segmentation.semantic_fpn import SemanticFPN
 
 

@@ -24,6 +24,7 @@ import torch
 from timm.data import resolve_model_data_config
 from torch import Tensor
 
+from convneur.devices import require_finite
 from convneur.files import NEW, StrPath, replace_file, write_atomic
 from convneur.inference.backbone import BackboneOnDisk
 from convneur.inference.budget import free_bytes
@@ -45,7 +46,6 @@ from convneur.printing import (
     TimeRemainingColumn,
     Told,
 )
-from convneur.tasks.evaluation import require_finite
 from convneur.tasks.pyramid import STRIDES
 from convneur.tasks.segmentation.models import Segmenter
 from convneur.tasks.segmentation.semantic_fpn import SemanticFPN

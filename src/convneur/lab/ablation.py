@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from convneur.data.module import eval_loader
 from convneur.data.parts import fewer, hold_out
 from convneur.data.sources import Source, open_source
-from convneur.engine.fit import Curve
+from convneur.devices import device_for
 from convneur.files import write_atomic
 from convneur.json_files import read_json
 from convneur.lab.photo_mosaics import Tiles
@@ -24,10 +24,13 @@ from convneur.models import create_model
 from convneur.models.registry_utils import choose
 from convneur.outputs import OutputFolder
 from convneur.printing import Console
-from convneur.recipes.train import TrainConfig, Trained, train_classifier
-from convneur.tasks.evaluation import device_for, evaluate
+from convneur.tasks.classification.evaluation import evaluate
+from convneur.tasks.classification.spec import ClassificationSpec
+from convneur.training.fit import Curve
+from convneur.training.run import Trained, fit_model
+from convneur.training.run_folder import run_folder
 from convneur_options.backbone import BackboneConfig
-from convneur_options.classification import ClassificationRecipe
+from convneur_options.classification import ClassificationConfig, ClassificationRecipe
 from convneur_options.mosaic import MosaicConfig
 
 REFERENCE = "local-only"
@@ -263,16 +266,17 @@ def _train(
     recipe = replace(config.recipe, backbone=backbone, epochs=config.budget.epochs or config.recipe.epochs)
     if config.mosaic is not None:
         return {"cell": name, "seed": seed} | _train_on_mosaics(config, recipe, name, seed, console)
-    asked = TrainConfig(
+    asked = ClassificationConfig(
         data=config.data,
-        recipe=recipe,
         seed=seed,
         hold_out=not config.test,
         val_share=HOLD_OUT,
         train_images=config.budget.images,
         workers=config.workers,
     )
-    trained = train_classifier(asked, out, (out / "run.json").exists(), console)
+    resume = (out / "run.json").exists()
+    with run_folder(out, resume):
+        trained = fit_model(ClassificationSpec(), asked, recipe, out, resume, False, console)
     if trained is None:  # only the first process of several gets here
         raise ValueError("an ablation runs in one process; leave --fit.devices at 1")
     return {
@@ -281,18 +285,18 @@ def _train(
         "classes": len(trained.source.classes),
         "train_images": len(trained.source.train),
         "val_images": len(trained.source.val),
-        "by_size": _by_size(config, trained),
-    } | _numbers(trained.curve)
+        "by_size": _by_size(config, recipe, trained),
+    } | _numbers(trained.summary.curve)
 
 
-def _by_size(config: AblationConfig, trained: Trained) -> dict[str, float]:
+def _by_size(config: AblationConfig, recipe: ClassificationRecipe, trained: Trained) -> dict[str, float]:
     """Accuracy at other sizes, by their pixels."""
-    found, device = {}, device_for(config.recipe.fit.accelerator)
+    found, device, classifier = {}, device_for(recipe.fit.accelerator), trained.predictors[0]
     for scale in config.scales:
-        size = round(scale * trained.preprocessing.input_size[1])
-        at = replace(trained.preprocessing, input_size=(3, size, size))
+        size = round(scale * (recipe.eval_size or recipe.image_size))
+        at = classifier.preprocessing(size)
         loader = eval_loader(trained.source.val, at, config.recipe.batch_size, config.workers)
-        found[str(size)] = evaluate(trained.model, loader, device).top1
+        found[str(size)] = evaluate(classifier.model, loader, device).top1
     return found
 
 

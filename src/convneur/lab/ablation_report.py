@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from convneur.drawing import name_points
+from convneur.reports.drawing import name_points
 
 
 @dataclass(frozen=True)

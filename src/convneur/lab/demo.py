@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from convneur.data.digits import DigitBatches, Digits, load_digits
-from convneur.engine.fit import Curve, Interrupted, fit
 from convneur.lab.digit_mosaics import PRIOR, Mosaics
 from convneur.lab.tile_segmentation import TileSegmentation
 from convneur.models import ConvNeur, create_model
 from convneur.printing import Console
-from convneur.tasks.classification import Classification
+from convneur.tasks.classification.module import Classification
+from convneur.training.fit import Curve, Interrupted, fit
 from convneur_options.optim import OptimConfig
 
 PREPROCESSING = {"mean": (0.0,), "std": (1.0,)}  # digits are ink 1 on paper 0, and are used as they are

@@ -8,12 +8,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from convneur.data.sources import Source
-from convneur.engine.fit import Curve, fit
 from convneur.lab.photo_mosaics import PhotoMosaics, Tiles, distances, tiles_of
 from convneur.lab.tile_classification import TileClassification
 from convneur.models import create_model
 from convneur.printing import Console
-from convneur.recipes.train import MEAN, STD
+from convneur.tasks.classification.model import MEAN, STD
+from convneur.training.fit import Curve, fit
 from convneur_options.classification import ClassificationRecipe
 from convneur_options.mosaic import MosaicConfig
 

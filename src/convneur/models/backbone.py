@@ -19,8 +19,8 @@ from convneur.layers import ConvNeurBlock, GlobalBranch
 from convneur.layers.guards import refuse_scripting
 from convneur.memory import MemoryConfig
 from convneur.models.config import GlobalConfig
-from convneur.models.renamed import accept_old_names
 from convneur.models.variants import VARIANTS, resolve_preset
+from convneur_options.renamed import accept_old_names
 
 
 @torch.fx.wrap

@@ -20,8 +20,8 @@ from convneur.json_files import read_json
 from convneur.models.backbone import ConvNeur
 from convneur.models.metadata import CHECKS, PRETRAINED_FIELDS, ModelMetadata, as_object, check_arguments, within
 from convneur.models.registry_utils import no_such_model
-from convneur.models.renamed import with_new_names
 from convneur.models.weights import load_whole, read_header
+from convneur_options.renamed import with_new_names
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 ASKED = 224  # pixels a side, at most, of the image that a model is asked about when it is loaded

@@ -17,9 +17,9 @@ from timm.models import PretrainedCfg, build_model_with_cfg
 from convneur.json_files import shown
 from convneur.memory import MemoryConfig
 from convneur.models.backbone import ConvNeur
-from convneur.models.renamed import preset_of, with_new_names
 from convneur.models.variants import VARIANTS
 from convneur.models.weights import Header
+from convneur_options.renamed import preset_of, with_new_names
 
 MAX_SIDE = 4096  # pixels of an image that a model may ask for by itself; people may ask for more
 MAX_CLASSES = 1_000_000

@@ -16,9 +16,9 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 
 from convneur.models.backbone import ConvNeur
 from convneur.models.registry_utils import choose
-from convneur.models.renamed import preset_of, with_new_names
 from convneur.models.variants import VARIANTS
 from convneur.models.weights import read_header
+from convneur_options.renamed import preset_of, with_new_names
 
 
 def _cfg() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from convneur.engine.optim import scheduler
+from convneur.training.optim import scheduler
 from convneur_options.optim import OptimConfig
 
 IGNORE = -1  # target of a place that counts nowhere

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
-from convneur.tasks.bodies import with_maps
+from convneur.tasks.backbone_utils import with_maps
 
 STRIDES = (4, 8, 16, 32)
 

@@ -10,10 +10,10 @@ from torchvision.ops import box_iou
 from convneur.data.loading import Pictures
 from convneur.data.objects import open_objects
 from convneur.data.objects.loading import TrainObjects, train_transform
-from convneur.engine.optim import scheduler
 from convneur.tasks.detection import cascade, create_detector, parameter_groups
 from convneur.tasks.detection.cascade import IOUS, CascadeRoIHeads
 from convneur.tasks.detection.metrics import average_precision, coco_results
+from convneur.training.optim import scheduler
 from convneur_options.optim import OptimConfig
 from tests.tasks.detection.builders import detector, scenes
 

@@ -6,7 +6,7 @@ import torch
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
 from convneur.data.objects.masks import _codec, decode_masks, encode_masks
-from convneur.tasks.detection.pasting import PastingTransform, paste_masks
+from convneur.tasks.detection.mask_paste import PastingTransform, paste_masks
 from tests.tasks.detection.builders import detector
 
 

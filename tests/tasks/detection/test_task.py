@@ -11,11 +11,11 @@ from PIL import Image
 
 from convneur.data.objects import ObjectImages, ObjectSource, open_objects
 from convneur.data.objects.loading import Jitter, ObjectData, train_transform
-from convneur.engine.callbacks import Curve
-from convneur.engine.fit import fit
 from convneur.printing import Console
 from convneur.tasks.detection.learning import boxes_in_full_precision
-from convneur.tasks.detection.task import Detection
+from convneur.tasks.detection.module import Detection
+from convneur.training.callbacks import Curve
+from convneur.training.fit import fit
 from convneur_options.optim import OptimConfig
 from tests.tasks.detection.builders import detector, scenes, write_scenes
 

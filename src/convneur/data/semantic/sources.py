@@ -95,6 +95,11 @@ class PixelSource:
     notes: list[str] = field(default_factory=list)
     held_out: str = ""
 
+    @property
+    def classes(self) -> list[str]:
+        """Names, in the order of the labels."""
+        return list(self.code.classes)
+
 
 def open_pixels(
     data: StrPath,

@@ -27,7 +27,7 @@ from convneur.models import load_model
 from convneur.models.registry_utils import choose
 from convneur.models.variants import VARIANTS
 from convneur.models.weights import listed
-from convneur.tasks.bodies import freeze_stages
+from convneur.tasks.backbone_utils import freeze_stages
 
 CONFIGS = Path(__file__).parent / "configs"
 

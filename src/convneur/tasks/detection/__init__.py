@@ -1,6 +1,6 @@
 """Boxes and masks: detectors, how they learn, and what they are worth."""
 
-from convneur.tasks.bodies import freeze_stages
+from convneur.tasks.backbone_utils import freeze_stages
 from convneur.tasks.detection.cascade import CascadeRoIHeads
 from convneur.tasks.detection.learning import parameter_groups
 from convneur.tasks.detection.models import DetectorKind, create_detector

@@ -15,8 +15,8 @@ from torchvision.ops import box_iou
 
 from convneur.data.loading import PADDING
 from convneur.data.objects import ObjectImages, Objects
+from convneur.tasks.detection.mask_paste import masks_of_boxes
 from convneur.tasks.detection.metrics import AveragePrecision, average_precision, coco_results, require_counter
-from convneur.tasks.detection.pasting import masks_of_boxes
 
 SURE = 0.5  # score from which a detection counts as an answer, and overlap from which it counts as right
 
@@ -40,7 +40,7 @@ class Mistakes:
 
 
 @dataclass
-class DetectorEvaluation:
+class Evaluation:
     """Answers of a detector, and what they are worth. Unreadable images are left out.
 
     Attributes:
@@ -102,7 +102,7 @@ def evaluate_detector(
     batches: Iterable[Any],
     device: torch.device,
     with_masks: bool = False,
-) -> DetectorEvaluation:
+) -> Evaluation:
     """Ask the model about every image, one at a time.
 
     Args:
@@ -142,7 +142,7 @@ def evaluate_detector(
     boxes, masks = judge(images, classes, category_ids, results, ids, with_masks)
     refuse_unknown(boxes)
     mistakes.sort(key=len, reverse=True)
-    return DetectorEvaluation(images, indices, results, boxes, masks, mistakes, seconds, unreadable)
+    return Evaluation(images, indices, results, boxes, masks, mistakes, seconds, unreadable)
 
 
 def find_mistakes(index: int, found: dict[str, Tensor], truth: Objects) -> Mistakes:

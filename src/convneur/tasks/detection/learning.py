@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from convneur.tasks.bodies import body_and_head_groups
+from convneur.tasks.backbone_utils import body_and_head_groups
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Groups for an optimizer: those of the backbone of a detector, and of what stands on it.
 
-    The arguments and what comes back are those of `convneur.tasks.bodies.body_and_head_groups`.
+    The arguments and what comes back are those of `convneur.tasks.backbone_utils.body_and_head_groups`.
     """
     pyramid: Any = model.get_submodule("backbone")
     return body_and_head_groups(model, pyramid.body, lr, weight_decay, global_lr_scale, layer_decay)

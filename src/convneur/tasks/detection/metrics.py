@@ -12,7 +12,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from convneur.data.objects.masks import NEEDS, encode_masks
-from convneur.tasks.detection.pasting import paste_masks
+from convneur.tasks.detection.mask_paste import paste_masks
 
 AREAS = {"all": 0, "small": 1, "medium": 2, "large": 3}
 

@@ -25,9 +25,9 @@ from convneur.models.metadata import (
     several,
     whole,
 )
-from convneur.tasks.bodies import freeze_stages
+from convneur.tasks.backbone_utils import freeze_stages
 from convneur.tasks.detection.cascade import IOUS, CascadeRoIHeads, cascade_stage
-from convneur.tasks.detection.pasting import PastingTransform
+from convneur.tasks.detection.mask_paste import PastingTransform
 from convneur.tasks.pyramid import STRIDES, FeaturePyramid
 
 DetectorKind = Literal["faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn", "retinanet", "fcos"]

@@ -16,7 +16,7 @@ from convneur.tasks.segmentation.metrics import SegmentationScores, boundary_sco
 
 
 @dataclass
-class SegmenterEvaluation:
+class Evaluation:
     """Answers of a model, and what they are worth. Pairs that cannot be used are left out.
 
     Attributes:
@@ -46,7 +46,7 @@ class SegmenterEvaluation:
 
 def evaluate_segmenter(
     model: nn.Module, classes: int, batches: Iterable[Any], how: Inference, device: torch.device
-) -> SegmenterEvaluation:
+) -> Evaluation:
     """Ask the model about every image, one at a time.
 
     Args:
@@ -62,7 +62,7 @@ def evaluate_segmenter(
     model.to(device).eval()
     confusion = torch.zeros(classes, classes, dtype=torch.long)
     boundaries: list[Tensor] = []
-    told = SegmenterEvaluation([], confusion, SegmentationScores.of(confusion), torch.zeros(classes), [], [])
+    told = Evaluation([], confusion, SegmentationScores.of(confusion), torch.zeros(classes), [], [])
     for batch in batches:
         told.unreadable |= dict(batch.unreadable)
         told.odd |= dict(batch.odd)

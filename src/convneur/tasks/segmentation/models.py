@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from convneur.data.semantic.masks import MOST
 from convneur.models.metadata import check_types, one_of, whole
-from convneur.tasks.bodies import body_and_head_groups, check_any_size, freeze_stages
+from convneur.tasks.backbone_utils import body_and_head_groups, check_any_size, freeze_stages
 from convneur.tasks.segmentation.semantic_fpn import SemanticFPN
 
 DecoderName = Literal["semantic_fpn", "upernet", "unet", "segformer", "deeplabv3plus"]
@@ -76,7 +76,7 @@ def create_segmenter(
         decoder: ``semantic_fpn`` and ``upernet`` are the published ones.
         backbone: Name of a timm model.
         num_classes: K.
-        frozen_stages: As for `convneur.tasks.bodies.freeze_stages`.
+        frozen_stages: As for `convneur.tasks.backbone_utils.freeze_stages`.
         backbone_args: Of the timm model.
         **arguments: Of `SemanticFPN`, or of the class of segmentation-models-pytorch, such as ``decoder_channels`` of
             UPerNet.
@@ -142,6 +142,6 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Groups for an optimizer: those of the backbone, and of the decoder.
 
-    The arguments and what comes back are those of `convneur.tasks.bodies.body_and_head_groups`.
+    The arguments and what comes back are those of `convneur.tasks.backbone_utils.body_and_head_groups`.
     """
     return body_and_head_groups(model, model.body, lr, weight_decay, global_lr_scale, layer_decay)

@@ -1,1 +1,0 @@
-"""Named, typed configurations: where tasks, data and engine meet."""

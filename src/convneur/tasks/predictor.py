@@ -1,0 +1,276 @@
+"""A trained model in use: what is the same for every task."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from convneur.data.pictures import ImageLike, open_images
+from convneur.data.transforms import Preprocessing, eval_transform
+from convneur.devices import device_for
+from convneur.files import StrPath
+from convneur.models.prepare_for_inference import prepare_for_inference
+from convneur.outputs import OutputFolder
+from convneur.printing import Console, Progress, tell_notes
+from convneur.tasks.results import EvaluationResult, Prediction, Predictions
+from convneur.tasks.run_data import RunData, run_data_of
+from convneur_options.run import RunConfig
+from convneur_options.use import EvaluateOptions, ImageOptions, PredictOptions
+
+
+class Saver:
+    """Writes predictions to a folder; of those that are told in words, nothing."""
+
+    def __init__(self, folder: OutputFolder) -> None:
+        self.folder = folder
+
+    def __call__(self, found: Any) -> dict[str, str]:
+        """Write the files of a prediction, and give their names by what they are."""
+        return {}
+
+    def finish(self) -> None:
+        """Write what is of all predictions."""
+
+
+class Predictor(ABC):
+    """A model in eval mode, its classes, and what people do with it.
+
+    Attributes:
+        noun: What it is, in messages.
+        uses: Options of evaluating and predicting that mean something to it.
+        name: Of the model.
+        model: What computes.
+        classes: Names, in the order of the model's answers.
+        source: Where it was loaded from; None for nowhere.
+    """
+
+    noun: ClassVar[str]
+    uses: ClassVar[frozenset[str]]
+    name: str
+    model: nn.Module
+    classes: list[str]
+    source: str | None = None
+
+    # Using it
+
+    def predict(self, images: ImageLike | Sequence[ImageLike], *, progress: bool = True, **options: Any) -> Predictions:
+        """Ask about images.
+
+        Args:
+            images: One or several of: file, folder, glob, Pillow image, array or tensor. Arrays are (H, W, 3) or
+                (H, W), tensors (3, H, W) or (1, H, W); of bytes, or of floats in 0 to 1.
+            progress: Show a bar on standard error.
+            **options: As in `convneur_options.use.PredictOptions`.
+
+        Returns:
+            An answer per image, in order. Images that cannot be read are left out, and listed in ``unreadable``.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: For options that are out of range or mean nothing to such a model, and if no image can be read.
+        """
+        console = Console(stderr=True, quiet=not progress)
+        unreadable: list[tuple[str, str]] = []
+        found = Predictions(self.predict_each(images, unreadable, console, **options))
+        found.unreadable = unreadable
+        if unreadable and not found:
+            raise ValueError(f"none of the images can be read; the first: {unreadable[0][0]} ({unreadable[0][1]})")
+        return found
+
+    def predict_each(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        unreadable: list[tuple[str, str]],
+        console: Console,
+        **options: Any,
+    ) -> Iterator[Prediction]:
+        """As `predict`, one answer after the other; names of what cannot be read are added to ``unreadable``."""
+        chosen = PredictOptions(**self.checked(PredictOptions, options))
+        opened = open_images(images, console.print)
+        device = self.to_device()
+        with Progress(console=console, transient=True) as progress:
+            row = progress.add_task("predicting", total=len(opened))
+            for found in self._predict(opened, chosen, device):
+                progress.advance(row)
+                if isinstance(found, Prediction):
+                    yield found
+                else:
+                    unreadable.append(found)
+
+    @abstractmethod
+    def _predict(
+        self, images: Any, options: PredictOptions, device: torch.device
+    ) -> Iterator[Prediction | tuple[str, str]]:
+        """Per image an answer, or its name and why it cannot be read."""
+
+    def evaluate(self, data: StrPath, *, progress: bool = True, **options: Any) -> EvaluationResult:
+        """Judge by the held-out images of labelled data; never by what the model's own run learned from.
+
+        Args:
+            data: As for training.
+            progress: Say what is done, and show a bar, on standard error.
+            **options: As in `convneur_options.use.EvaluateOptions`.
+
+        Raises:
+            FileNotFoundError: If there is no such data.
+            ValueError: For data that does not fit the model, and for options that are out of range or mean nothing to
+                such a model.
+        """
+        chosen = EvaluateOptions(**self.checked(EvaluateOptions, options))
+        console, data = Console(stderr=True, quiet=not progress), str(data)
+        run = run_data_of(Path(self.source)) if self.source is not None else RunData()
+        share, seed = run.share(data, chosen.val_share, chosen.seed)
+        source = self._open(data, dataclasses.replace(chosen, val_share=share, seed=seed))
+        tell_notes(source.notes, console)
+        found, source = list(source.classes), self._renumbered(source)
+        source = run.not_learned(source, data, console)
+        if source.held_out.startswith("all of "):  # nothing is held out: no known run of the model's learned from it
+            console.print(f"all {len(source.val):,} images are judged by; --val-share judges by a share of them")
+        told = self._evaluate(source, chosen, self.to_device(), console)
+        missing = [name for name in source.classes if name not in set(self._judged_classes(source, found, told))]
+        if missing:
+            before, after = self.missing
+            console.print(f"classes that the data does not have{before}: {', '.join(missing)}{after}", style="yellow")
+        return told
+
+    missing: ClassVar[tuple[str, str]] = (", and are not judged", "")  # what becomes of such classes
+
+    @abstractmethod
+    def _open(self, data: str, options: EvaluateOptions) -> Any:
+        """The images of labelled data; a share of None stands for all."""
+
+    @abstractmethod
+    def _renumbered(self, source: Any) -> Any:
+        """Images whose labels are the numbers that the model has for their classes."""
+
+    @abstractmethod
+    def _evaluate(
+        self, source: Any, options: EvaluateOptions, device: torch.device, console: Console
+    ) -> EvaluationResult:
+        """Ask about all held-out images."""
+
+    def _judged_classes(self, source: Any, found: Sequence[str], told: EvaluationResult) -> Sequence[str]:
+        """Classes that there was something to judge by."""
+        return found
+
+    def evaluate_run(self, source: Any, config: RunConfig, recipe: Any, console: Console) -> EvaluationResult:
+        """Judge by the held-out images of the run that has just trained the model."""
+        strict = getattr(config, "strict", False)
+        options = EvaluateOptions(workers=config.workers, max_megapixels=config.max_megapixels, strict=strict)
+        return self._evaluate(source, options, device_for(recipe.fit.accelerator), console)
+
+    @torch.inference_mode()
+    def embed(self, images: ImageLike | Sequence[ImageLike], *, progress: bool = True, **options: Any) -> Tensor:
+        """One vector per image, what the head of a classifier sees, or the mean of the backbone's last map: (N, D).
+
+        The images and options are those of `predict`; the tensor is on the CPU.
+
+        Raises:
+            ValueError: If an image cannot be read: rows belong to images by their number.
+        """
+        return torch.cat([self._pooled(batch).float().cpu() for batch in self._batches(images, progress, options)])
+
+    @torch.inference_mode()
+    def features(
+        self, images: ImageLike | Sequence[ImageLike], *, progress: bool = True, **options: Any
+    ) -> list[Tensor]:
+        """The maps of the backbone's stages, each (N, C, H, W), as `embed` takes and gives them.
+
+        Raises:
+            ValueError: If an image cannot be read.
+        """
+        found = [[each.float().cpu() for each in self._maps(x)] for x in self._batches(images, progress, options)]
+        return [torch.cat(maps) for maps in zip(*found, strict=True)]
+
+    def _batches(
+        self, images: ImageLike | Sequence[ImageLike], progress: bool, options: Mapping[str, Any]
+    ) -> Iterator[Tensor]:
+        chosen = PredictOptions(**self.checked(PredictOptions, options))
+        console, device = Console(stderr=True, quiet=not progress), self.to_device()
+        transform = eval_transform(self.preprocessing(chosen.image_size))
+        opened, size = open_images(images, console.print), chosen.batch_size or 16
+        with Progress(console=console, transient=True) as bar:
+            row = bar.add_task("computing features", total=len(opened))
+            for start in range(0, len(opened), size):
+                numbers = range(start, min(start + size, len(opened)))
+                yield torch.stack([transform(opened.picture(n, chosen.max_pixels)) for n in numbers]).to(device)
+                bar.advance(row, len(numbers))
+
+    @abstractmethod
+    def preprocessing(self, image_size: int | None = None) -> Preprocessing:
+        """What the backbone expects of an image, at another size if one is given."""
+
+    @abstractmethod
+    def _pooled(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) -> vectors (B, D)."""
+
+    @abstractmethod
+    def _maps(self, images: Tensor) -> list[Tensor]:
+        """Images (B, C, H, W) -> maps of the stages (B, C, H, W)."""
+
+    def to_device(self) -> torch.device:
+        """Make the model ready for where it computes best here."""
+        device = device_for()
+        self.model = prepare_for_inference(self.model, device)
+        return device
+
+    def saver(self, folder: OutputFolder) -> Saver:
+        """What writes predictions to a folder."""
+        return Saver(folder)
+
+    # Options
+
+    @classmethod
+    def checked(cls, kind: type[ImageOptions], options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options that were given; refused if they are unknown, out of range, or mean nothing to such a model."""
+        fields = {field.name: field.default for field in dataclasses.fields(kind)}
+        for name, value in options.items():
+            flag = f"--{name.replace('_', '-')}"
+            if name not in fields:
+                raise ValueError(f"{name} is no option of it; give some of {', '.join(fields)}")
+            if name not in cls.uses and value != fields[name]:
+                raise ValueError(f"{flag} means nothing to {cls.noun}, which this model is; leave it out")
+            least = {"image_size": cls.smallest_size, "batch_size": 1, "top_k": 1, "workers": 0, "window": 0}.get(name)
+            if least is not None and value is not None and value < least:
+                raise ValueError(f"{flag} {value} is out of range; give at least {least}")
+        return dict(options)
+
+    smallest_size: ClassVar[int] = 1  # that an image may be resized to
+
+    # On disk
+
+    @abstractmethod
+    def save(self, folder: StrPath, card: str) -> None:
+        """Write the model, whole, or what was there stays; ``card`` is the text of README.md.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+
+    @classmethod
+    @abstractmethod
+    def load(cls, source: str) -> Predictor:
+        """Bring back what `save` wrote: the folder of a run or model.
+
+        Raises:
+            FileNotFoundError: If there is no such model.
+            ValueError: If it cannot be loaded.
+        """
+
+    def with_model(self, model: nn.Module) -> Any:
+        """The same for other weights."""
+        return dataclasses.replace(self, model=model)  # type: ignore[type-var]
+
+    def export(self, path: StrPath, **options: Any) -> Path:
+        """Write a file for another runtime; see `convneur.export.export_model`.
+
+        Raises:
+            ValueError: If such a model cannot be exported.
+        """
+        raise ValueError(f"{self.noun} cannot be exported yet; classifiers can")

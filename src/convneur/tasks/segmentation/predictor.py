@@ -1,0 +1,201 @@
+"""A trained segmentation model in use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from torch import Tensor
+
+from convneur.data.decode import UnreadableImageError
+from convneur.data.known_classes import pixels_of
+from convneur.data.loading import Pictures, default_workers
+from convneur.data.module import in_order
+from convneur.data.semantic import IGNORED, MaskCode, PixelSource, open_pixels
+from convneur.data.semantic.loading import MEAN, STD, EvalPixels, listed
+from convneur.data.semantic.masks import Labels
+from convneur.data.transforms import Preprocessing
+from convneur.files import StrPath, write_atomic, write_image
+from convneur.outputs import OutputFolder
+from convneur.printing import Console, Progress, printable
+from convneur.tasks.backbone_utils import body_maps
+from convneur.tasks.predictor import Predictor, Saver
+from convneur.tasks.results import EvaluationResult, Prediction
+from convneur.tasks.segmentation.evaluation import evaluate_segmenter
+from convneur.tasks.segmentation.inference import Inference, segment
+from convneur.tasks.segmentation.models import Segmenter
+from convneur.tasks.segmentation.report import SegmenterEvaluation, marked
+from convneur.tasks.segmentation.saved import load_segmenter, save_segmenter
+from convneur_options.use import EvaluateOptions, ImageOptions, PredictOptions
+
+NAMES = {"semantic_fpn": "Semantic FPN", "upernet": "UPerNet", "unet": "U-Net", "deeplabv3plus": "DeepLabV3+"}
+
+
+@dataclass
+class SegmenterPrediction(Prediction):
+    """The class of every pixel of one image.
+
+    Attributes:
+        mask: (H, W) numbers of the classes.
+        code: Classes and colours.
+    """
+
+    mask: Labels
+    code: MaskCode
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of the pixels, by class, of those that occur."""
+        classes = self.code.classes
+        counts = np.bincount(self.mask.ravel(), minlength=IGNORED + 1)[: len(classes)]
+        return {classes[n]: round(float(counts[n] / self.mask.size), 6) for n in np.flatnonzero(counts).tolist()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """File and shares."""
+        return {"file": self.file, "shares": self.shares}
+
+    def plot(self) -> Image.Image:
+        """The image with the classes in their colours, and a legend."""
+        return marked(self.image, self.mask, self.code)
+
+
+class SegmenterSaver(Saver):
+    """``NAME.png`` has classes as numbers, with a palette of their colours, ``NAME-overlay.jpg`` shows them.
+
+    ``classes.txt`` has their names.
+    """
+
+    def __init__(self, folder: OutputFolder, code: MaskCode) -> None:
+        super().__init__(folder)
+        (names,) = folder.free("classes", [".txt"])
+        write_atomic(names, "".join(f"{printable(name)}\n" for name in code.classes))
+
+    def __call__(self, found: SegmenterPrediction) -> dict[str, str]:
+        """Write both."""
+        mask, shown = self.folder.free(Path(found.file).stem, [".png", "-overlay.jpg"])
+        write_image(mask, found.code.picture(found.mask))
+        write_image(shown, found.plot(), quality=90)
+        return {"mask": str(mask), "overlay": str(shown)}
+
+
+@dataclass
+class SegmentationPredictor(Predictor):
+    """A segmentation model.
+
+    Attributes:
+        model: Normalised images (B, 3, H, W) -> logits (B, classes, H, W).
+        arguments: Of `create_segmenter`, that create it.
+        code: Classes and colours.
+        inference: How it is asked.
+        source: Where it was loaded from.
+    """
+
+    model: Segmenter
+    arguments: dict[str, Any]
+    code: MaskCode
+    inference: Inference
+    source: str | None = None
+    name: str = field(init=False)
+    classes: list[str] = field(init=False)
+
+    noun: ClassVar[str] = "a segmentation model"
+    uses: ClassVar[frozenset[str]] = frozenset(
+        "image_size workers max_megapixels val_share seed part window scales flip strict".split()
+    )
+    smallest_size: ClassVar[int] = 0
+    missing: ClassVar[tuple[str, str]] = ("", "; one that is marked all the same counts as 0 in mIoU")
+
+    def __post_init__(self) -> None:
+        self.name = full_name(self.arguments["decoder"], self.arguments["backbone"])
+        self.classes = list(self.code.classes)
+
+    @classmethod
+    def load(cls, source: str, trust: bool = False) -> SegmentationPredictor:
+        """Load the folder of a run or model."""
+        saved = load_segmenter(source)
+        return cls(saved.model, saved.arguments, saved.code, saved.inference, source)
+
+    def save(self, folder: StrPath, card: str) -> None:
+        """As `convneur.tasks.segmentation.save_segmenter`."""
+        save_segmenter(self.model, folder, self.arguments, self.code, self.inference, card)
+
+    def saver(self, folder: OutputFolder) -> SegmenterSaver:
+        """Masks, and pictures with them."""
+        return SegmenterSaver(folder, self.code)
+
+    def how(self, options: ImageOptions) -> Inference:
+        """How to ask the model: as it was saved, but for the options; of a small tile a quarter a side is margin."""
+        given: dict[str, Any] = {"size": options.image_size, "window": options.window, "flip": options.flip or None}
+        given["scales"] = tuple(options.scales) if options.scales else None
+        given = {name: value for name, value in given.items() if value is not None}
+        if given.get("window"):
+            given["margin"] = min(self.inference.margin, given["window"] // 4)
+        return replace(self.inference, **given)
+
+    def preprocessing(self, image_size: int | None = None) -> Preprocessing:
+        """What timm says of the backbone, with our mean and deviation of pixels."""
+        described: Any = timm.get_pretrained_cfg(self.arguments["backbone"])
+        return Preprocessing.of(described.to_dict() | {"mean": MEAN, "std": STD}, image_size)
+
+    def _pooled(self, images: Tensor) -> Tensor:
+        return self._maps(images)[-1].mean((2, 3))
+
+    def _maps(self, images: Tensor) -> list[Tensor]:
+        return body_maps(self.model.body, images)
+
+    def _predict(
+        self, images: Any, options: PredictOptions, device: torch.device
+    ) -> Iterator[Prediction | tuple[str, str]]:
+        how = self.how(options)
+        for index in range(len(images)):
+            try:
+                picture = Pictures(images, options.max_pixels)[index]
+            except (UnreadableImageError, OSError) as error:
+                yield images.name(index), str(error)
+                continue
+            pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+            mask = segment(self.model, pixels, how, device).numpy()
+            opened = partial(images.picture, index, options.max_pixels)
+            yield SegmenterPrediction(images.name(index), opened, mask, self.code)
+
+    def _open(self, data: str, options: EvaluateOptions) -> PixelSource:
+        return open_pixels(data, options.val_share, options.seed or 0, options.strict, part=options.part, learns=False)
+
+    def _renumbered(self, source: PixelSource) -> PixelSource:
+        return pixels_of(source, self.classes)
+
+    def _judged_classes(self, source: PixelSource, found: Any, told: EvaluationResult) -> list[str]:
+        counts = told.answers.confusion.sum(1).tolist()
+        return [name for name, count in zip(self.classes, counts, strict=True) if count]
+
+    def _evaluate(
+        self, source: PixelSource, options: EvaluateOptions, device: torch.device, console: Console
+    ) -> SegmenterEvaluation:
+        """Evaluate on the held-out images, one at a time."""
+        code, how, model = source.code, self.how(options), self.model
+        images = EvalPixels(Pictures(source.val, options.max_pixels), code, options.strict)
+        workers = default_workers() if options.workers is None else options.workers
+        loader = in_order(images, listed, 2, workers)
+        with Progress(console=console, transient=True) as progress:
+            batches = progress.track(loader, len(loader), description="evaluating")
+            told = evaluate_segmenter(model, len(code.classes), batches, how, device)
+        model.cpu()
+
+        def look(index: int) -> tuple[Image.Image, Labels, Labels]:
+            picture, truth, _ = images.pair(index)
+            pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+            return picture, truth.numpy(), segment(model, pixels, how, torch.device("cpu")).numpy()
+
+        return SegmenterEvaluation(self.name, told, code, look, source.val.name)
+
+
+def full_name(decoder: str, backbone: str) -> str:
+    """``upernet`` and a backbone as people say it."""
+    return f"{NAMES.get(decoder, decoder.title())} with {backbone}"

@@ -1,0 +1,194 @@
+"""What people call from Python, the same for every task: train, load, predict, evaluate, embed, export."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+import convneur
+from convneur.tasks.registry import TASKS, task_named
+from tests.data.semantic.builders import write_scenes as write_pixels
+from tests.tasks.detection.builders import write_scenes as write_objects
+
+BACKBONE = {"dims": (8, 16, 24, 32), "depths": (1, 1, 1, 1), "memory_width": 16}
+CPU = {"fit": {"accelerator": "cpu"}, "workers": 0, "epochs": 1}
+SETTINGS = {
+    "classification": {"image_size": 32, "batch_size": 128, "train_images": 256},
+    "detection": {"batch_size": 1, "min_size": 96, "max_size": 128, "max_unreadable": 0.5},
+    "segmentation": {"batch_size": 2, "decoder_channels": 32, "augment": {"crop": (64, 64)}},
+}
+HEADS = {"out_channels": 16, "mask_channels": 16, "smallest_anchor": 16, "boxes_per_image": 32, "proposals": 100}
+SETTINGS["detection"]["heads"] = HEADS
+
+
+def flattened(value):
+    """The numbers in a nested value; null is none."""
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from flattened(each)
+    else:
+        yield np.nan if value is None else value
+
+
+@pytest.fixture(scope="module", params=SETTINGS)
+def run(request, tmp_path_factory):
+    """A run of each task: its name, its data and what came out."""
+    task, root = request.param, tmp_path_factory.mktemp(request.param)
+    data = {
+        "classification": lambda: "digits",
+        "detection": lambda: write_objects(root / "data"),
+        "segmentation": lambda: write_pixels(root / "data"),
+    }[task]()
+    out = root / "run"
+    made = convneur.train(data, task, out=out, progress=False, backbone=BACKBONE, **CPU, **SETTINGS[task])
+    return task, data, made
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """The same picture in every form that is taken."""
+    pixels = np.random.default_rng(0).integers(0, 256, (72, 96, 3), np.uint8)
+    file = tmp_path_factory.mktemp("images") / "picture.png"
+    Image.fromarray(pixels).save(file)
+    floats = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    return [file, str(file), Image.fromarray(pixels), pixels, pixels.astype(np.float32) / 255, floats, floats.double()]
+
+
+def test_a_run_is_trained_reported_and_loaded(run):
+    task, data, made = run
+    assert made.report.is_file()
+    assert len(made.curve) == 1
+    assert made.numbers["images"] > 0
+    assert made.numbers["command"].startswith(f"convneur.train({str(data)!r}, {task!r}, ")
+    with (made.folder / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == made.numbers["images"]
+    assert all(row["file"] for row in rows)
+    again = convneur.train(
+        data, task, out=made.folder, progress=False, backbone=BACKBONE, **CPU, **SETTINGS[task]
+    )  # finished, with the same settings
+    assert again.numbers == made.numbers
+    with pytest.raises(FileExistsError, match=r"--seed 0 \(now 1\)"):
+        convneur.train(data, task, out=made.folder, progress=False, backbone=BACKBONE, seed=1, **CPU, **SETTINGS[task])
+
+
+def test_images_of_all_kinds_have_the_same_answer(run, images):
+    answers = run[2].model.predict(images, progress=False)
+    assert len(answers) == len(images)
+    assert [each.file for each in answers] == [str(images[0])] * 2 + [f"image {number}" for number in range(2, 7)]
+    told = [each.to_dict() for each in answers]
+    for each in told:
+        del each["file"]
+        json.dumps(each)
+    assert told[1:5] == told[:1] * 4
+    for answer in (answers[0], answers[2]):
+        assert isinstance(answer.plot(), Image.Image)
+        assert answer._repr_png_().startswith(b"\x89PNG")
+
+
+def test_an_evaluation_can_be_had_and_kept(run, tmp_path):
+    _, data, made = run
+    told = made.model.evaluate(data, progress=False, workers=0)
+    for key, value in told.numbers.items():
+        if key != "ms_per_image":
+            flat, again = (np.array(list(flattened(each)), float) for each in (made.numbers[key], value))
+            np.testing.assert_allclose(flat, again, rtol=0.02, atol=0.01, err_msg=key)
+    assert "<table>" in told._repr_html_()
+    told.save(tmp_path)
+    assert {"report.html", "metrics.json", "predictions.csv"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_features_are_of_each_image(run, images):
+    model = run[2].model
+    vectors = model.embed(images[2:4], progress=False, image_size=64)
+    assert vectors.shape == (2, 32)
+    torch.testing.assert_close(vectors[0], vectors[1])
+    maps = model.features(images[2], progress=False, image_size=64)
+    assert [tuple(each.shape) for each in maps] == [(1, 8, 16, 16), (1, 16, 8, 8), (1, 24, 4, 4), (1, 32, 2, 2)]
+
+
+def test_options_that_mean_nothing_are_refused_by_name(run):
+    task, data, made = run
+    foreign = {"classification": "score", "detection": "top_k", "segmentation": "batch_size"}[task]
+    with pytest.raises(ValueError, match=f"--{foreign.replace('_', '-')} means nothing to a"):
+        made.model.predict("x.png", **{foreign: 1})
+    with pytest.raises(ValueError, match="sze is no option of it"):
+        made.model.evaluate(data, sze=1)
+
+
+def test_settings_that_are_unknown_are_refused_with_what_was_meant(tmp_path):
+    for given, meant in (({"epoch": 1}, "did you mean epochs"), ({"optim": {"lrr": 1}}, "did you mean lr")):
+        with pytest.raises(ValueError, match=meant):
+            convneur.train("digits", out=tmp_path / "run", **given)
+    with pytest.raises(ValueError, match="did you mean 'segmentation'"):
+        convneur.train("digits", "segmentaton")
+    with pytest.raises(ValueError, match="did you mean 'finetune'"):
+        convneur.train("digits", recipe="fine-tune")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_no_image_is_refused_and_what_cannot_be_read_is_listed(run, images, tmp_path):
+    model = run[2].model
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"nothing")
+    found = model.predict([images[2], broken], progress=False)
+    assert len(found) == 1
+    assert [name for name, _ in found.unreadable] == [str(broken)]
+    with pytest.raises(ValueError, match="none of the images can be read"):
+        model.predict(broken, progress=False)
+    for wrong, why in (
+        (np.zeros((4, 4, 7), np.uint8), "is no image"),
+        (torch.zeros(2, 3, 4, 4), "is no image"),
+        (np.full((4, 4, 3), 255.0), "floats of an image must be in 0 to 1"),
+        (np.zeros((4, 4, 3), np.int64), "give bytes"),
+        ([], "no images given"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            model.predict(wrong, progress=False)
+    with pytest.raises(ValueError, match="cannot be read"):
+        model.embed(broken, progress=False)
+
+
+def test_the_best_and_the_last_epoch_can_be_asked_for(run):
+    _, _, made = run
+    for which in ("last", "best"):
+        assert convneur.load(made.folder, which=which).classes == made.model.classes
+    with pytest.raises(FileNotFoundError, match="holds no model of the best epoch"):
+        convneur.load(made.folder / "model", which="best")
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_any_model_of_timm_is_trained_evaluated_and_loaded_as_a_classifier(name, tmp_path):
+    settings = {"model": name, "image_size": 64, "batch_size": 64, "train_images": 128} | CPU
+    made = convneur.train("digits", out=tmp_path / "run", progress=False, **settings)
+    told = made.model.evaluate("digits", progress=False, workers=0)
+    assert told.numbers["top1"] == pytest.approx(made.numbers["top1"], abs=0.003)
+    assert made.model.predict(torch.zeros(1, 20, 20), progress=False)[0].label in map(str, range(10))
+    theirs = timm.create_model(f"local-dir:{made.folder / 'model'}", pretrained=True).eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(theirs(torch.ones(1, 3, 64, 64)), made.model.model(torch.ones(1, 3, 64, 64)))
+    started = convneur.train(
+        "digits", out=tmp_path / "again", progress=False, weights=str(made.folder), overwrite=True, **settings
+    )
+    assert started.curve[0]["loss"] < made.curve[0]["loss"]
+    with pytest.raises(ValueError, match=r"--backbone\.\* mean nothing to --model"):
+        convneur.train("digits", out=tmp_path / "third", backbone=BACKBONE, **settings)
+
+
+def test_every_task_takes_the_options_of_every_run():
+    common = {"val_share", "hold_out", "train_images", "max_unreadable", "seed", "keep"}
+    for task in TASKS:
+        spec = task_named(task)
+        assert common <= set(spec.config_class.__dataclass_fields__)
+        assert {"val_share", "seed", "part", "image_size", "workers"} <= spec.predictor_class.uses
+
+
+def test_importing_the_package_does_not_import_what_trains():
+    code = "import sys, convneur; sys.exit(any(name in sys.modules for name in ('lightning', 'convneur.api')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
