@@ -53,9 +53,9 @@ def embed(
 
     console = Console(stderr=True)
     with console.status("Loading PyTorch"):
-        from convneur.inference import EmbedConfig
-        from convneur.inference import embed as embed_images
-        from convneur.inference.embedding import Progress
+        from convneur.embedding import EmbedConfig
+        from convneur.embedding import embed as embed_images
+        from convneur.embedding.job import Progress
         from convneur.printing import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from convneur.printing import Progress as Bar
 

@@ -58,8 +58,8 @@ def stream(
         with console.status("Loading PyTorch"):
             import torch
 
-            from convneur.inference import stream as run
             from convneur.models import load_model
+            from convneur.streaming import stream as run
             from convneur.tasks.evaluation import device_for
             from convneur.tasks.segmentation.saved import load_segmenter, segmenter_folder
         code = names = None
@@ -104,9 +104,9 @@ def _tell_classes(image: str, fill: float | None, classes: Path, code: MaskCode,
 
     from convneur.explain.segmenter import overlay
     from convneur.files import write_image
-    from convneur.inference import open_large
-    from convneur.inference.spans import Span
     from convneur.printing import print_row
+    from convneur.streaming import open_large
+    from convneur.streaming.regions import Span
 
     said = np.load(classes, mmap_mode="r", allow_pickle=False)
     counts = np.zeros(256, np.int64)

@@ -14,10 +14,10 @@ from PIL import Image
 
 from convneur.cli.common import listed_classes, tell_notes, tell_unreadable
 from convneur.data.semantic.masks import MaskCode
+from convneur.embedding.shard_writer import ShardWriter, WrittenShard
 from convneur.explain.figures import confusion, curves, gallery
 from convneur.explain.report import png
 from convneur.explain.segmenter import legend
-from convneur.inference.parts import Done, Parts
 from convneur.models import save_model
 from convneur.outputs import OutputFolder
 from convneur.printing import printable, shortened
@@ -156,8 +156,8 @@ def test_the_app_shows_names_as_text():
 
 @nasty
 def test_what_cannot_be_embedded_is_listed_exactly(name, tmp_path):
-    parts = Parts(tmp_path, 1, 1, 2)
-    parts.list_unreadable({0: Done(0, 0, [(name, name)])})
+    parts = ShardWriter(tmp_path, 1, 1, 2)
+    parts.list_unreadable({0: WrittenShard(0, 0, [(name, name)])})
     (line,) = (tmp_path / "failed.jsonl").read_text(encoding="utf-8").splitlines()
     assert harmless(line)
     assert json.loads(line) == {"id": name, "reason": name}

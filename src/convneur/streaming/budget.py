@@ -6,7 +6,7 @@ import math
 import sys
 from pathlib import Path
 
-from convneur.inference.segments import Segment
+from convneur.streaming.stages import SubStage
 
 # Maps that are alive at once inside a block, in maps of C channels: what comes in, the convolution, its norm, four of
 # the hidden layer, what comes out of it, gate, shift, and one for what libraries hold.
@@ -55,12 +55,12 @@ def free_bytes(memory_limit: float | None) -> int:
 
 
 def tile_size(
-    segment: Segment, size: tuple[int, int], entering: int, itemsize: int, free: int, line_bytes: int = 0
+    substage: SubStage, size: tuple[int, int], entering: int, itemsize: int, free: int, line_bytes: int = 0
 ) -> tuple[int, int]:
     """Rows of a strip, and columns of what is computed at once of it.
 
     Args:
-        segment: That tiles pass through.
+        substage: That tiles pass through.
         size: Height and width of the map behind its entry.
         entering: Channels of what goes into the entry.
         itemsize: Bytes of a number.
@@ -71,20 +71,20 @@ def tile_size(
         ValueError: If not even a few rows and columns fit.
     """
     height, width = size
-    around, stride = 2 * segment.halo, segment.token_stride
+    around, stride = 2 * substage.halo, substage.token_stride
     # What enters is there as it is read, and as it is normalised.
-    pixel = (MAPS_ALIVE * segment.channels + 2 * entering * segment.stride**2) * itemsize
+    pixel = (MAPS_ALIVE * substage.channels + 2 * entering * substage.stride**2) * itemsize
     wide_enough = (5 * around) ** 2  # or most of a tile is halo
-    line = line_bytes * segment.stride
+    line = line_bytes * substage.stride
     for_lines = free // 4 if line else 0
-    pixels = min((free - for_lines) // pixel, max(TILE_BYTES // (segment.channels * itemsize), wide_enough))
+    pixels = min((free - for_lines) // pixel, max(TILE_BYTES // (substage.channels * itemsize), wide_enough))
     side = math.isqrt(max(pixels, 0))
     least_rows = min(stride + around, height)
     least = min(stride + around, width) * least_rows
     if pixels < least or for_lines < least_rows * line:
         needed = max(least * pixel + (least * pixel // 3 if line else 0), 4 * least_rows * line)
         raise ValueError(
-            f"the memory limit leaves {max(free, 0) / 1e6:.0f} MB for a tile and stage {segment.stage + 1} needs at "
+            f"the memory limit leaves {max(free, 0) / 1e6:.0f} MB for a tile and stage {substage.stage + 1} needs at "
             f"least {needed / 1e6:.0f} MB; raise it, or use fewer workers"
         )
     columns = width if width <= side else max(stride, (side - around) // stride * stride)
@@ -92,4 +92,4 @@ def tile_size(
     rows = height if pixels // across >= height else max(stride, pixels // across - around)
     if line:
         rows = min(rows, max(stride, for_lines // line - around))
-    return min(rows, max(-(-height // LEAST_STRIPS), 8 * segment.halo)), columns
+    return min(rows, max(-(-height // LEAST_STRIPS), 8 * substage.halo)), columns

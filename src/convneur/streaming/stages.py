@@ -1,4 +1,4 @@
-"""A backbone as a sequence of segments: what must be known of the whole image stands at the beginning of each."""
+"""A backbone as a sequence of substages: what must be known of the whole image stands at the beginning of each."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from convneur.inference.spans import Area, Enlarged
 from convneur.layers import ConvNeurBlock, GlobalBranch
 from convneur.memory import Memory
 from convneur.models import ConvNeur
 from convneur.models.backbone import ConvNeurStage
+from convneur.streaming.regions import Region, RegionUpsample
 
-Answering = Callable[[GlobalBranch, Area], tuple[tuple[Tensor, Tensor | None], Enlarged]]
+Answering = Callable[[GlobalBranch, Region], tuple[tuple[Tensor, Tensor | None], RegionUpsample]]
 
 
 @dataclass(frozen=True)
-class Segment:
+class SubStage:
     """A part of a stage that strips pass through without a look at the others.
 
     Attributes:
@@ -55,7 +55,7 @@ class Segment:
         """What comes before the first block."""
         return x if self.entry is None else self.entry(x)
 
-    def run(self, x: Tensor, held: Area, wanted: Area, size: tuple[int, int], answers: Answering) -> Tensor:
+    def run(self, x: Tensor, held: Region, wanted: Region, size: tuple[int, int], answers: Answering) -> Tensor:
         """Blocks on a tile.
 
         Args:
@@ -81,7 +81,7 @@ class Segment:
         return x
 
 
-def segments_of(model: ConvNeur) -> list[Segment]:
+def substages_of(model: ConvNeur) -> list[SubStage]:
     """Take a backbone apart.
 
     Raises:
@@ -92,7 +92,7 @@ def segments_of(model: ConvNeur) -> list[Segment]:
         raise ValueError(
             f"token_mixer={config.token_mixer!r} needs the whole image at once; only 'memory' can be streamed"
         )
-    found: list[Segment] = []
+    found: list[SubStage] = []
     for number, stage in enumerate(model.stages):
         assert isinstance(stage, ConvNeurStage)
         entry, stride = (model.stem, model.feature_info[0]["reduction"]) if number == 0 else (stage.downsample, 2)
@@ -106,7 +106,7 @@ def segments_of(model: ConvNeur) -> list[Segment]:
                     f"{type(branch.memory).__name__} in stage {number + 1} cannot be streamed; only a memory can"
                 )
             found.append(
-                Segment(
+                SubStage(
                     stage=number,
                     entry=entry if start == 0 else None,
                     stride=stride if start == 0 else 1,

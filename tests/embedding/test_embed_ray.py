@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from convneur.inference import EmbedConfig, embed
-from convneur.inference.parts import Parts
-from tests.inference import builders
+from convneur.embedding import EmbedConfig, embed
+from convneur.embedding.shard_writer import ShardWriter
+from tests.embedding import builders
 
 SMALL = {"part_size": 2, "batch_size": 2, "image_size": 64, "workers": 0, "device": "cpu", "max_unreadable": 0.2}
 
@@ -44,7 +44,7 @@ def workers_of(process: int) -> list[int]:
         if not entry.name.isdecimal():
             continue
         try:
-            if b"PartWorker" not in (entry / "cmdline").read_bytes():
+            if b"ShardWorker" not in (entry / "cmdline").read_bytes():
                 continue
             above = int(entry.name)
             while above not in (0, process):
@@ -109,7 +109,7 @@ def test_it_goes_on_where_another_engine_stopped_and_tells_what_went_wrong(job, 
 
 
 def test_a_part_at_which_workers_die_is_counted(tmp_path):
-    parts = Parts(tmp_path, count=10, size=5, width=3)
+    parts = ShardWriter(tmp_path, count=10, size=5, width=3)
     assert [parts.count_try(1), parts.count_try(0), parts.count_try(1)] == [1, 1, 2]
     assert list(tmp_path.glob("part-*")) == []
     parts.sweep()
@@ -126,7 +126,7 @@ def test_a_wrong_address_is_told_at_once(job, tmp_path):
 def test_without_ray_the_line_says_what_to_install(job, tmp_path, monkeypatch):
     source, model, _ = job
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.delitem(sys.modules, "convneur.inference.ray_engine", raising=False)
+    monkeypatch.delitem(sys.modules, "convneur.embedding.ray_engine", raising=False)
     with pytest.raises(ImportError, match=r"pip install 'convneur\[ray\]'"):
         embed(source, model, tmp_path / "out", EmbedConfig(**SMALL, engine="ray"))
     assert not (tmp_path / "out").exists()

@@ -9,9 +9,9 @@ import zarr
 from PIL import Image
 
 from convneur.data.decode import UnreadableImageError
-from convneur.inference import open_large
-from convneur.inference.spans import Span, spans
-from tests.inference.builders import picture
+from convneur.streaming import open_large
+from convneur.streaming.regions import Span, spans
+from tests.streaming.builders import picture
 
 
 def as_bigtiff(path, pixels):

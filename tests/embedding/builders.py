@@ -19,11 +19,6 @@ from convneur.models import save_model
 from tests.data import files
 
 
-def picture(height, width, channels=3, seed=0):
-    """Noise, (H, W, C)."""
-    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
-
-
 def photos(count: int, side: int = 72) -> list[bytes]:
     """JPEG files: squares of scikit-learn's photographs, no two alike."""
     random = np.random.default_rng(0)

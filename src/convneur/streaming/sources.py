@@ -16,8 +16,8 @@ from convneur.data.samples import UnreadableImageError, Values
 from convneur.data.samples import of_array as samples_of_array
 from convneur.data.tiff_files import Mapped, find_axes, import_zarr, open_tiff
 from convneur.files import StrPath, regular_file
-from convneur.inference.spans import spans
-from convneur.inference.zarr_files import zarr_image
+from convneur.streaming.regions import spans
+from convneur.streaming.zarr_files import zarr_image
 
 TIFF = (".tif", ".tiff", ".btf", ".tf8", ".tf2", ".gtiff", ".svs", ".ndpi")
 MOST_CHANNELS = 64  # what has more at its end has them in front

@@ -23,14 +23,14 @@ import numpy.typing as npt
 import torch
 
 from convneur.data.bulk import BulkImages
-from convneur.inference.embedder import Embedder
-from convneur.inference.features import FeatureModel
-from convneur.inference.parts import Done, Parts
+from convneur.embedding.embedder import Embedder
+from convneur.embedding.features import FeatureModel
+from convneur.embedding.shard_writer import ShardWriter, WrittenShard
 from convneur.interrupts import Interrupts
 from convneur.tasks.evaluation import device_for
 
 if TYPE_CHECKING:
-    from convneur.inference.embedding import EmbedConfig
+    from convneur.embedding.job import EmbedConfig
 
 try:
     import ray
@@ -44,7 +44,7 @@ STORE_BYTES = 300_000_000  # for numbers of parts, a model, and names of images
 PATIENCE = 2.0  # seconds for threads of Ray Data to end in
 
 
-class PartWorker:
+class ShardWorker:
     """Computes and writes parts in a process of Ray.
 
     Args:
@@ -52,9 +52,9 @@ class PartWorker:
     """
 
     def __init__(self, job: list[Any]) -> None:
-        images, model, parts, batch_size, workers, device, max_pixels = ray.get(job[0])
-        self.images, self.parts = images, parts
-        self.embedder = Embedder(images, model, parts, batch_size, workers, device_for(device), max_pixels)
+        images, model, writer, batch_size, workers, device, max_pixels = ray.get(job[0])
+        self.images, self.writer = images, writer
+        self.embedder = Embedder(images, model, writer, batch_size, workers, device_for(device), max_pixels)
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """A number -> what `told_of` reads; what a user can mend is told rather than raised, or Ray would wrap it."""
@@ -65,34 +65,34 @@ class PartWorker:
             told = json.dumps(str(error))
         return {"told": np.array([told], dtype=object)}
 
-    def _done(self, number: int) -> Done:
-        done = self.parts.find(number)  # there if a worker died between writing and telling
+    def _done(self, number: int) -> WrittenShard:
+        done = self.writer.find(number)  # there if a worker died between writing and telling
         if done is not None:
             return done
-        if self.parts.count_try(number) > TRIES:
-            where = [self.images.name(index) for index in self.parts.images(number)]
+        if self.writer.count_try(number) > TRIES:
+            where = [self.images.name(index) for index in self.writer.images(number)]
             raise OSError(f"workers died {TRIES} times at the images from {where[0]} to {where[-1]}; give more memory")
         (part,) = self.embedder.compute([number])
-        return self.parts.write(part, self.images)
+        return self.writer.write(part, self.images)
 
 
-def told_of(text: str) -> Done:
+def told_of(text: str) -> WrittenShard:
     """What a worker told: a part, or an OSError with what went wrong."""
     told = json.loads(text)
     if isinstance(told, str):
         raise OSError(f"a worker of Ray could not go on: {told}")
     number, rows, unreadable = told
-    return Done(number, rows, [(name, reason) for name, reason in unreadable])
+    return WrittenShard(number, rows, [(name, reason) for name, reason in unreadable])
 
 
 def compute_on_ray(
     wanted: Sequence[int],
-    parts: Parts,
+    writer: ShardWriter,
     images: BulkImages,
     features: FeatureModel,
     config: EmbedConfig,
     advance: Callable[[int], object],
-) -> Generator[Done, None, None]:
+) -> Generator[WrittenShard, None, None]:
     """Compute and write parts; they come as they are ready, in no order.
 
     Raises:
@@ -109,10 +109,10 @@ def compute_on_ray(
         workers = (
             (DECODERS if on_gpu else 0) if config.workers is None else config.workers
         )  # a CPU decodes while it waits
-        job = ray.put((images, features, parts, config.batch_size, workers, config.device, config.max_pixels))
+        job = ray.put((images, features, writer, config.batch_size, workers, config.device, config.max_pixels))
         numbers = ray.data.from_items([{"number": n} for n in wanted], override_num_blocks=len(wanted))
         done = numbers.map_batches(
-            PartWorker,
+            ShardWorker,
             fn_constructor_args=[[job]],  # in a list, or Ray would hand over what it refers to
             compute=ray.data.ActorPoolStrategy(size=min(config.ray_workers, len(wanted))),
             batch_size=1,
@@ -121,7 +121,7 @@ def compute_on_ray(
         )
         for row in done.iter_rows():
             part = told_of(row["told"])
-            advance(len(parts.images(part.number)))
+            advance(len(writer.images(part.number)))
             yield part
 
 

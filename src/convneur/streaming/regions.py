@@ -41,7 +41,7 @@ class Span(NamedTuple):
         return slice(self.start - other.start, self.stop - other.start)
 
 
-class Area(NamedTuple):
+class Region(NamedTuple):
     """Some rows and columns of a map."""
 
     rows: Span
@@ -52,19 +52,19 @@ class Area(NamedTuple):
         """Height and width."""
         return self.rows.length, self.columns.length
 
-    def scaled(self, factor: int) -> Area:
+    def scaled(self, factor: int) -> Region:
         """That of a map that is ``factor`` times as large."""
-        return Area(self.rows.scaled(factor), self.columns.scaled(factor))
+        return Region(self.rows.scaled(factor), self.columns.scaled(factor))
 
-    def within(self, size: tuple[int, int]) -> Area:
+    def within(self, size: tuple[int, int]) -> Region:
         """What a map of this height and width has of it."""
-        return Area(self.rows.within(size[0]), self.columns.within(size[1]))
+        return Region(self.rows.within(size[0]), self.columns.within(size[1]))
 
-    def wider(self, halo: int, size: tuple[int, int]) -> Area:
+    def wider(self, halo: int, size: tuple[int, int]) -> Region:
         """With ``halo`` rows and columns more on each side, where the map has them."""
-        return Area(self.rows.wider(halo, size[0]), self.columns.wider(halo, size[1]))
+        return Region(self.rows.wider(halo, size[0]), self.columns.wider(halo, size[1]))
 
-    def cut(self, x: Tensor, held: Area) -> Tensor:
+    def cut(self, x: Tensor, held: Region) -> Tensor:
         """This area of ``x`` (B, C, h, w), which holds the area ``held``."""
         return x[:, :, self.rows.inside(held.rows), self.columns.inside(held.columns)]
 
@@ -75,7 +75,7 @@ def spans(length: int, size: int) -> Iterator[Span]:
         yield Span(start, min(start + size, length))
 
 
-class Enlarged:
+class RegionUpsample:
     """Bilinear upsampling of a part of a token grid to a part of its map, as of all of it at once.
 
     Args:
@@ -85,11 +85,11 @@ class Enlarged:
         token_stride: Pixels of the map per token.
     """
 
-    def __init__(self, area: Area, size: tuple[int, int], grid: tuple[int, int], token_stride: int) -> None:
+    def __init__(self, area: Region, size: tuple[int, int], grid: tuple[int, int], token_stride: int) -> None:
         self.same = token_stride == 1
         self.whole_width = size[1] if area.columns == Span(0, size[1]) else None
         self.sides = [_between(*each) for each in zip(area, size, grid, strict=True)]
-        self.needed = area if self.same else Area(*(side.needed for side in self.sides))
+        self.needed = area if self.same else Region(*(side.needed for side in self.sides))
 
     def __call__(self, grid: Tensor) -> Tensor:
         """The area ``needed`` of the grid (B, C, h', w') -> the area of the map (B, C, H', W')."""

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convneur.files import write_atomic
-from convneur.inference.spans import Span
 from convneur.locks import acquire, release
+from convneur.streaming.regions import Span
 
 NAME, JOURNAL = ".convneur-scratch-", "journal.txt"
 

@@ -19,13 +19,13 @@ import torch
 from convneur import ops
 from convneur.data.decode import UnreadableImageError
 from convneur.data.semantic.loading import normalised
-from convneur.inference import stream
-from convneur.inference.budget import tile_size
-from convneur.inference.segments import segments_of
-from convneur.inference.spans import Area, Enlarged, Span, spans
+from convneur.streaming import stream
+from convneur.streaming.budget import tile_size
+from convneur.streaming.regions import Region, RegionUpsample, Span, spans
+from convneur.streaming.stages import substages_of
 from convneur.tasks.segmentation import create_segmenter
-from tests.inference.builders import picture
 from tests.models.builders import create
+from tests.streaming.builders import picture
 
 SEGMENTER = {"dims": (8, 12, 16, 24), "depths": (1, 1, 2, 1), "memory_width": 16, "ls_init_value": 0.5}
 SMALL = {"dims": (8, 12, 16, 24), "depths": (2, 1, 2, 1), "num_classes": 5, "ls_init_value": 0.5}
@@ -132,11 +132,11 @@ def test_a_part_of_a_grid_is_brought_up_as_all_of_it(size, token_stride):
     grid = torch.randn(1, 3, *grid_size, dtype=torch.float64)
     expected = grid if token_stride == 1 else torch.nn.functional.interpolate(grid, size, mode="bilinear")
     for rows, columns in product(spans(size[0], 3), spans(size[1], 4)):
-        area = Area(rows, columns)
-        enlarged = Enlarged(area, size, grid_size, token_stride)
-        part = enlarged(enlarged.needed.cut(grid, Area(Span(0, height), Span(0, width))))
+        area = Region(rows, columns)
+        upsample = RegionUpsample(area, size, grid_size, token_stride)
+        part = upsample(upsample.needed.cut(grid, Region(Span(0, height), Span(0, width))))
         torch.testing.assert_close(
-            part, area.cut(expected, Area(Span(0, size[0]), Span(0, size[1]))), rtol=0, atol=1e-12
+            part, area.cut(expected, Region(Span(0, size[0]), Span(0, size[1]))), rtol=0, atol=1e-12
         )
 
 
@@ -163,17 +163,17 @@ def test_memories_that_rounding_decides_about_are_refused_by_name(tmp_path):
 
 @pytest.mark.parametrize("name", ["convneur_m1", "convneur_m4"])
 def test_neither_width_nor_height_of_an_image_makes_a_tile_larger(name):
-    segments = segments_of(create(name))
-    for number, segment in enumerate(segments):
-        entering, side = (segments[number - 1].channels, 400_000 >> number + 2) if number else (3, 100_000)
-        rows, columns = tile_size(segment, (side, side), entering, 4, 2 * 10**9)
-        assert (rows, columns) == tile_size(segment, (side // 10, side), entering, 4, 2 * 10**9)
-        assert min(rows, columns) >= 8 * segment.halo
-        assert segment.token_stride > 1 or segment.branch is None or columns % segment.token_stride == 0
+    substages = substages_of(create(name))
+    for number, substage in enumerate(substages):
+        entering, side = (substages[number - 1].channels, 400_000 >> number + 2) if number else (3, 100_000)
+        rows, columns = tile_size(substage, (side, side), entering, 4, 2 * 10**9)
+        assert (rows, columns) == tile_size(substage, (side // 10, side), entering, 4, 2 * 10**9)
+        assert min(rows, columns) >= 8 * substage.halo
+        assert substage.token_stride > 1 or substage.branch is None or columns % substage.token_stride == 0
 
 
 def test_rows_of_a_very_wide_image_have_their_share_of_memory():
-    stem = segments_of(create("convneur_m1"))[0]
+    stem = substages_of(create("convneur_m1"))[0]
     line = 10**6 * 3  # bytes of a row of a million pixels
     rows, columns = tile_size(stem, (5000, 250_000), 3, 4, 2 * 10**9, line)
     assert (rows + 2 * stem.halo) * 4 * line <= 5 * 10**8
@@ -204,7 +204,7 @@ JOURNAL = ".convneur-scratch-*/journal.txt"
 JOB = """
 import sys, torch
 from pathlib import Path
-from tests.inference.test_stream import run, small
+from tests.streaming.test_stream import run, small
 torch.set_num_threads(1)
 run(small(), Path(sys.argv[1]), Path(sys.argv[2]))
 """

@@ -26,7 +26,7 @@ FAILED = "failed.jsonl"
 UNREADABLE = b"unreadable"  # in a part's metadata: identities and reasons, as JSON
 
 
-class Part(NamedTuple):
+class Shard(NamedTuple):
     """Features of one part.
 
     Attributes:
@@ -42,7 +42,7 @@ class Part(NamedTuple):
     unreadable: list[tuple[str, str]]
 
 
-class Done(NamedTuple):
+class WrittenShard(NamedTuple):
     """A part that is there: its rows, and which images could not be read and why."""
 
     number: int
@@ -50,7 +50,7 @@ class Done(NamedTuple):
     unreadable: list[tuple[str, str]]
 
 
-class Parts:
+class ShardWriter:
     """The parts of one source in one folder.
 
     Args:
@@ -75,7 +75,7 @@ class Parts:
         """Where a part is, or will be."""
         return self.out / f"part-{number:05d}.parquet"
 
-    def write(self, part: Part, images: BulkImages) -> Done:
+    def write(self, part: Shard, images: BulkImages) -> WrittenShard:
         """Write a part, whole."""
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -92,9 +92,9 @@ class Parts:
         table = pa.table(columns).replace_schema_metadata({UNREADABLE: json.dumps(unreadable)})
         with replace_file(self.path(part.number)) as fresh:
             pq.write_table(table, fresh)
-        return Done(part.number, len(part.indices), unreadable)
+        return WrittenShard(part.number, len(part.indices), unreadable)
 
-    def find(self, number: int) -> Done | None:
+    def find(self, number: int) -> WrittenShard | None:
         """A part, if it is there and whole."""
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -107,9 +107,9 @@ class Parts:
         except (OSError, KeyError, ValueError, pa.ArrowException):  # cut off by a failing disk, or of somebody else
             return None
         whole = metadata.num_rows + len(unreadable) == len(self.images(number))
-        return Done(number, metadata.num_rows, unreadable) if whole else None
+        return WrittenShard(number, metadata.num_rows, unreadable) if whole else None
 
-    def found(self) -> dict[int, Done]:
+    def found(self) -> dict[int, WrittenShard]:
         """All parts that are there."""
         every = (self.find(number) for number in range(len(self)))
         return {done.number: done for done in every if done is not None}
@@ -156,7 +156,7 @@ class Parts:
         """Add facts to embed.json."""
         write_atomic(self.out / ABOUT, json.dumps((read_about(self.out) or {}) | dict(facts), indent=2) + "\n")
 
-    def list_unreadable(self, found: Mapping[int, Done]) -> None:
+    def list_unreadable(self, found: Mapping[int, WrittenShard]) -> None:
         """Write failed.jsonl: a line for each image that could not be read; no file if all could."""
         lines = [
             json_text({"id": name, "reason": reason}) + "\n"

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from convneur.inference.passes import Passes, Step
-from convneur.inference.scratch import Map
-from convneur.inference.spans import Area, Enlarged, Span, spans
+from convneur.streaming.regions import Region, RegionUpsample, Span, spans
+from convneur.streaming.runner import Runner, Step
+from convneur.streaming.scratch import Map
 from convneur.tasks.evaluation import require_finite
 from convneur.tasks.segmentation.semantic_fpn import SemanticFPN
 
@@ -30,10 +30,10 @@ class Lazy(NamedTuple):
     rows: Callable[[Span], Tensor]
 
 
-def stored(passes: Passes, held: Map) -> Lazy:
+def stored(runner: Runner, held: Map) -> Lazy:
     """A map on disk."""
     height, width = held.shape[:2]
-    return Lazy(height, width, lambda rows: passes.read(held, Area(rows, Span(0, width))))
+    return Lazy(height, width, lambda rows: runner.read(held, Region(rows, Span(0, width))))
 
 
 def mapped(inside: Lazy, function: Callable[[Tensor], Tensor]) -> Lazy:
@@ -56,14 +56,14 @@ def doubled(inside: Lazy, times: int = 2) -> Lazy:
     height, width = inside.height * times, inside.width * times
 
     def rows(wanted: Span) -> Tensor:
-        bring = Enlarged(Area(wanted, Span(0, width)), (height, width), (inside.height, inside.width), times)
+        bring = RegionUpsample(Region(wanted, Span(0, width)), (height, width), (inside.height, inside.width), times)
         return bring(inside.rows(bring.needed.rows))
 
     return Lazy(height, width, rows)
 
 
 def topped(lateral: Lazy, above: Lazy) -> Lazy:
-    """A level of a pyramid: what comes from its own map, and the level above it, enlarged to the nearest pixels."""
+    """A level of a pyramid: what comes from its own map, and the level above it, upsample to the nearest pixels."""
 
     def rows(wanted: Span) -> Tensor:
         lower = Span(wanted.start // 2, (wanted.stop + 1) // 2)
@@ -85,23 +85,23 @@ class SemanticFpnOnDisk:
 
     Args:
         net: In eval mode.
-        passes: Where maps are, and how steps are taken.
+        runner: Where maps are, and how steps are taken.
         size: Height and width of the image before it was padded.
     """
 
-    def __init__(self, net: SemanticFPN, passes: Passes, size: tuple[int, int]) -> None:
-        self.net, self.passes, self.size = net, passes, size
+    def __init__(self, net: SemanticFPN, runner: Runner, size: tuple[int, int]) -> None:
+        self.net, self.runner, self.size = net, runner, size
         classes = net.head.out_channels
         wide = max(net.pyramid.out_channels, net.head.in_channels)
         # Bytes for a row of the finest map: a few maps of the decoder, and the scores of the image's pixels.
         pixel = 10 * wide + 3 * 16 * classes
-        fitting = passes.free // (pixel * -(-size[1] // 4) * passes.like.element_size())
-        if fitting < 8 and passes.tile is None:
+        fitting = runner.free // (pixel * -(-size[1] // 4) * runner.like.element_size())
+        if fitting < 8 and runner.tile is None:
             raise ValueError(
                 "the memory limit leaves no room for a strip of the decoder; raise it, or use fewer workers"
             )
-        found = passes.tile[0] if passes.tile is not None else max(1, min(fitting - 6, -(-size[0] // 64)))
-        self.rows: int = passes.scratch.remember("decoder", {"rows": found})["rows"]
+        found = runner.tile[0] if runner.tile is not None else max(1, min(fitting - 6, -(-size[0] // 64)))
+        self.rows: int = runner.scratch.remember("decoder", {"rows": found})["rows"]
 
     @property
     def work(self) -> float:
@@ -119,7 +119,7 @@ class SemanticFpnOnDisk:
         fpn: Any = self.net.pyramid.fpn
         inner: list[Lazy] = []
         for level in range(3, -1, -1):
-            lateral = mapped(stored(self.passes, maps[level]), fpn.inner_blocks[level])
+            lateral = mapped(stored(self.runner, maps[level]), fpn.inner_blocks[level])
             inner.insert(0, topped(lateral, inner[0]) if inner else lateral)
         share = self.work / (sum(4.0**-level for level in range(4)) + 1)
         levels = []
@@ -128,7 +128,7 @@ class SemanticFpnOnDisk:
             levels.append(self._level(level, x, list(blocks.children()), share * 4.0**-level, advance))
         total = mapped(summed(levels), self.net.head)
         logits = doubled(total, 4)
-        classes = self.passes.scratch.create("classes", self.size, "uint8")
+        classes = self.runner.scratch.create("classes", self.size, "uint8")
 
         def act(rows: Span) -> None:
             found = logits.rows(rows)[0, :, :, : self.size[1]]
@@ -137,7 +137,7 @@ class SemanticFpnOnDisk:
 
         lines = list(spans(self.size[0], 4 * self.rows))
         steps = (Step(f"classes {rows.start}", share / len(lines), partial(act, rows)) for rows in lines)
-        self.passes.take(steps, advance)
+        self.runner.take(steps, advance)
         return classes
 
     def _level(
@@ -154,20 +154,20 @@ class SemanticFpnOnDisk:
             assert isinstance(norm, nn.GroupNorm)
             name = f"level_{level}_{number}"
             made = convolved(x, conv)
-            out = self.passes.array(name, made.height, made.width, conv.out_channels)
+            out = self.runner.array(name, made.height, made.width, conv.out_channels)
             count = -(-made.height // self.rows)
-            sums = self.passes.scratch.create(f"{name}_sums", (count, 2, norm.num_groups), "float64")
+            sums = self.runner.scratch.create(f"{name}_sums", (count, 2, norm.num_groups), "float64")
             steps = self._convolve(name, made, out, sums, norm.num_groups, work)
-            self.passes.take(steps, advance)
-            self.passes.scratch.drop(f"level_{level}_{number - 2}")
+            self.runner.take(steps, advance)
+            self.runner.scratch.drop(f"level_{level}_{number - 2}")
             known = _normed(norm, sums, made.height * made.width)
-            x = mapped(mapped(stored(self.passes, out), known), act)
+            x = mapped(mapped(stored(self.runner, out), known), act)
         return x
 
     def _convolve(self, name: str, made: Lazy, out: Map, sums: Map, groups: int, work: float) -> Iterator[Step]:
         def act(index: int, rows: Span) -> None:
             y = made.rows(rows)
-            self.passes.write(out, Area(rows, Span(0, made.width)), y)
+            self.runner.write(out, Region(rows, Span(0, made.width)), y)
             parts = y.double().reshape(groups, -1)  # whatever its memory format
             found = torch.stack([parts.sum(1), parts.square().sum(1)])
             sums.write(found[None].cpu().numpy(), Span(index, index + 1))

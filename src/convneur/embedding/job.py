@@ -16,10 +16,10 @@ from convneur.data.bulk import BulkImages, open_bulk
 from convneur.data.decode import MAX_PIXELS
 from convneur.data.loading import default_workers
 from convneur.data.unreadable import Unreadable
+from convneur.embedding.embedder import Embedder
+from convneur.embedding.features import FeatureModel, load_features
+from convneur.embedding.shard_writer import ShardWriter, WrittenShard
 from convneur.files import StrPath
-from convneur.inference.embedder import Embedder
-from convneur.inference.features import FeatureModel, load_features
-from convneur.inference.parts import Done, Parts
 from convneur.interrupts import Interrupts
 from convneur.outputs import OutputFolder
 from convneur.tasks.evaluation import device_for
@@ -125,7 +125,7 @@ def embed(
 
     Args:
         source: Folder of images, parquet files, or shards: see `convneur.data.bulk.sources`.
-        model: As for `convneur.inference.features.load_features`.
+        model: As for `convneur.embedding.features.load_features`.
         out: Folder; created if it is not there.
         config: How.
         watch: Told how far it is, at the beginning and whenever that changes.
@@ -147,44 +147,45 @@ def embed(
         compute = _engine(config)
         images = open_bulk(source)
         features = load_features(model, config.image_size)
-        parts = Parts(out, len(images), config.part_size, features.width, config.half)
+        writer = ShardWriter(out, len(images), config.part_size, features.width, config.half)
         made_from = _made_from(images, features, config)
-        if overwrite and not parts.begun(made_from):
+        if overwrite and not writer.begun(made_from):
             folder.clear()
-        parts.claim(made_from)
-        parts.tell({"model": model, "source": source, "images": len(images), "parts": len(parts)})
-        return _fill(parts, images, features, config, compute, watch)
+        writer.claim(made_from)
+        writer.tell({"model": model, "source": source, "images": len(images), "parts": len(writer)})
+        return _fill(writer, images, features, config, compute, watch)
 
 
 Compute = Callable[
-    [Sequence[int], Parts, BulkImages, FeatureModel, EmbedConfig, Callable[[int], object]], Generator[Done, None, None]
+    [Sequence[int], ShardWriter, BulkImages, FeatureModel, EmbedConfig, Callable[[int], object]],
+    Generator[WrittenShard, None, None],
 ]
 
 
 def _engine(config: EmbedConfig) -> Compute:
     if config.engine == "local":
         return _compute_here
-    from convneur.inference.ray_engine import compute_on_ray
+    from convneur.embedding.ray_engine import compute_on_ray
 
     return compute_on_ray
 
 
 def _compute_here(
     wanted: Sequence[int],
-    parts: Parts,
+    writer: ShardWriter,
     images: BulkImages,
     features: FeatureModel,
     config: EmbedConfig,
     advance: Callable[[int], object],
-) -> Generator[Done, None, None]:
+) -> Generator[WrittenShard, None, None]:
     """Compute and write parts in this process."""
     device = device_for(config.device)
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(device.type, True):
         raise ValueError(f"--device {device} is not to be had on this machine; leave it out, or give cpu")
-    count = sum(len(parts.images(number)) for number in wanted)
+    count = sum(len(writer.images(number)) for number in wanted)
     workers = min(count // config.batch_size, default_workers()) if config.workers is None else config.workers
-    embedder = Embedder(images, features, parts, config.batch_size, workers, device, config.max_pixels)
+    embedder = Embedder(images, features, writer, config.batch_size, workers, device, config.max_pixels)
     # A loader's process that is left in the middle of handing over a batch would tell of it with a traceback.
     with Interrupts(wait=True) as interrupts:
 
@@ -193,22 +194,22 @@ def _compute_here(
             interrupts.check()
 
         for part in embedder.compute(wanted, after_batch):
-            yield parts.write(part, images)
+            yield writer.write(part, images)
 
 
 def _fill(
-    parts: Parts,
+    writer: ShardWriter,
     images: BulkImages,
     features: FeatureModel,
     config: EmbedConfig,
     compute: Compute,
     watch: Callable[[Progress], object],
 ) -> Embedded:
-    parts.sweep()
-    found = parts.found()
+    writer.sweep()
+    found = writer.found()
     unreadable = Unreadable(len(images), config.max_unreadable)
-    before = done = sum(len(parts.images(number)) for number in found)
-    wanted = [number for number in range(len(parts)) if number not in found]
+    before = done = sum(len(writer.images(number)) for number in found)
+    wanted = [number for number in range(len(writer)) if number not in found]
 
     def advance(count: int) -> None:
         nonlocal done
@@ -221,13 +222,13 @@ def _fill(
         for each in found.values():
             unreadable.add(each.unreadable)
         if wanted:
-            with closing(compute(wanted, parts, images, features, config, advance)) as computed:
+            with closing(compute(wanted, writer, images, features, config, advance)) as computed:
                 for each in computed:
                     found[each.number] = each
                     unreadable.add(each.unreadable)
     finally:
-        parts.list_unreadable(found)
-        parts.sweep()
+        writer.list_unreadable(found)
+        writer.sweep()
     seconds = time.perf_counter() - began
     rows = sum(each.rows for each in found.values())
     result = Embedded(rows, unreadable.found, len(found), features.width, done - before, seconds, images.notes)
@@ -240,7 +241,7 @@ def _fill(
             "engine": config.engine,
             "batch_size": config.batch_size,
         }
-    parts.tell(facts)
+    writer.tell(facts)
     return result
 
 

@@ -15,10 +15,10 @@ import tifffile
 import zarr
 
 from convneur.data.decode import UnreadableImageError
-from convneur.inference import open_large
-from convneur.inference.spans import Span
-from tests.inference.builders import picture
-from tests.inference.test_sources import as_ome_zarr
+from convneur.streaming import open_large
+from convneur.streaming.regions import Span
+from tests.streaming.builders import picture
+from tests.streaming.test_sources import as_ome_zarr
 
 
 def refused(match: str = ""):

@@ -5,8 +5,6 @@ Shape letters: B batch, C channels, H W pixels, D width of the features.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any, NamedTuple, cast
 
 import timm
@@ -17,6 +15,7 @@ from convneur.data.semantic.loading import MEAN, STD
 from convneur.data.transforms import Preprocessing
 from convneur.models import load_model
 from convneur.models.hub import model_folder
+from convneur.models.weights import weights_hash
 from convneur.tasks.detection.saved import detector_folder, load_detector
 from convneur.tasks.saved import find_model, read_config
 from convneur.tasks.segmentation.saved import load_segmenter, segmenter_folder
@@ -91,15 +90,6 @@ def load_features(source: str, image_size: int | None = None) -> FeatureModel:
         "weights": weights_hash(module),
     }
     return FeatureModel(module.eval(), preprocessing, _width(module, preprocessing, source), identity)
-
-
-def weights_hash(module: nn.Module) -> str:
-    """SHA-256 of names, types, shapes and values of a state dict."""
-    whole = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        whole.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
-        whole.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return whole.hexdigest()
 
 
 def _of_body(body: nn.Module, source: str, key: str, stats: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:

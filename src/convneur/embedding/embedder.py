@@ -14,31 +14,31 @@ from convneur.data.bulk import BulkImages
 from convneur.data.decode import MAX_PIXELS
 from convneur.data.loading import EvalImages, Pictures, collate, ignore_interrupts
 from convneur.data.transforms import eval_transform
-from convneur.inference.features import FeatureModel
-from convneur.inference.parts import Part, Parts
+from convneur.embedding.features import FeatureModel
+from convneur.embedding.shard_writer import Shard, ShardWriter
 from convneur.models.prepare_for_inference import prepare_for_inference
 
 
-class PartBatches(Sampler[list[int]]):
+class ShardBatches(Sampler[list[int]]):
     """Batches of indices of the parts that are ``wanted``, one after the other; none reaches into the next part.
 
     So a part's batches, and with them the last bits of its features, do not follow from which parts were there.
     """
 
-    def __init__(self, parts: Parts, batch_size: int) -> None:
-        self.parts, self.batch_size = parts, batch_size
+    def __init__(self, writer: ShardWriter, batch_size: int) -> None:
+        self.writer, self.batch_size = writer, batch_size
         self.wanted: Sequence[int] = ()
 
     def count(self, number: int) -> int:
         """Batches of a part."""
-        return -(-len(self.parts.images(number)) // self.batch_size)
+        return -(-len(self.writer.images(number)) // self.batch_size)
 
     def __len__(self) -> int:
         return sum(map(self.count, self.wanted))
 
     def __iter__(self) -> Iterator[list[int]]:
         for number in self.wanted:
-            images = self.parts.images(number)
+            images = self.writer.images(number)
             for first in range(0, len(images), self.batch_size):
                 yield list(images[first : first + self.batch_size])
 
@@ -49,7 +49,7 @@ class Embedder:
     Args:
         images: Of the source.
         model: Of the features.
-        parts: Which images make a part.
+        writer: Says which images make a part.
         batch_size: Images at a time.
         workers: Processes that decode; 0 for none.
         device: To compute on; the model is moved there.
@@ -60,14 +60,14 @@ class Embedder:
         self,
         images: BulkImages,
         model: FeatureModel,
-        parts: Parts,
+        writer: ShardWriter,
         batch_size: int,
         workers: int,
         device: torch.device,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.device, self.model = device, prepare_for_inference(model.module, device)
-        self.order = PartBatches(parts, batch_size)
+        self.order = ShardBatches(writer, batch_size)
         self.loader: DataLoader[Any] = DataLoader(
             EvalImages(Pictures(images, max_pixels), eval_transform(model.preprocessing)),
             batch_sampler=self.order,
@@ -78,7 +78,7 @@ class Embedder:
             worker_init_fn=ignore_interrupts,
         )
 
-    def compute(self, wanted: Sequence[int], advance: Callable[[int], object] = lambda images: None) -> Iterator[Part]:
+    def compute(self, wanted: Sequence[int], advance: Callable[[int], object] = lambda images: None) -> Iterator[Shard]:
         """Features of parts, one after the other.
 
         Args:
@@ -99,4 +99,4 @@ class Embedder:
                 indices += batch.indices[known].tolist()
                 unreadable += batch.unreadable
                 advance(len(batch.labels))
-            yield Part(number, indices, np.concatenate(features), unreadable)
+            yield Shard(number, indices, np.concatenate(features), unreadable)

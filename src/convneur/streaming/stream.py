@@ -25,14 +25,8 @@ from timm.data import resolve_model_data_config
 from torch import Tensor
 
 from convneur.files import NEW, StrPath, replace_file, write_atomic
-from convneur.inference.backbone import BackboneOnDisk
-from convneur.inference.budget import free_bytes
-from convneur.inference.features import weights_hash
-from convneur.inference.passes import Passes
-from convneur.inference.scratch import Scratch
-from convneur.inference.semantic_fpn import SemanticFpnOnDisk
-from convneur.inference.sources import open_large
 from convneur.models import ConvNeur
+from convneur.models.weights import weights_hash
 from convneur.notes import AlreadyDone
 from convneur.outputs import OutputFolder
 from convneur.printing import (
@@ -45,6 +39,12 @@ from convneur.printing import (
     TimeRemainingColumn,
     Told,
 )
+from convneur.streaming.backbone import BackboneOnDisk
+from convneur.streaming.budget import free_bytes
+from convneur.streaming.runner import Runner
+from convneur.streaming.scratch import Scratch
+from convneur.streaming.semantic_fpn import SemanticFpnOnDisk
+from convneur.streaming.sources import open_large
 from convneur.tasks.evaluation import require_finite
 from convneur.tasks.pyramid import STRIDES
 from convneur.tasks.segmentation.models import Segmenter
@@ -166,14 +166,14 @@ def stream(
         output.start(go_on=True)
         with Scratch(folder if scratch is None else Path(scratch).expanduser(), plan, alone=scratch is None) as kept:
             free = free_bytes(memory_limit) // workers
-            passes = Passes(kept, like, workers, free, tile)
+            runner = Runner(kept, like, workers, free, tile)
             wanted = set(range(4)) if decoder is not None else set(out_indices)
             features = logits = classes = None
             training = model.training
             try:
                 model.eval()
-                body = BackboneOnDisk(backbone, image, look, passes, wanted, 1 if decoder is None else STRIDES[-1])
-                head = None if decoder is None else SemanticFpnOnDisk(decoder, passes, (image.height, image.width))
+                body = BackboneOnDisk(backbone, image, look, runner, wanted, 1 if decoder is None else STRIDES[-1])
+                head = None if decoder is None else SemanticFpnOnDisk(decoder, runner, (image.height, image.width))
                 with _bar(progress) as bar:
                     work = body.work + (head.work if head is not None else 0)
                     task = bar.add_task(f"{image.height} x {image.width} px", total=work)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from convneur.inference import video
 from convneur.memory import SlotMemory
+from convneur.streaming import video
 from tests.models.builders import create
 
 SMALL = {"dims": (8, 12, 16, 24), "depths": (1, 1, 1, 1), "num_classes": 5}

@@ -1,4 +1,4 @@
-"""What passes over maps on disk have in common: reading rows as tensors, and steps that are done once.
+"""Runs over maps on disk: reading rows as tensors, and steps that are done once.
 
 Shape letters: C channels, H W pixels of a map.
 """
@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from convneur.inference.scratch import Map, Scratch
-from convneur.inference.spans import Area
+from convneur.streaming.regions import Region
+from convneur.streaming.scratch import Map, Scratch
 
 
 class Step(NamedTuple):
@@ -26,7 +26,7 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Passes:
+class Runner:
     """Where maps are, and how steps are taken.
 
     Attributes:
@@ -52,19 +52,19 @@ class Passes:
         """A map that can be written; what is there stays."""
         return self.scratch.create(name, shape, self.kind)
 
-    def read(self, held: Map, area: Area) -> Tensor:
+    def read(self, held: Map, area: Region) -> Tensor:
         """Part of a map on disk (H, W, C) as (1, C, rows, columns)."""
         return self._part(held, area).permute(2, 0, 1)[None]
 
-    def tokens(self, held: Map, area: Area) -> Tensor:
+    def tokens(self, held: Map, area: Region) -> Tensor:
         """Part of a map on disk (h, w, D) as (1, N, D)."""
         return self._part(held, area).flatten(0, 1)[None]
 
-    def write(self, held: Map, area: Area, x: Tensor) -> None:
+    def write(self, held: Map, area: Region, x: Tensor) -> None:
         """Write (1, C, rows, columns) into a map on disk (H, W, C)."""
         held.write(x[0].permute(1, 2, 0).cpu().numpy(), *area)
 
-    def _part(self, held: Map, area: Area) -> Tensor:
+    def _part(self, held: Map, area: Region) -> Tensor:
         return torch.from_numpy(held.read(*area)).to(self.like.device)
 
     def take(self, steps: Iterable[Step], advance: Callable[[float], None]) -> None:
