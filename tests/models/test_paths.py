@@ -27,7 +27,7 @@ from tests.hostile.models import LOADERS, TASKS, save
 from tests.models.builders import create
 from tests.tasks.detection.builders import write_scenes as write_objects
 
-PACKAGES = ("models", "export", "inference", "explain", "bench", "tasks.detection", "tasks.segmentation")
+PACKAGES = ("models", "export", "streaming", "embedding", "explain", "bench", "tasks.detection", "tasks.segmentation")
 
 
 class Elsewhere(os.PathLike):

@@ -25,20 +25,20 @@ class ShardBatches(Sampler[list[int]]):
     So a part's batches, and with them the last bits of its features, do not follow from which parts were there.
     """
 
-    def __init__(self, writer: ShardWriter, batch_size: int) -> None:
-        self.writer, self.batch_size = writer, batch_size
+    def __init__(self, shards: ShardWriter, batch_size: int) -> None:
+        self.shards, self.batch_size = shards, batch_size
         self.wanted: Sequence[int] = ()
 
     def count(self, number: int) -> int:
         """Batches of a part."""
-        return -(-len(self.writer.images(number)) // self.batch_size)
+        return -(-len(self.shards.images(number)) // self.batch_size)
 
     def __len__(self) -> int:
         return sum(map(self.count, self.wanted))
 
     def __iter__(self) -> Iterator[list[int]]:
         for number in self.wanted:
-            images = self.writer.images(number)
+            images = self.shards.images(number)
             for first in range(0, len(images), self.batch_size):
                 yield list(images[first : first + self.batch_size])
 
@@ -49,7 +49,7 @@ class Embedder:
     Args:
         images: Of the source.
         model: Of the features.
-        writer: Says which images make a part.
+        shards: Says which images make a part.
         batch_size: Images at a time.
         workers: Processes that decode; 0 for none.
         device: To compute on; the model is moved there.
@@ -60,14 +60,14 @@ class Embedder:
         self,
         images: BulkImages,
         model: FeatureModel,
-        writer: ShardWriter,
+        shards: ShardWriter,
         batch_size: int,
         workers: int,
         device: torch.device,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.device, self.model = device, prepare_for_inference(model.module, device)
-        self.order = ShardBatches(writer, batch_size)
+        self.order = ShardBatches(shards, batch_size)
         self.loader: DataLoader[Any] = DataLoader(
             EvalImages(Pictures(images, max_pixels), eval_transform(model.preprocessing)),
             batch_sampler=self.order,

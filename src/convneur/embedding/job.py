@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from convneur.data.bulk import BulkImages, open_bulk
-from convneur.data.decode import MAX_PIXELS
 from convneur.data.loading import default_workers
 from convneur.data.unreadable import Unreadable
 from convneur.embedding.embedder import Embedder
@@ -22,60 +21,20 @@ from convneur.embedding.shard_writer import ShardWriter, WrittenShard
 from convneur.files import StrPath
 from convneur.interrupts import Interrupts
 from convneur.outputs import OutputFolder
+from convneur.printing import (
+    BarColumn,
+    Console,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    status,
+)
 from convneur.tasks.evaluation import device_for
-
-EngineName = Literal["local", "ray"]
-DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+from convneur_options.embedding import DEFAULTS, EmbedConfig
 
 
-@dataclass(frozen=True)
-class EmbedConfig:
-    """How features are computed. The first four decide what comes out, the others who does the work.
-
-    Attributes:
-        part_size: Images in a part.
-        image_size: Pixels a side; what the model was made for if not given.
-        half: Keep float16 instead of float32.
-        max_pixels: Larger images count as unreadable.
-        max_unreadable: Largest share of images that may be unreadable.
-        batch_size: Images at a time; another one changes rounding only.
-        workers: Processes that decode images, for each model that computes; None for as many as suit the machine.
-        device: To compute on; ``auto`` takes a GPU if there is one.
-        engine: ``local`` computes in this process, ``ray`` on a cluster.
-        ray_address: Of a cluster, or ``auto`` for the one this machine is in; None starts one on this machine.
-        ray_workers: Models that compute at the same time, with ``ray``.
-    """
-
-    part_size: int = 4096
-    image_size: int | None = None
-    half: bool = False
-    max_pixels: int = MAX_PIXELS
-    max_unreadable: float = 0.01
-    batch_size: int = 64
-    workers: int | None = None
-    device: DeviceName = "auto"
-    engine: EngineName = "local"
-    ray_address: str | None = None
-    ray_workers: int = 2
-
-    def check(self) -> None:
-        """Refuse numbers, by the name of their flag, with which nothing can be computed."""
-        numbers: dict[str, tuple[float, float]] = {
-            "part-size": (self.part_size, 1),
-            "image-size": (1 if self.image_size is None else self.image_size, 1),
-            "batch-size": (self.batch_size, 1),
-            "workers": (self.workers or 0, 0),
-            "ray-workers": (self.ray_workers, 1),
-            "max-megapixels": (self.max_pixels, 1),
-        }
-        for flag, (number, least) in numbers.items():
-            if number < least:
-                raise ValueError(f"--{flag} {number:g} is out of range; give at least {least:g}")
-        if not 0 <= self.max_unreadable <= 1:
-            raise ValueError(f"--max-unreadable {self.max_unreadable} is out of range; give 0 to 1")
-
-
-class Progress(NamedTuple):
+class HowFar(NamedTuple):
     """How far a job is: images of all parts, and how many of them are done, this call and those before."""
 
     total: int
@@ -113,9 +72,10 @@ def embed(
     source: StrPath,
     model: StrPath,
     out: StrPath,
-    config: EmbedConfig = EmbedConfig(),
-    watch: Callable[[Progress], object] = lambda progress: None,
+    config: EmbedConfig = DEFAULTS,
+    watch: Callable[[HowFar], object] = lambda far: None,
     overwrite: bool = False,
+    progress: bool = True,
 ) -> Embedded:
     """Compute features and write them to ``part-*.parquet``; parts that are there are left alone.
 
@@ -130,6 +90,7 @@ def embed(
         config: How.
         watch: Told how far it is, at the beginning and whenever that changes.
         overwrite: Remove the parts of an earlier job that are there, and begin anew.
+        progress: Show a bar on the terminal.
 
     Raises:
         FileNotFoundError: If there is nothing at ``source`` or ``model``.
@@ -139,21 +100,48 @@ def embed(
         BlockingIOError: If another process fills the folder.
         ImportError: If Ray is needed and missing.
         OSError: If ``out`` is a file, or nothing can be written there.
+        KeyboardInterrupt: On Ctrl-C and SIGTERM, with what is done.
     """
     config.check()
     source, model = os.fspath(source), os.fspath(model)
     out = Path(out).expanduser().absolute()
-    with OutputFolder(out, "embed", overwrite) as folder:
+    with _bar(model, watch, progress) as show, OutputFolder(out, "embed", overwrite) as folder:
         compute = _engine(config)
         images = open_bulk(source)
         features = load_features(model, config.image_size)
-        writer = ShardWriter(out, len(images), config.part_size, features.width, config.half)
+        shards = ShardWriter(out, len(images), config.part_size, features.width, config.half)
         made_from = _made_from(images, features, config)
-        if overwrite and not writer.begun(made_from):
+        if overwrite and not shards.begun(made_from):
             folder.clear()
-        writer.claim(made_from)
-        writer.tell({"model": model, "source": source, "images": len(images), "parts": len(writer)})
-        return _fill(writer, images, features, config, compute, watch)
+        shards.claim(made_from)
+        shards.tell({"model": model, "source": source, "images": len(images), "parts": len(shards)})
+        return _fill(shards, images, features, config, compute, show)
+
+
+@contextmanager
+def _bar(
+    model: str, watch: Callable[[HowFar], object], progress: bool
+) -> Generator[Callable[[HowFar], object], None, None]:
+    """What shows how far a job is, and tells who watches."""
+    columns = TextColumn("embedding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not progress)
+    with ExitStack() as shown:
+        shown.enter_context(status(f"Loading {model} and looking for images", progress))
+
+        def show(far: HowFar) -> None:
+            if not bar.tasks:
+                shown.close()
+                shown.enter_context(bar)
+                bar.add_task("", total=far.total, completed=far.done)  # earlier calls do not count as speed
+            bar.update(bar.task_ids[0], completed=far.done)
+            watch(far)
+
+        try:
+            yield show
+        except KeyboardInterrupt as stop:
+            told = f"{bar.tasks[0].completed:,.0f} images done" if bar.tasks else "nothing done"
+            stop.args = (f"stopped, {told}; the same command goes on from the last whole part",)
+            raise
 
 
 Compute = Callable[
@@ -172,7 +160,7 @@ def _engine(config: EmbedConfig) -> Compute:
 
 def _compute_here(
     wanted: Sequence[int],
-    writer: ShardWriter,
+    shards: ShardWriter,
     images: BulkImages,
     features: FeatureModel,
     config: EmbedConfig,
@@ -183,9 +171,9 @@ def _compute_here(
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(device.type, True):
         raise ValueError(f"--device {device} is not to be had on this machine; leave it out, or give cpu")
-    count = sum(len(writer.images(number)) for number in wanted)
+    count = sum(len(shards.images(number)) for number in wanted)
     workers = min(count // config.batch_size, default_workers()) if config.workers is None else config.workers
-    embedder = Embedder(images, features, writer, config.batch_size, workers, device, config.max_pixels)
+    embedder = Embedder(images, features, shards, config.batch_size, workers, device, config.max_pixels)
     # A loader's process that is left in the middle of handing over a batch would tell of it with a traceback.
     with Interrupts(wait=True) as interrupts:
 
@@ -194,27 +182,27 @@ def _compute_here(
             interrupts.check()
 
         for part in embedder.compute(wanted, after_batch):
-            yield writer.write(part, images)
+            yield shards.write(part, images)
 
 
 def _fill(
-    writer: ShardWriter,
+    shards: ShardWriter,
     images: BulkImages,
     features: FeatureModel,
     config: EmbedConfig,
     compute: Compute,
-    watch: Callable[[Progress], object],
+    watch: Callable[[HowFar], object],
 ) -> Embedded:
-    writer.sweep()
-    found = writer.found()
+    shards.sweep()
+    found = shards.found()
     unreadable = Unreadable(len(images), config.max_unreadable)
-    before = done = sum(len(writer.images(number)) for number in found)
-    wanted = [number for number in range(len(writer)) if number not in found]
+    before = done = sum(len(shards.images(number)) for number in found)
+    wanted = [number for number in range(len(shards)) if number not in found]
 
     def advance(count: int) -> None:
         nonlocal done
         done += count
-        watch(Progress(len(images), done))
+        watch(HowFar(len(images), done))
 
     began = time.perf_counter()
     try:
@@ -222,13 +210,13 @@ def _fill(
         for each in found.values():
             unreadable.add(each.unreadable)
         if wanted:
-            with closing(compute(wanted, writer, images, features, config, advance)) as computed:
+            with closing(compute(wanted, shards, images, features, config, advance)) as computed:
                 for each in computed:
                     found[each.number] = each
                     unreadable.add(each.unreadable)
     finally:
-        writer.list_unreadable(found)
-        writer.sweep()
+        shards.list_unreadable(found)
+        shards.sweep()
     seconds = time.perf_counter() - began
     rows = sum(each.rows for each in found.values())
     result = Embedded(rows, unreadable.found, len(found), features.width, done - before, seconds, images.notes)
@@ -241,7 +229,7 @@ def _fill(
             "engine": config.engine,
             "batch_size": config.batch_size,
         }
-    writer.tell(facts)
+    shards.tell(facts)
     return result
 
 

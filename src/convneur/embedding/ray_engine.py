@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +28,7 @@ from convneur.embedding.features import FeatureModel
 from convneur.embedding.shard_writer import ShardWriter, WrittenShard
 from convneur.interrupts import Interrupts
 from convneur.tasks.evaluation import device_for
-
-if TYPE_CHECKING:
-    from convneur.embedding.job import EmbedConfig
+from convneur_options.embedding import EmbedConfig
 
 try:
     import ray
@@ -52,9 +50,9 @@ class ShardWorker:
     """
 
     def __init__(self, job: list[Any]) -> None:
-        images, model, writer, batch_size, workers, device, max_pixels = ray.get(job[0])
-        self.images, self.writer = images, writer
-        self.embedder = Embedder(images, model, writer, batch_size, workers, device_for(device), max_pixels)
+        images, model, shards, batch_size, workers, device, max_pixels = ray.get(job[0])
+        self.images, self.shards = images, shards
+        self.embedder = Embedder(images, model, shards, batch_size, workers, device_for(device), max_pixels)
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """A number -> what `told_of` reads; what a user can mend is told rather than raised, or Ray would wrap it."""
@@ -66,14 +64,14 @@ class ShardWorker:
         return {"told": np.array([told], dtype=object)}
 
     def _done(self, number: int) -> WrittenShard:
-        done = self.writer.find(number)  # there if a worker died between writing and telling
+        done = self.shards.find(number)  # there if a worker died between writing and telling
         if done is not None:
             return done
-        if self.writer.count_try(number) > TRIES:
-            where = [self.images.name(index) for index in self.writer.images(number)]
+        if self.shards.count_try(number) > TRIES:
+            where = [self.images.name(index) for index in self.shards.images(number)]
             raise OSError(f"workers died {TRIES} times at the images from {where[0]} to {where[-1]}; give more memory")
         (part,) = self.embedder.compute([number])
-        return self.writer.write(part, self.images)
+        return self.shards.write(part, self.images)
 
 
 def told_of(text: str) -> WrittenShard:
@@ -87,7 +85,7 @@ def told_of(text: str) -> WrittenShard:
 
 def compute_on_ray(
     wanted: Sequence[int],
-    writer: ShardWriter,
+    shards: ShardWriter,
     images: BulkImages,
     features: FeatureModel,
     config: EmbedConfig,
@@ -109,7 +107,7 @@ def compute_on_ray(
         workers = (
             (DECODERS if on_gpu else 0) if config.workers is None else config.workers
         )  # a CPU decodes while it waits
-        job = ray.put((images, features, writer, config.batch_size, workers, config.device, config.max_pixels))
+        job = ray.put((images, features, shards, config.batch_size, workers, config.device, config.max_pixels))
         numbers = ray.data.from_items([{"number": n} for n in wanted], override_num_blocks=len(wanted))
         done = numbers.map_batches(
             ShardWorker,
@@ -121,7 +119,7 @@ def compute_on_ray(
         )
         for row in done.iter_rows():
             part = told_of(row["told"])
-            advance(len(writer.images(part.number)))
+            advance(len(shards.images(part.number)))
             yield part
 
 
