@@ -81,6 +81,13 @@ def resolved(name: str) -> str:
     return f"{kind}{os.path.realpath(path)}" if path.exists() else name
 
 
+def model_identity(model: str) -> list[str]:
+    """What identifies a model: its name and, of files on this disk, where they are and their state."""
+    model = resolved(model)
+    folder = Path(model) / "model"
+    return [model, files_hash(folder if (folder / "config.json").is_file() else model, deep=False)]
+
+
 def _files_below(folder: Path, deep: bool) -> Iterator[Path]:
     for where, folders, files in os.walk(folder):
         folders.sort()

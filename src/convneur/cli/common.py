@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convneur.notes import files_hash, resolved
+from convneur.notes import model_identity as model_identity
 from convneur.printing import Console, Table, markdown_code
 
 if TYPE_CHECKING:
@@ -17,13 +16,6 @@ def tell_notes(notes: Sequence[str], console: Any) -> None:
     """What was left out of the data, and why."""
     for note in notes:
         console.print(note, style="yellow")
-
-
-def model_identity(model: str) -> list[str]:
-    """What identifies a model: its name and, of files on this disk, where they are and their state."""
-    model = resolved(model)
-    folder = Path(model) / "model"
-    return [model, files_hash(folder if (folder / "config.json").is_file() else model, deep=False)]
 
 
 def tell_whole(source: Any, console: Any) -> None:
