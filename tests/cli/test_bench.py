@@ -5,8 +5,8 @@ import json
 
 import pytest
 
+from convneur.bench import tables as bench_tables
 from convneur.bench.latency import Latency
-from convneur.cli import bench_tables
 from convneur.printing import Console
 from convneur_command.main import main
 

@@ -42,7 +42,7 @@ PHASES = [
     ("explain", "timm:create_model", ["{classes}", *MODEL]),
     ("export", FORWARD, ["{model}", "--format", "torch"]),
     ("info", "convneur.bench:count_cost", []),
-    ("bench", "convneur.bench.floor:measured_rates", []),
+    ("bench", "convneur.bench.run:measured_rates", []),
     ("ablate placement", FORWARD, [*CLASSIFIER, "--budget", "tiny", "--train-images", "0"]),
     ("demo", FORWARD, ["--epochs", "1"]),
     ("demo", "convneur.bench:count_cost", ["--epochs", "1"]),
