@@ -47,8 +47,9 @@ def bench(
     if json_:
         print_json(done.facts, indent=1)
     console = Console(stderr=True)
-    for table in done.tables():
+    for table in done.tables:
         console.print(table)
-    for each in done.not_run:
+    for each in done.facts.get("not_run", ()):
         console.print(f"Not run: {each['model']}, {each['size']} px, batch {each['batch']}: {each['reason']}")
-    console.print(f"Picture: {done.picture}   CSV: {done.csv}   numbers: {done.json}")
+    picture, csv = done.path.with_suffix(".png"), done.path.with_suffix(".csv")
+    console.print(f"Picture: {picture}   CSV: {csv}   numbers: {done.path}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 What = Literal["latency", "scaling", "profile"]
 
@@ -42,6 +42,11 @@ class BenchConfig:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     heap: Literal["kept", "default"] = "kept"
     rounds: int = 15
+
+    def how(self) -> dict[str, Any]:
+        """How one model is run, as `convneur.bench.latency.Setting` takes it."""
+        names = "dtype", "compile", "training", "channels_last", "fused"
+        return {name: getattr(self, name) for name in names}
 
     def check(self, what: What) -> None:
         """Refuse what cannot be measured."""

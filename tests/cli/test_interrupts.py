@@ -41,11 +41,11 @@ PHASES = [
     ("stream", "convneur.streaming.scratch:Scratch.finish", ["{image}", *MODEL, "--workers", "2"]),
     ("explain", "timm:create_model", ["{classes}", *MODEL]),
     ("export", FORWARD, ["{model}", "--format", "torch"]),
-    ("info", "convneur.bench:count_cost", []),
+    ("info", "convneur.bench.variants:count_cost", []),
     ("bench", "convneur.bench.run:measured_rates", []),
     ("ablate placement", FORWARD, [*CLASSIFIER, "--budget", "tiny", "--train-images", "0"]),
     ("demo", FORWARD, ["--epochs", "1"]),
-    ("demo", "convneur.bench:count_cost", ["--epochs", "1"]),
+    ("demo", "convneur.lab.demo:count_cost", ["--epochs", "1"]),
 ]
 
 
