@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
 from convneur.data.bulk import BulkImages
-from convneur.data.decode import MAX_PIXELS
 from convneur.data.loading import EvalImages, Pictures, collate, ignore_interrupts
 from convneur.data.transforms import eval_transform
 from convneur.embedding.features import FeatureModel
 from convneur.embedding.shard_writer import Shard, ShardWriter
 from convneur.models.prepare_for_inference import prepare_for_inference
+from convneur_options.embedding import EmbedConfig
 
 
 class ShardBatches(Sampler[list[int]]):
@@ -43,33 +43,29 @@ class ShardBatches(Sampler[list[int]]):
                 yield list(images[first : first + self.batch_size])
 
 
+class Job(NamedTuple):
+    """Which images, by which model, into which parts, and how."""
+
+    images: BulkImages
+    features: FeatureModel
+    shards: ShardWriter
+    config: EmbedConfig
+
+
 class Embedder:
     """A model on its device, and a loader whose processes live on from part to part.
 
     Args:
-        images: Of the source.
-        model: Of the features.
-        shards: Says which images make a part.
-        batch_size: Images at a time.
+        job: What to compute.
         workers: Processes that decode; 0 for none.
         device: To compute on; the model is moved there.
-        max_pixels: Larger images count as unreadable.
     """
 
-    def __init__(
-        self,
-        images: BulkImages,
-        model: FeatureModel,
-        shards: ShardWriter,
-        batch_size: int,
-        workers: int,
-        device: torch.device,
-        max_pixels: int = MAX_PIXELS,
-    ) -> None:
-        self.device, self.model = device, prepare_for_inference(model.module, device)
-        self.order = ShardBatches(shards, batch_size)
+    def __init__(self, job: Job, workers: int, device: torch.device) -> None:
+        self.device, self.model = device, prepare_for_inference(job.features.module, device)
+        self.order = ShardBatches(job.shards, job.config.batch_size)
         self.loader: DataLoader[Any] = DataLoader(
-            EvalImages(Pictures(images, max_pixels), eval_transform(model.preprocessing)),
+            EvalImages(Pictures(job.images, job.config.max_pixels), eval_transform(job.features.preprocessing)),
             batch_sampler=self.order,
             collate_fn=collate,
             num_workers=workers,

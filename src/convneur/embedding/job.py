@@ -15,7 +15,7 @@ import torch
 from convneur.data.bulk import BulkImages, open_bulk
 from convneur.data.loading import default_workers
 from convneur.data.unreadable import Unreadable
-from convneur.embedding.embedder import Embedder
+from convneur.embedding.embedder import Embedder, Job
 from convneur.embedding.features import FeatureModel, load_features
 from convneur.embedding.shard_writer import ShardWriter, WrittenShard
 from convneur.files import StrPath
@@ -32,6 +32,8 @@ from convneur.printing import (
 )
 from convneur.tasks.evaluation import device_for
 from convneur_options.embedding import DEFAULTS, EmbedConfig
+
+Compute = Callable[[Sequence[int], Job, Callable[[int], object]], Generator[WrittenShard, None, None]]
 
 
 class HowFar(NamedTuple):
@@ -106,7 +108,11 @@ def embed(
     source, model = os.fspath(source), os.fspath(model)
     out = Path(out).expanduser().absolute()
     with _bar(model, watch, progress) as show, OutputFolder(out, "embed", overwrite) as folder:
-        compute = _engine(config)
+        compute: Compute = _compute_here
+        if config.engine == "ray":
+            from convneur.embedding.ray_engine import compute_on_ray
+
+            compute = compute_on_ray
         images = open_bulk(source)
         features = load_features(model, config.image_size)
         shards = ShardWriter(out, len(images), config.part_size, features.width, config.half)
@@ -115,7 +121,7 @@ def embed(
             folder.clear()
         shards.claim(made_from)
         shards.tell({"model": model, "source": source, "images": len(images), "parts": len(shards)})
-        return _fill(shards, images, features, config, compute, show)
+        return _fill(Job(images, features, shards, config), compute, show)
 
 
 @contextmanager
@@ -144,36 +150,18 @@ def _bar(
             raise
 
 
-Compute = Callable[
-    [Sequence[int], ShardWriter, BulkImages, FeatureModel, EmbedConfig, Callable[[int], object]],
-    Generator[WrittenShard, None, None],
-]
-
-
-def _engine(config: EmbedConfig) -> Compute:
-    if config.engine == "local":
-        return _compute_here
-    from convneur.embedding.ray_engine import compute_on_ray
-
-    return compute_on_ray
-
-
 def _compute_here(
-    wanted: Sequence[int],
-    shards: ShardWriter,
-    images: BulkImages,
-    features: FeatureModel,
-    config: EmbedConfig,
-    advance: Callable[[int], object],
+    wanted: Sequence[int], job: Job, advance: Callable[[int], object]
 ) -> Generator[WrittenShard, None, None]:
     """Compute and write parts in this process."""
+    shards, config = job.shards, job.config
     device = device_for(config.device)
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(device.type, True):
         raise ValueError(f"--device {device} is not to be had on this machine; leave it out, or give cpu")
     count = sum(len(shards.images(number)) for number in wanted)
     workers = min(count // config.batch_size, default_workers()) if config.workers is None else config.workers
-    embedder = Embedder(images, features, shards, config.batch_size, workers, device, config.max_pixels)
+    embedder = Embedder(job, workers, device)
     # A loader's process that is left in the middle of handing over a batch would tell of it with a traceback.
     with Interrupts(wait=True) as interrupts:
 
@@ -182,17 +170,11 @@ def _compute_here(
             interrupts.check()
 
         for part in embedder.compute(wanted, after_batch):
-            yield shards.write(part, images)
+            yield shards.write(part, job.images)
 
 
-def _fill(
-    shards: ShardWriter,
-    images: BulkImages,
-    features: FeatureModel,
-    config: EmbedConfig,
-    compute: Compute,
-    watch: Callable[[HowFar], object],
-) -> Embedded:
+def _fill(job: Job, compute: Compute, watch: Callable[[HowFar], object]) -> Embedded:
+    images, features, shards, config = job
     shards.sweep()
     found = shards.found()
     unreadable = Unreadable(len(images), config.max_unreadable)
@@ -210,7 +192,7 @@ def _fill(
         for each in found.values():
             unreadable.add(each.unreadable)
         if wanted:
-            with closing(compute(wanted, shards, images, features, config, advance)) as computed:
+            with closing(compute(wanted, job, advance)) as computed:
                 for each in computed:
                     found[each.number] = each
                     unreadable.add(each.unreadable)

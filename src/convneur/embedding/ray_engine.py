@@ -22,10 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from convneur.data.bulk import BulkImages
-from convneur.embedding.embedder import Embedder
-from convneur.embedding.features import FeatureModel
-from convneur.embedding.shard_writer import ShardWriter, WrittenShard
+from convneur.embedding.embedder import Embedder, Job
+from convneur.embedding.shard_writer import WrittenShard
 from convneur.interrupts import Interrupts
 from convneur.tasks.evaluation import device_for
 from convneur_options.embedding import EmbedConfig
@@ -50,9 +48,9 @@ class ShardWorker:
     """
 
     def __init__(self, job: list[Any]) -> None:
-        images, model, shards, batch_size, workers, device, max_pixels = ray.get(job[0])
-        self.images, self.shards = images, shards
-        self.embedder = Embedder(images, model, shards, batch_size, workers, device_for(device), max_pixels)
+        whole, workers = ray.get(job[0])
+        self.images, self.shards = whole.images, whole.shards
+        self.embedder = Embedder(whole, workers, device_for(whole.config.device))
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         """A number -> what `told_of` reads; what a user can mend is told rather than raised, or Ray would wrap it."""
@@ -84,12 +82,7 @@ def told_of(text: str) -> WrittenShard:
 
 
 def compute_on_ray(
-    wanted: Sequence[int],
-    shards: ShardWriter,
-    images: BulkImages,
-    features: FeatureModel,
-    config: EmbedConfig,
-    advance: Callable[[int], object],
+    wanted: Sequence[int], job: Job, advance: Callable[[int], object]
 ) -> Generator[WrittenShard, None, None]:
     """Compute and write parts; they come as they are ready, in no order.
 
@@ -98,20 +91,20 @@ def compute_on_ray(
         ValueError: If a GPU is asked for and the cluster has none.
         OSError: If a part cannot be written, or its workers die again and again.
     """
+    config = job.config
     with Interrupts() as interrupts, _connected(config):
         interrupts.take_over()  # Ray's handler of SIGTERM would end the process in its own way
         gpus = ray.cluster_resources().get("GPU", 0)
         if config.device == "cuda" and not gpus:
             raise ValueError("--device cuda: Ray knows of no GPU; leave it out, or give cpu")
         on_gpu = config.device in ("auto", "cuda") and gpus > 0
-        workers = (
-            (DECODERS if on_gpu else 0) if config.workers is None else config.workers
-        )  # a CPU decodes while it waits
-        job = ray.put((images, features, shards, config.batch_size, workers, config.device, config.max_pixels))
+        # A CPU decodes while it waits.
+        workers = (DECODERS if on_gpu else 0) if config.workers is None else config.workers
+        put = ray.put((job, workers))
         numbers = ray.data.from_items([{"number": n} for n in wanted], override_num_blocks=len(wanted))
         done = numbers.map_batches(
             ShardWorker,
-            fn_constructor_args=[[job]],  # in a list, or Ray would hand over what it refers to
+            fn_constructor_args=[[put]],  # in a list, or Ray would hand over what it refers to
             compute=ray.data.ActorPoolStrategy(size=min(config.ray_workers, len(wanted))),
             batch_size=1,
             num_cpus=max(1, workers),
@@ -119,7 +112,7 @@ def compute_on_ray(
         )
         for row in done.iter_rows():
             part = told_of(row["told"])
-            advance(len(shards.images(part.number)))
+            advance(len(job.shards.images(part.number)))
             yield part
 
 
@@ -139,13 +132,8 @@ def _connected(config: EmbedConfig) -> Iterator[None]:
         else:
             each = DECODERS if config.workers is None else max(1, config.workers)
             cpus = max(os.cpu_count() or 1, config.ray_workers * each)  # with fewer, some would never start
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                object_store_memory=STORE_BYTES,
-                **quiet,
-            )
+            here: dict[str, Any] = {"include_dashboard": False, "object_store_memory": STORE_BYTES}
+            ray.init(address="local", num_cpus=cpus, **here, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
         where, reason = config.ray_address or "this machine", str(error).strip().splitlines()[:1]
         raise ConnectionError(
