@@ -42,10 +42,10 @@ def explain(
         overwrite: Replace what an earlier call wrote to --out; without it, results of other settings are refused.
     """
     from convneur.cli.common import check_size, model_identity, print_table, tell_unreadable
+    from convneur.data.image_files import find_images
     from convneur.notes import AlreadyDone, files_hash
     from convneur.outputs import OutputFolder
     from convneur.printing import Console
-    from convneur_command.predict import find_images
 
     console = Console(stderr=True)
     check_size(image_size)

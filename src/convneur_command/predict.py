@@ -12,7 +12,6 @@ import tyro
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from convneur.data.image_files import ImageFiles
     from convneur.data.sources import FileImages
     from convneur.outputs import OutputFolder
 
@@ -59,6 +58,7 @@ def predict(
         overwrite: Replace what an earlier call wrote to --out; without it, results of other settings are refused.
     """
     from convneur.cli.common import check_size, model_identity, tell_unreadable
+    from convneur.data.image_files import find_images
     from convneur.notes import files_hash
     from convneur.outputs import OutputFolder
     from convneur.printing import Console
@@ -176,51 +176,6 @@ def _refuse(kind: str, flags: Mapping[str, object]) -> None:
     for flag, value in flags.items():
         if value is not None:
             raise ValueError(f"{flag} means nothing to {kind}, which this model is; leave it out")
-
-
-def find_images(paths: Sequence[str], tell: Callable[[str], object] = lambda note: None) -> list[str]:
-    """Files that ``paths`` name, in order and without repetition.
-
-    Args:
-        paths: Files, folders and globs.
-        tell: Called with what to say of files in folders that look like images and are not used.
-
-    Raises:
-        FileNotFoundError: If a path names nothing, or a folder holds no images.
-        ValueError: For no path, and for an address on the web.
-    """
-    from convneur.data.image_files import unused_notes
-
-    if not paths:
-        raise ValueError("no images given; give image files, folders or globs")
-    found: dict[str, None] = {}
-    unused: dict[str, None] = {}
-    for path in paths:
-        if "://" in path:
-            raise ValueError(f"{path} is on the web; download it first, then give the file")
-        files, others = _expanded(path)
-        if not files:
-            what = "holds no images" if Path(path).is_dir() else "does not exist"
-            why = f" ({unused_notes(others)[0]})" if others else ""
-            raise FileNotFoundError(f"{path} {what}; give image files, folders or globs{why}")
-        found |= dict.fromkeys(files)
-        unused |= dict.fromkeys(others)
-    for note in unused_notes([file for file in unused if file not in found]):
-        tell(note)
-    return list(found)
-
-
-def _expanded(path: str) -> ImageFiles:
-    from convneur.data.image_files import ImageFiles, find_image_files
-    from convneur.data.paths import before_wildcards, matching
-
-    path = str(Path(path).expanduser())
-    if Path(path).is_dir():
-        return find_image_files(path)
-    if Path(path).exists():
-        return ImageFiles([path], [])
-    folder = before_wildcards(Path(path))
-    return ImageFiles([str(folder / name) for name in matching(folder, str(Path(path).relative_to(folder)))], [])
 
 
 def _rows(

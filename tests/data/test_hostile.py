@@ -20,7 +20,7 @@ from PIL import Image
 from convneur.data.bulk import open_bulk
 from convneur.data.decode import FORMATS, SUFFIXES, UnreadableImageError, decode_image
 from convneur.data.hub import HubImages
-from convneur.data.image_files import PICTURES, image_files
+from convneur.data.image_files import PICTURES, find_images, image_files
 from convneur.data.objects import open_objects
 from convneur.data.paths import inside, matching, read_file
 from convneur.data.semantic.sources import open_pixels
@@ -28,7 +28,6 @@ from convneur.data.shards import OrderedShards, Shards
 from convneur.data.sources import open_source
 from convneur.data.transforms import Preprocessing, eval_transform
 from convneur_command.main import main
-from convneur_command.predict import find_images
 from tests.data import files
 
 PNG = files.encoded(files.plain(), "PNG")
