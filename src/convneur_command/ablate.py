@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -72,23 +73,16 @@ def ablate_verb(arguments: Sequence[str]) -> Callable[..., None]:
         console = Console(stderr=True)
         with console.status("Loading PyTorch and Lightning"):
             from convneur.lab.ablation import AblationConfig, run_ablation
-            from convneur.lab.ablation_tables import REFERENCE
+            from convneur.lab.ablation_tables import BUDGETS, REFERENCE
 
         changes: dict[str, Any] = {"seeds": seeds, "images": train_images, "dims": dims, "depths": depths}
         if any(word.split("=")[0] == "--epochs" for word in arguments):
             changes["epochs"] = settings.epochs
-        config = AblationConfig.of(
-            table,
-            data,
-            settings,
-            budget,
-            {key: value for key, value in changes.items() if value is not None},
-            mosaic if recipe == "mosaic" else None,
-            test=test,
-            only=only,
-            workers=workers,
-            scales=scales,
-        )
+        budgeted = replace(BUDGETS[budget], **{key: value for key, value in changes.items() if value is not None})
+        asked = mosaic if recipe == "mosaic" else None
+        if asked is not None:
+            settings = replace(settings, image_size=asked.canvas)
+        config = AblationConfig(table, data, settings, budgeted, test, only, workers, asked, scales)
         done = run_ablation(config, out, overwrite, console, shlex.join(["convneur", *sys.argv[1:]]))
         if not done.rows:
             console.print(f"{REFERENCE} is still being trained by another process; that one will tell the results")

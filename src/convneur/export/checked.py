@@ -66,7 +66,7 @@ class ExportResult:
 
     def line(self) -> str:
         """The file, its size, and what it carries."""
-        labels, to = self.carries.labels, Preprocessing.of(self.carries.config)
+        labels, to = self.carries.labels, Preprocessing.of(dict(self.carries.config))
         known = f"{len(labels)} labels" if labels else "no labels"
         size = "x".join(map(str, to.input_size[1:]))
         carries = f"carries {known} and its preprocessing ({size} px, mean {to.mean}, std {to.std})"

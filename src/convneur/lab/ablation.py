@@ -23,7 +23,7 @@ from convneur.files import StrPath, replace_file, write_atomic
 from convneur.interrupts import stopped
 from convneur.json_files import read_json
 from convneur.lab.ablation_report import HEAD, Row, cells_of, markdown, mean_by, picture, rows_of
-from convneur.lab.ablation_tables import BUDGETS, REFERENCE, TABLES, Budget
+from convneur.lab.ablation_tables import REFERENCE, TABLES, Budget
 from convneur.lab.photo_mosaics import Tiles
 from convneur.lab.train_mosaics import cut, train_on_mosaics
 from convneur.models import create_model
@@ -65,33 +65,6 @@ class AblationConfig:
     workers: int | None = None
     mosaic: MosaicConfig | None = None
     scales: tuple[float, ...] = ()
-
-    @classmethod
-    def of(
-        cls,
-        table: str,
-        data: str,
-        recipe: ClassificationRecipe,
-        budget: str = "small",
-        changes: Mapping[str, Any] | None = None,
-        mosaic: MosaicConfig | None = None,
-        **others: Any,
-    ) -> AblationConfig:
-        """A table with a named budget.
-
-        Args:
-            table: Name in `TABLES`.
-            data: As for training.
-            recipe: How every cell is trained; with mosaics its image size is theirs.
-            budget: Name in `BUDGETS`.
-            changes: Of the budget.
-            mosaic: Train on mosaics of the images.
-            **others: Attributes by their names.
-        """
-        if mosaic is not None:
-            recipe = replace(recipe, image_size=mosaic.canvas)
-        changed = replace(BUDGETS[choose(budget, BUDGETS, "budget")], **(changes or {}))
-        return cls(table, data, recipe, changed, mosaic=mosaic, **others)
 
     def cells(self) -> dict[str, BackboneConfig]:
         """Backbone of every cell, by name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +24,6 @@ from convneur.tasks.segmentation.saved import load_segmenter, segmenter_folder
 PREVIEW = 1600  # pixels of the longer side
 
 
-@dataclass(frozen=True)
-class StreamedAnswer(Streamed):
-    """What came out, and what it says.
-
-    Attributes:
-        answers: Of a classifier, the most likely classes and their probabilities; of a segmentation model, the classes
-            of the image and their shares of its pixels.
-    """
-
-    answers: tuple[tuple[str, float], ...] = ()
-
-
 def stream_saved(
     model: StrPath,
     image: StrPath,
@@ -48,7 +36,7 @@ def stream_saved(
     progress: bool = True,
     overwrite: bool = False,
     **options: Any,
-) -> StreamedAnswer:
+) -> Streamed:
     """`stream` with a saved model, on a GPU if there is one.
 
     Args:
@@ -57,10 +45,7 @@ def stream_saved(
         sink: As for `stream`; of a segmentation model there is a preview.jpg, too.
         top_k: Answers of a classifier.
         float64: Compute in double precision; not on a Mac's GPU, which has none.
-        scratch: As for `stream`.
-        fill: Likewise.
-        progress: Likewise.
-        overwrite: Likewise.
+        scratch, fill, progress, overwrite: As for `stream`.
         **options: Others of `stream`.
 
     Raises:
@@ -96,7 +81,7 @@ def stream_saved(
             said = np.load(found.classes, mmap_mode="r", allow_pickle=False)
             answers = _shares(said, code)
             write_image(out / "preview.jpg", _preview(image, fill, said, code), quality=85)
-        return StreamedAnswer(**vars(found), answers=tuple(answers))
+        return replace(found, answers=tuple(answers))
 
 
 def _shares(said: np.ndarray[Any, Any], code: MaskCode) -> list[tuple[str, float]]:

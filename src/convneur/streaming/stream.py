@@ -63,6 +63,8 @@ class Streamed:
         maps: By number of the stage from 0, .npy files (H, W, C) to be opened with ``numpy.load(path, mmap_mode="r")``.
         seconds: Of this call.
         computed: By this call, rather than by one before with the same settings.
+        answers: Of `stream_saved`: the most likely classes and their probabilities, or of a segmentation model all
+            classes of the image and their shares of its pixels.
     """
 
     folder: Path
@@ -72,6 +74,7 @@ class Streamed:
     maps: dict[int, Path]
     seconds: float
     computed: bool = True
+    answers: tuple[tuple[str, float], ...] = ()
 
 
 def stream(
@@ -218,15 +221,8 @@ def _found(folder: Path, out_indices: Sequence[int], seconds: float) -> Streamed
 
     classes = folder / "classes.npy"
     maps = {index: folder / f"stage_{index}.npy" for index in sorted(set(out_indices))}
-    return Streamed(
-        folder,
-        vector("features"),
-        vector("logits"),
-        classes if classes.is_file() else None,
-        maps,
-        seconds,
-        computed=False,
-    )
+    said = classes if classes.is_file() else None
+    return Streamed(folder, vector("features"), vector("logits"), said, maps, seconds, computed=False)
 
 
 def _parts(model: ConvNeur | Segmenter) -> tuple[ConvNeur, SemanticFPN | None]:
@@ -277,13 +273,6 @@ def _placed(path: Path, target: Path) -> Path:
 
 
 def _bar(shown: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not shown,
-    )
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
+    left = TextColumn("left"), TimeRemainingColumn()
+    return Progress(*columns, *left, console=Console(stderr=True), disable=not shown)

@@ -64,16 +64,16 @@ def push(model: StrPath, repository: str, private: bool = False, progress: bool 
 
 
 def _load(folder: Path) -> bool:
-    """Whether a model that can be loaded is one of timm."""
+    """Whether a model that can be loaded is one of timm; the others need further packages."""
     if find_model(folder, "detector") is not None:
         from convneur.tasks.detection.saved import load_detector
 
         load_detector(folder)
-        return False
-    if find_model(folder, "segmenter") is not None:
+    elif find_model(folder, "segmenter") is not None:
         from convneur.tasks.segmentation.saved import load_segmenter
 
         load_segmenter(folder)
-        return False
-    load_model(folder)
-    return True
+    else:
+        load_model(folder)
+        return True
+    return False
