@@ -35,7 +35,7 @@ JOB = """
 import json, sys, torch
 from pathlib import Path
 import convneur
-from convneur.inference import stream
+from convneur.streaming import stream
 
 torch.manual_seed(0)
 model = convneur.create_model(sys.argv[1], num_classes=10, ls_init_value=0.5).eval()

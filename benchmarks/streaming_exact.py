@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from streaming import load_photos
 
 import convneur
-from convneur.inference import stream
+from convneur.streaming import stream
+from streaming import load_photos
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -29,8 +29,8 @@ from safetensors.torch import load_file
 
 from convneur.training.checkpoints import load_checkpoint
 from tests.data.semantic.builders import write_scenes as write_pixels
+from tests.embedding.builders import photo_folder
 from tests.export.builders import saved
-from tests.inference.builders import photo_folder
 from tests.tasks.detection.builders import write_scenes as write_objects
 from tests.training.runs import SMALL, SMALL_DETECTOR, SMALL_SEGMENTER, TINY
 

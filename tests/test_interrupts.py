@@ -13,18 +13,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from convneur.inference import EmbedConfig, embed, stream
+from convneur.embedding import EmbedConfig, embed
 from convneur.interrupts import AGAIN, Interrupts, Terminated, exit_code
 from convneur.printing import Console
+from convneur.streaming import stream
 from convneur.tasks.classification.spec import ClassificationSpec
 from convneur.training.callbacks import Interrupted
 from convneur.training.run import train
 from convneur_options.backbone import BackboneConfig
 from convneur_options.classification import RECIPES, ClassificationConfig
 from convneur_options.fit import FitConfig
+from tests.embedding.builders import photo_folder
 from tests.export.builders import saved
 from tests.export.builders import small as exportable
-from tests.inference.builders import photo_folder
 from tests.training import small
 
 KINDS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
@@ -153,8 +154,8 @@ def test_calls_from_python_leave_no_handler(what, fails, tmp_path, monkeypatch):
     """The fixture looks at them afterwards."""
     calls = {"train": _train, "embed": _embed, "stream": _stream}
     if fails:
-        within = {"train": "training.callbacks.save_checkpoint", "embed": "inference.parts.Parts.write"}
-        monkeypatch.setattr(f"convneur.{within.get(what, 'inference.scratch.Scratch.finish')}", _fail)
+        within = {"train": "training.callbacks.save_checkpoint", "embed": "embedding.shard_writer.ShardWriter.write"}
+        monkeypatch.setattr(f"convneur.{within.get(what, 'streaming.scratch.Scratch.finish')}", _fail)
     with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext():
         calls[what](tmp_path)
 

@@ -38,7 +38,7 @@ def flags() -> set[str]:
 def test_flags_that_are_named_exist(flags):
     groups = {flag.rpartition(".")[0] for flag in flags}  # begin the place of a value, as --inference does
     named = {(flag, page) for page, text in TEXTS.items() for flag in re.findall(FLAG, text)}
-    assert ("--fit.wandb", "docs/guide.md") in named
+    assert ("--fit.loggers", "docs/guide.md") in named
     assert [each for each in sorted(named) if each[0] not in flags | groups | OTHERS] == []
 
 

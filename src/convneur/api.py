@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from convneur.data.pictures import find_images
+from convneur.data.image_files import find_images
 from convneur.files import StrPath
 from convneur.models.registry_utils import choose
 from convneur.notes import AlreadyDone, files_hash, model_identity, resolved

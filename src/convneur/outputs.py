@@ -34,6 +34,7 @@ RUN = (
     *(f"checkpoints/{STEP}.ckpt", f"checkpoints/{STEP}.damaged", f"checkpoints/.{STEP}.ckpt.part"),
     *("logs/version_*/metrics.csv", "logs/version_*/hparams.yaml"),
     *("tensorboard/events.out.tfevents.*", "tensorboard/hparams.yaml"),
+    "mlruns/",
     *("wandb/run-*/", "wandb/offline-run-*/", "wandb/latest-run", "wandb/debug*.log"),
     "run.json",
 )

@@ -18,6 +18,7 @@ import unicodedata
 import warnings
 import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from rich import box, console, progress
@@ -48,6 +49,7 @@ __all__ = [
     "print_row",
     "printable",
     "shortened",
+    "status",
     "tell_notes",
 ]
 
@@ -110,6 +112,12 @@ class Console(console.Console):
     def status(self, status: console.RenderableType, **options: Any) -> Any:
         """Show what is done as long as it takes; rich would take a string for markup here."""
         return super().status(self.render_str(status) if isinstance(status, str) else status, **options)
+
+
+def status(text: str, shown: bool = True) -> AbstractContextManager[Any]:
+    """Show on standard error what is done as long as it takes."""
+    found: AbstractContextManager[Any] = Console(stderr=True).status(text) if shown else nullcontext()
+    return found
 
 
 class TextColumn(progress.ProgressColumn):

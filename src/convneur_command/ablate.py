@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from convneur_command.running import recipe_named
 from convneur_options.classification import MOSAIC, RECIPES, ClassificationRecipe
 from convneur_options.mosaic import MosaicConfig
-
-if TYPE_CHECKING:
-    from convneur.lab.ablation import AblationConfig
 
 RecipeName = Literal["quick", "finetune", "cifar", "imagenet", "mosaic"]
 TableName = Literal["core", "search", "token_mixer", "memory", "fusion", "placement", "width", "tokens"]
@@ -69,109 +68,27 @@ def ablate_verb(arguments: Sequence[str]) -> Callable[..., None]:
             overwrite: Remove what was written for this table, and begin anew.
             settings: The recipe's own; epochs that are given go before the budget's.
         """
-        from convneur.outputs import OutputFolder
         from convneur.printing import Console
 
         console = Console(stderr=True)
-        with OutputFolder(out, "ablate", overwrite, table, wait=10):
-            pass  # what cannot be written to is better known now
         with console.status("Loading PyTorch and Lightning"):
-            from convneur.interrupts import stopped
-            from convneur.lab.ablation import BUDGETS, AblationConfig, train_cells
-            from convneur.training.callbacks import Interrupted
+            from convneur.lab.ablation import AblationConfig, run_ablation
+            from convneur.lab.ablation_tables import BUDGETS, REFERENCE
 
-        wanted = {"seeds": seeds, "images": train_images, "dims": dims, "depths": depths}
+        changes: dict[str, Any] = {"seeds": seeds, "images": train_images, "dims": dims, "depths": depths}
         if any(word.split("=")[0] == "--epochs" for word in arguments):
-            wanted["epochs"] = settings.epochs
-        changed: dict[str, Any] = {key: value for key, value in wanted.items() if value is not None}
-        budgeted, asked = replace(BUDGETS[budget], **changed), mosaic if recipe == "mosaic" else None
+            changes["epochs"] = settings.epochs
+        budgeted = replace(BUDGETS[budget], **{key: value for key, value in changes.items() if value is not None})
+        asked = mosaic if recipe == "mosaic" else None
         if asked is not None:
             settings = replace(settings, image_size=asked.canvas)
         config = AblationConfig(table, data, settings, budgeted, test, only, workers, asked, scales)
-        path = out / f"{table}.json"
-        try:
-            results = train_cells(config, path, console, overwrite)
-        except Interrupted as stop:
-            raise stopped(stop.number, "stopped; the same command goes on from here") from stop
-        _tell(config, results, path, console)
+        done = run_ablation(config, out, overwrite, console, shlex.join(["convneur", *sys.argv[1:]]))
+        if not done.rows:
+            console.print(f"{REFERENCE} is still being trained by another process; that one will tell the results")
+            return
+        console.print(done.shown())
+        table_file, picture = done.json.with_suffix(".md"), done.json.with_suffix(".png")
+        console.print(f"Table: {table_file}   picture: {picture}   numbers: {done.json}")
 
     return ablate
-
-
-def _tell(config: AblationConfig, results: dict[str, Any], path: Path, console: Any) -> None:
-    """Measure the models side by side, and write everything."""
-    import shlex
-    import sys
-
-    from convneur.files import replace_file, write_atomic
-    from convneur.lab.ablation import REFERENCE, keep
-    from convneur.lab.ablation_report import HEAD, cells_of, markdown, mean_by, picture, rows_of
-    from convneur.printing import Table, box, markdown_code
-    from convneur.reports.page import versions
-
-    trained = {run["cell"] for run in results["runs"]}  # by this command or an earlier one
-    if REFERENCE not in trained:
-        console.print(f"{REFERENCE} is still being trained by another process; that one will tell the results")
-        return
-    with console.status("Measuring"):
-        costs = _costs(config, trained, results["runs"][0]["classes"])
-    command = shlex.join(["convneur", *sys.argv[1:]])
-    results = keep(config, path, costs=costs, versions=versions(), command=command)
-    rows = rows_of(results["runs"], results["costs"])
-    run = results["runs"][0]
-    what = "images of {classes} classes".format(**run)
-    if config.mosaic is not None:
-        what = "photographs in mosaics: {task}, {canvas} px, tiles of {tile} px, distance {distance}".format(
-            **vars(config.mosaic)
-        )
-    lead = (
-        f"{markdown_code(results['command'])}: {run['train_images']:,} training {what}, judged by "
-        f"{run['val_images']:,}{' test images' if config.test else ' held out from the training images'}, "
-        f"{len(run['curve'])} epochs. {', '.join(f'{key} {value}' for key, value in results['versions'].items())}."
-    )
-    write_atomic(path.with_suffix(".md"), markdown(rows, lead, mean_by("by_size", results["runs"])))
-    with replace_file(path.with_suffix(".png")) as fresh:
-        picture(rows, mean_by("by_distance", results["runs"])).savefig(fresh, dpi=130)
-    shown = Table(*HEAD, title=f"Ablation: {config.table}", box=box.SIMPLE)
-    for row in rows:
-        shown.add_row(*cells_of(row))
-    console.print(shown)
-    console.print(f"Table: {path.with_suffix('.md')}   picture: {path.with_suffix('.png')}   numbers: {path}")
-
-
-def _costs(
-    config: AblationConfig, trained: set[str], classes: int, batch_size: int = 32
-) -> dict[str, dict[str, float]]:
-    """Parameters, MACs and relative times of the cells that were trained, on the device that the recipe trains on."""
-    from functools import partial
-
-    import torch
-
-    from convneur.bench import count_cost, inference_step, seconds_in_turn, training_step
-    from convneur.devices import device_for
-    from convneur.lab.ablation import REFERENCE
-    from convneur.models import create_model
-
-    size, device = config.recipe.image_size, device_for(config.recipe.fit.accelerator)
-    images = torch.randn(batch_size, 3, size, size, device=device)
-    build = {
-        name: partial(create_model, "convneur_m1", num_classes=classes, **backbone.arguments())
-        for name, backbone in replace(config, only=()).cells().items()
-        if name in trained
-    }
-    models = {name: make().to(device) for name, make in build.items()}
-    # Training first, as it warms up what inference needs, too.
-    training = seconds_in_turn({name: training_step(m, images) for name, m in models.items()}, device)
-    inference = seconds_in_turn({name: inference_step(m, images) for name, m in models.items()}, device)
-    costs = {}
-    for name, make in build.items():
-        cost = count_cost(make, size)
-        costs[name] = {
-            "params": cost.params,
-            "macs": cost.macs,
-            "inference": inference[name] / inference[REFERENCE],
-            "training": training[name] / training[REFERENCE],
-            "inference_seconds": inference[name],
-            "training_seconds": training[name],
-        }
-    return costs

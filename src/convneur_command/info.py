@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict
-from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -27,52 +24,16 @@ def info(
         preset: Global branch to show: slots, linear or published.
         state: Another state of the memory than the preset's.
     """
-    from convneur.bench import count_cost
-    from convneur.models import PRESETS, VARIANTS, create_model
+    from convneur.bench.variants import kernels_table, variants_json, variants_table
+    from convneur.models import PRESETS
     from convneur.models.registry_utils import choose
-    from convneur.ops import OPERATIONS
-    from convneur.printing import print_json
-
-    def cost(name: str, **arguments: Any) -> dict[str, Any]:
-        return asdict(count_cost(partial(create_model, name, **arguments), image_size))
+    from convneur.printing import Console, print_json
 
     choose(preset, PRESETS, "--preset")
-    kernels = {operation.name: operation.unavailable() for operation in OPERATIONS}
-    shown: dict[str, Any] = {"preset": preset} | ({"memory": {"state": state}} if state else {})
     if json_:
-        kinds: dict[str, dict[str, Any]] = {
-            "default": {},
-            "mlp": {"memory": {"state": "mlp"}},
-            "published": {"preset": "published"},
-            "local_only": {"global_placement": "none"},
-        }
-        rows = {
-            name: {"dims": v.dims, "depths": v.depths, "memory_width": 2 * v.dims[0], "baseline": v.baseline}
-            | {kind: cost(name, **arguments) for kind, arguments in kinds.items()}
-            for name, v in VARIANTS.items()
-        }
-        found = {name: {"serves": reason is None, "reason": reason} for name, reason in kernels.items()}
-        print_json({"image_size": image_size, "variants": rows, "kernels": found}, indent=2)
+        print_json(variants_json(image_size), indent=2)
         return
-    from convneur.printing import Console, Table, box
-
-    def joined(numbers: Iterable[int]) -> str:
-        return "/".join(map(str, numbers))
-
-    title = f"ConvNeur at {image_size} px, preset {preset}" + (f", {state} state" if state else "")
-    style: dict[str, Any] = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False, "show_edge": False}
-    table = Table(title=title, caption="parameters in millions, MACs in billions", **style)
-    for heading in ("variant", "widths", "tokens", "params", "MACs", "local", "memory", "rest"):
-        table.add_column(heading, justify="left" if heading == "variant" else "right")
-    for name, variant in VARIANTS.items():
-        counted = count_cost(partial(create_model, name, **shown), image_size)
-        macs = (counted.macs, counted.macs_local, counted.macs_memory, counted.macs_rest)
-        millions = f"{counted.params / 1e6:.2f}"
-        table.add_row(name, joined(variant.dims), joined(counted.tokens), millions, *(f"{n / 1e9:.3f}" for n in macs))
-    served = Table("operation", "CPU kernel", **style)
-    for name, reason in kernels.items():
-        served.add_row(name, "serves" if reason is None else f"does not serve: {reason}")
     console = Console()
-    console.print(table)
+    console.print(variants_table(image_size, preset, state))
     console.print()
-    console.print(served)
+    console.print(kernels_table())

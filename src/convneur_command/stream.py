@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import tyro
-
-if TYPE_CHECKING:
-    from convneur.data.semantic import MaskCode
-
-PREVIEW = 1600  # pixels of the longer side
 
 
 def stream(
@@ -44,79 +39,27 @@ def stream(
         top_k: Answers of a classifier.
         overwrite: Replace what an earlier call wrote to --out; without it, results of other settings are refused.
     """
-    from convneur.files import check_folder
-    from convneur.outputs import OutputFolder
-    from convneur.printing import Console, print_row
+    from convneur.printing import Console, print_row, status
 
-    console = Console(stderr=True)
-    if top_k < 1:
-        raise ValueError(f"--top-k {top_k} is out of range; give at least 1")
-    out = out.expanduser()
-    if scratch is not None:
-        check_folder(scratch.expanduser(), f"--scratch {scratch}")
-    with OutputFolder(out, "stream", overwrite):
-        with console.status("Loading PyTorch"):
-            import torch
+    with status("Loading PyTorch"):
+        from convneur.streaming import stream_saved
 
-            from convneur.devices import device_for
-            from convneur.inference import stream as run
-            from convneur.models import load_model
-            from convneur.tasks.segmentation.saved import load_segmenter, segmenter_folder
-        code = names = None
-        loaded: Any
-        with console.status(f"Loading {model}"):
-            if segmenter_folder(model) is not None:
-                saved = load_segmenter(model)
-                loaded, code = saved.model, saved.code
-            else:
-                loaded, _, names = load_model(model)
-        loaded = loaded.to(device_for("cpu" if float64 and not torch.cuda.is_available() else "auto"))
-        if float64:
-            loaded = loaded.double()
-        found = run(
-            loaded,
-            image,
-            out,
-            out_indices=out_indices,
-            memory_limit=memory_gb * 1e9,
-            workers=workers,
-            scratch=scratch,
-            fill=fill,
-            overwrite=overwrite,
-        )
-        if found.logits is not None:
-            scores = found.logits.softmax(1)[0]
-            best = scores.topk(min(top_k, len(scores)))
-            for score, label in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-                print_row(names[label] if names else str(label), f"{score:.1%}")
-        if found.classes is not None and code is not None:
-            _tell_classes(image, fill, found.classes, code, out)
-        kinds = sorted(path.name for path in out.iterdir() if path.suffix in (".npy", ".jpg"))
-        done = "" if found.computed else "   (nothing was left to do)"
-        console.print(f"{out}: {', '.join(kinds)}{done}")
-        return 0
-
-
-def _tell_classes(image: str, fill: float | None, classes: Path, code: MaskCode, out: Path) -> None:
-    """Share of each class, and a small picture to look at."""
-    import numpy as np
-    from PIL import Image
-
-    from convneur.files import write_image
-    from convneur.inference import open_large
-    from convneur.inference.spans import Span
-    from convneur.printing import print_row
-    from convneur.tasks.segmentation.report import overlay
-
-    said = np.load(classes, mmap_mode="r", allow_pickle=False)
-    counts = np.zeros(256, np.int64)
-    for top in range(0, len(said), 1024):
-        counts += np.bincount(said[top : top + 1024].ravel(), minlength=256)
-    for number in np.argsort(-counts)[: len(code.classes)]:
-        if counts[number]:
-            print_row(code.classes[number], f"{counts[number] / said.size:.1%}")
-    step = -(-max(said.shape) // PREVIEW)
-    source = open_large(image, fill)
-    rows = [source.read(Span(row, row + 1), 3)[0, ::step] for row in range(0, source.height, step)]
-    picture = Image.fromarray((np.stack(rows) * 255).round().astype(np.uint8))
-    write_image(out / "preview.jpg", overlay(picture, np.ascontiguousarray(said[::step, ::step]), code), quality=85)
+    found = stream_saved(
+        model,
+        image,
+        out,
+        out_indices=out_indices,
+        memory_limit=memory_gb * 1e9,
+        workers=workers,
+        scratch=scratch,
+        float64=float64,
+        fill=fill,
+        top_k=top_k,
+        overwrite=overwrite,
+    )
+    for name, share in found.answers:
+        print_row(name, f"{share:.1%}")
+    kinds = sorted(path.name for path in found.folder.iterdir() if path.suffix in (".npy", ".jpg"))
+    done = "" if found.computed else "   (nothing was left to do)"
+    Console(stderr=True).print(f"{found.folder}: {', '.join(kinds)}{done}")
+    return 0

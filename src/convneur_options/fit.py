@@ -19,7 +19,8 @@ class FitConfig:
         strategy: ``fsdp2`` shards weights and optimizer state over the devices (PyTorch's fully_shard).
         evaluate_every: Epochs from one evaluation on held-out images to the next.
         checkpoint_minutes: A checkpoint is written after every epoch, and in between after so many minutes.
-        wandb: Log to Weights & Biases too, if it is installed.
+        loggers: Where curves go: ``csv`` and ``tensorboard`` in the folder of the run, ``wandb`` (Weights & Biases) and
+            ``mlflow`` if they are installed.
     """
 
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -30,4 +31,4 @@ class FitConfig:
     strategy: Literal["auto", "ddp", "fsdp2"] = "auto"
     evaluate_every: int = 1
     checkpoint_minutes: float = 10.0
-    wandb: bool = False
+    loggers: tuple[Literal["csv", "tensorboard", "wandb", "mlflow"], ...] = ("csv", "tensorboard")

@@ -277,6 +277,6 @@ def test_bad_arguments_are_one_line_and_exit_code_2(capsys, monkeypatch, tmp_pat
     ]:
         assert main(["app", *arguments]) == 2
         assert message in capsys.readouterr().err.splitlines()[-1]
-    monkeypatch.setattr("convneur_command.app.importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("convneur.app.serve.importlib.util.find_spec", lambda _: None)
     assert main(["app"]) == 2
     assert "pip install 'convneur[app]'" in capsys.readouterr().err

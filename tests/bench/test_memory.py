@@ -102,7 +102,7 @@ def test_a_heap_that_is_kept_takes_no_new_pages_and_goes_back_afterwards():
     code = """
 import resource, torch
 from convneur.bench import freed_memory_kept
-from convneur.inference.budget import resident_bytes
+from convneur.streaming.budget import resident_bytes
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def during():
     before = faults()

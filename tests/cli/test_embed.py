@@ -10,7 +10,7 @@ import time
 import pytest
 
 from convneur_command.main import main
-from tests.inference import builders
+from tests.embedding import builders
 
 SMALL = "--image-size 64 --part-size 8 --batch-size 4 --workers 0 --device cpu".split()
 

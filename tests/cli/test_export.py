@@ -212,7 +212,7 @@ def test_a_wrong_export_is_taken_away(folder, tmp_path, monkeypatch):
             another.stages[1].blocks[0].gamma.add_(0.01)
         return export(another, *rest)
 
-    monkeypatch.setattr(convneur.export, "export_model", export_another)
+    monkeypatch.setattr("convneur.export.checked.export_model", export_another)
     line = refused("export", str(folder), *QUICK, "--out", str(tmp_path / "model.pt2"))
     assert "differs from PyTorch by" in line
     assert "it was not kept; try another --format" in line

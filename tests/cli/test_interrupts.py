@@ -44,16 +44,16 @@ PHASES = [
     ("eval", "convneur.tasks.results:write_report", [*MODEL, "--data", "{classes}", "--workers", "0"]),
     ("predict", FORWARD, ["{classes}", *MODEL]),
     ("embed", FORWARD, ["{classes}", *MODEL, "--workers", "1"]),
-    ("embed", "convneur.inference.embedding:open_bulk", ["{classes}", *MODEL]),
-    ("stream", "convneur.inference.scratch:Scratch.finish", ["{image}", *MODEL]),
-    ("stream", "convneur.inference.scratch:Scratch.finish", ["{image}", *MODEL, "--workers", "2"]),
+    ("embed", "convneur.embedding.job:open_bulk", ["{classes}", *MODEL]),
+    ("stream", "convneur.streaming.scratch:Scratch.finish", ["{image}", *MODEL]),
+    ("stream", "convneur.streaming.scratch:Scratch.finish", ["{image}", *MODEL, "--workers", "2"]),
     ("explain", "timm:create_model", ["{classes}", *MODEL]),
     ("export", FORWARD, ["{model}", "--format", "torch"]),
-    ("info", "convneur.bench:count_cost", []),
-    ("bench", "convneur.bench.floor:measured_rates", []),
+    ("info", "convneur.bench.variants:count_cost", []),
+    ("bench", "convneur.bench.run:measured_rates", []),
     ("ablate placement", FORWARD, [*CLASSIFIER, "--budget", "tiny", "--train-images", "0"]),
     ("demo", FORWARD, ["--epochs", "1"]),
-    ("demo", "convneur.bench:count_cost", ["--epochs", "1"]),
+    ("demo", "convneur.lab.demo:count_cost", ["--epochs", "1"]),
 ]
 
 

@@ -11,13 +11,14 @@ import tifffile
 import torch
 
 from convneur import printing
-from convneur.inference import EmbedConfig, embed, stream
+from convneur.embedding import EmbedConfig, embed
 from convneur.models import save_model
 from convneur.printing import Told
+from convneur.streaming import stream
 from convneur.tasks.segmentation import create_segmenter
 from convneur_command.main import main
-from tests.inference.builders import picture
 from tests.models.builders import create
+from tests.streaming.builders import picture
 
 TINY = {"dims": (8, 12, 16, 24), "depths": (1, 1, 1, 1), "memory_width": 16, "num_classes": 3}
 SIDE = 64

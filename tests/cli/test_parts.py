@@ -10,7 +10,7 @@ from convneur.models import save_model
 from convneur_command.main import main
 from tests.data import formats
 from tests.data.semantic.builders import write_scenes
-from tests.inference import builders
+from tests.embedding import builders
 from tests.models.builders import create
 from tests.training.runs import SMALL_DETECTOR, SMALL_SEGMENTER
 

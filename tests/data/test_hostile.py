@@ -20,10 +20,9 @@ from PIL import Image
 from convneur.data.bulk import open_bulk
 from convneur.data.decode import FORMATS, SUFFIXES, UnreadableImageError, decode_image
 from convneur.data.hub import HubImages
-from convneur.data.image_files import PICTURES, image_files
+from convneur.data.image_files import PICTURES, find_images, image_files
 from convneur.data.objects import open_objects
 from convneur.data.paths import inside, matching, read_file
-from convneur.data.pictures import find_images
 from convneur.data.semantic.sources import open_pixels
 from convneur.data.shards import OrderedShards, Shards
 from convneur.data.sources import open_source

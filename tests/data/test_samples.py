@@ -10,7 +10,7 @@ import pytest
 from PIL import features
 
 from convneur.data.decode import UnreadableImageError, decode_image
-from convneur.inference import open_large
+from convneur.streaming import open_large
 from tests.data.other_kinds import OTHERS
 from tests.data.tiff_kinds import TIFFS
 from tests.files_page import rows

@@ -14,8 +14,9 @@ import zarr
 from PIL import Image, features
 
 from tests.data import files
+from tests.embedding.builders import photos
 from tests.hostile.mutations import MUTATIONS, mutated, run_bounded
-from tests.inference.builders import photos, picture
+from tests.streaming.builders import picture
 
 pytestmark = pytest.mark.slow
 
@@ -46,8 +47,8 @@ LARGE = """
 import logging
 import numpy as np
 logging.disable()
-from convneur.inference.sources import open_large
-from convneur.inference.spans import spans
+from convneur.streaming.sources import open_large
+from convneur.streaming.regions import spans
 def use(path):
     image = open_large(path)
     for rows in list(spans(image.height, 64))[:4]:

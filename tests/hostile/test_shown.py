@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from convneur.data.semantic.masks import MaskCode
-from convneur.inference.parts import Done, Parts
+from convneur.embedding.shard_writer import ShardWriter, WrittenShard
 from convneur.models import save_model
 from convneur.outputs import OutputFolder
 from convneur.printing import printable, shortened, tell_notes
@@ -154,8 +154,8 @@ def test_the_app_shows_names_as_text():
 
 @nasty
 def test_what_cannot_be_embedded_is_listed_exactly(name, tmp_path):
-    parts = Parts(tmp_path, 1, 1, 2)
-    parts.list_unreadable({0: Done(0, 0, [(name, name)])})
+    parts = ShardWriter(tmp_path, 1, 1, 2)
+    parts.list_unreadable({0: WrittenShard(0, 0, [(name, name)])})
     (line,) = (tmp_path / "failed.jsonl").read_text(encoding="utf-8").splitlines()
     assert harmless(line)
     assert json.loads(line) == {"id": name, "reason": name}

@@ -17,16 +17,17 @@ from convneur import from_convnext
 from convneur.data.objects import open_objects
 from convneur.data.semantic import open_pixels
 from convneur.data.sources import open_source
+from convneur.embedding import EmbedConfig, embed
 from convneur.export import export_model, load_exported, open_model
-from convneur.inference import EmbedConfig, embed, open_large, stream
 from convneur.reports import write_report
+from convneur.streaming import open_large, stream
 from tests.data.semantic.builders import write_scenes as write_pixels
 from tests.data.test_contents import classes
 from tests.hostile.models import LOADERS, TASKS, save
 from tests.models.builders import create
 from tests.tasks.detection.builders import write_scenes as write_objects
 
-PACKAGES = ("models", "export", "inference", "explain", "bench", "tasks.detection", "tasks.segmentation")
+PACKAGES = ("models", "export", "streaming", "embedding", "explain", "bench", "tasks.detection", "tasks.segmentation")
 
 
 class Elsewhere(os.PathLike):

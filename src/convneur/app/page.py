@@ -1,6 +1,6 @@
 """The page, and its endpoint for programs. This file alone imports gradio.
 
-It reads the environment when it is imported: see `convneur_command.app`.
+It reads the environment when it is imported: see `convneur.app.serve`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What ``convneur bench`` prints: tables that fit a terminal of 80 columns."""
+"""What a terminal shows of measurements: tables that fit a terminal of 80 columns."""
 
 from __future__ import annotations
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from convneur.data.decode import SUFFIXES, UnreadableImageError, image_format
-from convneur.data.paths import walk
+from convneur.data.paths import before_wildcards, matching, walk
 
 # Endings of files that hold pictures; those of `SUFFIXES` are used.
 PICTURES = frozenset(
@@ -73,3 +73,43 @@ def unused_notes(unused: Sequence[str]) -> list[str]:
     return [
         f"{len(unused):,} {what} of a kind that is not read and {was} left out ({told}); the first: {unused[0]}{fix}"
     ]
+
+
+def find_images(paths: Sequence[str], tell: Callable[[str], object] = lambda note: None) -> list[str]:
+    """Files that ``paths`` name, in order and without repetition.
+
+    Args:
+        paths: Files, folders and globs.
+        tell: Called with what to say of files in folders that look like images and are not used.
+
+    Raises:
+        FileNotFoundError: If a path names nothing, or a folder holds no images.
+        ValueError: For no path, and for an address on the web.
+    """
+    if not paths:
+        raise ValueError("no images given; give image files, folders or globs")
+    found: dict[str, None] = {}
+    unused: dict[str, None] = {}
+    for path in paths:
+        if "://" in path:
+            raise ValueError(f"{path} is on the web; download it first, then give the file")
+        files, others = _expanded(path)
+        if not files:
+            what = "holds no images" if Path(path).is_dir() else "does not exist"
+            why = f" ({unused_notes(others)[0]})" if others else ""
+            raise FileNotFoundError(f"{path} {what}; give image files, folders or globs{why}")
+        found |= dict.fromkeys(files)
+        unused |= dict.fromkeys(others)
+    for note in unused_notes([file for file in unused if file not in found]):
+        tell(note)
+    return list(found)
+
+
+def _expanded(path: str) -> ImageFiles:
+    path = str(Path(path).expanduser())
+    if Path(path).is_dir():
+        return find_image_files(path)
+    if Path(path).exists():
+        return ImageFiles([path], [])
+    folder = before_wildcards(Path(path))
+    return ImageFiles([str(folder / name) for name in matching(folder, str(Path(path).relative_to(folder)))], [])

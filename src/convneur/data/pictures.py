@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from convneur.data.decode import MAX_PIXELS, UnreadableImageError, decode_image
-from convneur.data.image_files import ImageFiles, find_image_files, unused_notes
-from convneur.data.paths import before_wildcards, matching, read_file
+from convneur.data.image_files import find_images
+from convneur.data.paths import read_file
 
 ImageLike = str | os.PathLike[str] | Image.Image | npt.NDArray[Any] | Tensor
 
@@ -114,44 +113,3 @@ def as_picture(image: Image.Image | npt.NDArray[Any] | Tensor) -> Image.Image:
     if array.dtype != np.uint8:
         raise ValueError(f"an image of {array.dtype} was given; give bytes (uint8), or floats in 0 to 1")
     return Image.fromarray(np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3))))
-
-
-def find_images(paths: Iterable[str], tell: Callable[[str], object] = lambda note: None) -> list[str]:
-    """Files that ``paths`` name, in order and without repetition.
-
-    Args:
-        paths: Files, folders and globs.
-        tell: Called with what to say of files in folders that look like images and are not used.
-
-    Raises:
-        FileNotFoundError: If a path names nothing, or a folder holds no images.
-        ValueError: For no path, and for an address on the web.
-    """
-    paths = list(paths)
-    if not paths:
-        raise ValueError("no images given; give image files, folders or globs")
-    found: dict[str, None] = {}
-    unused: dict[str, None] = {}
-    for path in paths:
-        if "://" in path:
-            raise ValueError(f"{path} is on the web; download it first, then give the file")
-        files, others = _expanded(path)
-        if not files:
-            what = "holds no images" if Path(path).is_dir() else "does not exist"
-            why = f" ({unused_notes(others)[0]})" if others else ""
-            raise FileNotFoundError(f"{path} {what}; give image files, folders or globs{why}")
-        found |= dict.fromkeys(files)
-        unused |= dict.fromkeys(others)
-    for note in unused_notes([file for file in unused if file not in found]):
-        tell(note)
-    return list(found)
-
-
-def _expanded(path: str) -> ImageFiles:
-    path = str(Path(path).expanduser())
-    if Path(path).is_dir():
-        return find_image_files(path)
-    if Path(path).exists():
-        return ImageFiles([path], [])
-    folder = before_wildcards(Path(path))
-    return ImageFiles([str(folder / name) for name in matching(folder, str(Path(path).relative_to(folder)))], [])

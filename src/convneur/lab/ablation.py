@@ -1,133 +1,46 @@
-"""Ablations: named tables of models that differ in one thing, every cell trained with the same budget and seeds."""
+"""Ablations: every model of a table trained with the same budget and seeds, and measured side by side."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 
+from convneur.bench import count_cost, inference_step, seconds_in_turn, training_step
 from convneur.data.module import eval_loader
 from convneur.data.parts import fewer, hold_out
 from convneur.data.sources import Source, open_source
 from convneur.devices import device_for
-from convneur.files import write_atomic
+from convneur.files import StrPath, replace_file, write_atomic
+from convneur.interrupts import stopped
 from convneur.json_files import read_json
+from convneur.lab.ablation_report import HEAD, Row, cells_of, markdown, mean_by, picture, rows_of
+from convneur.lab.ablation_tables import REFERENCE, TABLES, Budget
 from convneur.lab.photo_mosaics import Tiles
 from convneur.lab.train_mosaics import cut, train_on_mosaics
-from convneur.layers.prototypes import PROTOTYPES
 from convneur.models import create_model
 from convneur.models.registry_utils import choose
 from convneur.outputs import OutputFolder
-from convneur.printing import Console
+from convneur.printing import Console, Table, box, markdown_code
+from convneur.reports.page import versions
 from convneur.tasks.classification.evaluation import evaluate
 from convneur.tasks.classification.spec import ClassificationSpec
-from convneur.training.fit import Curve
+from convneur.training.fit import Curve, Interrupted
 from convneur.training.run import Trained, fit_model
 from convneur.training.run_folder import run_folder
 from convneur_options.backbone import BackboneConfig
 from convneur_options.classification import ClassificationConfig, ClassificationRecipe
 from convneur_options.mosaic import MosaicConfig
 
-REFERENCE = "local-only"
 HOLD_OUT = 0.2  # share of the training images to judge by
 WAIT = 10.0  # seconds for another ablation that begins in the same folder
-LOCAL: dict[str, Any] = {"global_placement": "none"}
-
-LINEAR: dict[str, Any] = {"preset": "linear"}
-
-# What a cell changes of the default model. Causal chunks are short: a small image has few tokens.
-TABLES: dict[str, dict[str, dict[str, Any]]] = {
-    # The most telling cells of all tables, for where there is no time for all.
-    "core": {
-        REFERENCE: LOCAL,
-        "memory": {},
-        "pointwise control": {"token_mixer": "pointwise"},
-        "squeeze-excitation": {"token_mixer": "se"},
-        "self-attention": {"token_mixer": "attention"},
-        "memory, linear": LINEAR,
-        "memory, mlp": {"state": "mlp"},
-        "memory, linear, causal": LINEAR | {"read": "causal", "chunk_size": 16},
-        "memory, mlp, causal": {"state": "mlp", "read": "causal", "chunk_size": 16},
-        "gate alone": {"fusion": "gate"},
-        "gate alone, tokens not carried": {"fusion": "gate", "token_skip": False},
-        "added": {"fusion": "add"},
-        "per layer": {"global_placement": "per_layer"},
-        "full resolution": {"token_strides": (1, 1, 1, 1)},
-    },
-    "token_mixer": {
-        REFERENCE: LOCAL,
-        "pointwise control": {"token_mixer": "pointwise"},
-        "memory": {},
-        "memory, linear": LINEAR,
-        "memory, mlp": {"state": "mlp"},
-        "squeeze-excitation": {"token_mixer": "se"},
-        "CBAM": {"token_mixer": "cbam"},
-        "non-local": {"token_mixer": "non_local"},
-        "self-attention": {"token_mixer": "attention"},
-        "RWKV, bidirectional": {"token_mixer": "rwkv"},
-        "Titans": {"token_mixer": "titans"},
-    },
-    "memory": {
-        REFERENCE: LOCAL,
-        "pointwise control": {"token_mixer": "pointwise"},
-        "slots": {},
-        "slots, tokens not carried": {"token_skip": False},
-        "linear, global": LINEAR,
-        "linear, causal": LINEAR | {"read": "causal", "chunk_size": 16},
-        "mlp, global": {"state": "mlp"},
-        "mlp, causal": {"state": "mlp", "read": "causal", "chunk_size": 16},
-        "linear, global, in order": LINEAR | {"chunk_size": 16, "anchor": "previous"},
-        "linear, global, not centred": LINEAR | {"center_tokens": False},
-        "published": {"preset": "published", "chunk_size": 16},
-    },
-    # Candidates for the write and read of the memory, beside what they have to beat.
-    "search": {
-        REFERENCE: LOCAL,
-        "pointwise control": {"token_mixer": "pointwise"},
-        "self-attention": {"token_mixer": "attention"},
-        "memory": {},
-        "memory, linear": LINEAR,
-        **{name.replace("_", " "): {"token_mixer": name} for name in PROTOTYPES},
-    },
-    "fusion": {REFERENCE: LOCAL} | {kind: {"fusion": kind} for kind in ("gate", "add", "gate_add", "concat")},
-    "placement": {REFERENCE: LOCAL} | {kind: {"global_placement": kind} for kind in ("per_stage", "per_layer")},
-    "width": {REFERENCE: LOCAL} | {f"{k} x C1": {"memory_width": k} for k in (1, 2, 4)},
-    "tokens": {REFERENCE: LOCAL}
-    | {
-        str(strides): {"token_strides": strides} for strides in ((1, 1, 1, 1), (2, 1, 1, 1), (4, 2, 1, 1), (8, 4, 2, 1))
-    },
-}
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What every cell is trained with.
-
-    Attributes:
-        epochs: Passes over the training images; 0 for the recipe's own.
-        images: Training images, the same number of each class; 0 for all.
-        seeds: Each trains every cell once.
-        dims: Channels of the stages.
-        depths: Blocks of the stages.
-    """
-
-    epochs: int
-    images: int
-    seeds: tuple[int, ...]
-    dims: tuple[int, ...]
-    depths: tuple[int, ...] = (2, 2, 6, 2)
-
-
-BUDGETS = {
-    "tiny": Budget(epochs=8, images=1_000, seeds=(0,), dims=(8, 16, 32, 64), depths=(1, 1, 1, 1)),
-    "small": Budget(epochs=8, images=10_000, seeds=(0, 1, 2), dims=(24, 48, 96, 192)),
-    "full": Budget(epochs=0, images=0, seeds=(0, 1, 2), dims=(40, 80, 160, 320)),
-}
 
 
 @dataclass(frozen=True)
@@ -171,6 +84,72 @@ class AblationConfig:
                 changes["memory_width"] *= self.budget.dims[0]
             found[name] = replace(base, **changes)
         return found
+
+
+@dataclass(frozen=True)
+class AblationResult:
+    """What came of a table.
+
+    Attributes:
+        table: Its name.
+        json: The file of all numbers; the picture and the table in Markdown are beside it.
+        rows: A row per model; none while the model that others are compared with is trained by another process, which
+            will then measure and write.
+    """
+
+    table: str
+    json: Path
+    rows: Sequence[Row]
+
+    def shown(self) -> Table:
+        """What a terminal shows."""
+        found = Table(*HEAD, title=f"Ablation: {self.table}", box=box.SIMPLE)
+        for row in self.rows:
+            found.add_row(*cells_of(row))
+        return found
+
+
+def run_ablation(
+    config: AblationConfig,
+    out: StrPath = "runs/ablation",
+    overwrite: bool = False,
+    console: Console | None = None,
+    command: str = "run_ablation",
+) -> AblationResult:
+    """Train every model of a table, measure them side by side, and write ``TABLE.json``, ``.md`` and ``.png``.
+
+    The same call goes on where it was stopped; what is finished is not run again.
+
+    Args:
+        config: Of the table.
+        out: Folder. Several processes may be at work there at once.
+        overwrite: Remove what was written for this table, and begin anew.
+        console: For progress; standard error by default.
+        command: What made it, for the table's first line.
+
+    Raises:
+        KeyboardInterrupt: On Ctrl-C or SIGTERM.
+        ValueError: And others, as `train_cells`.
+    """
+    out, console = Path(out), console or Console(stderr=True)
+    with OutputFolder(out, "ablate", overwrite, config.table, WAIT):
+        pass  # what cannot be written to is better known now
+    path = out / f"{config.table}.json"
+    try:
+        results = train_cells(config, path, console, overwrite)
+    except Interrupted as stop:
+        raise stopped(stop.number, "stopped; the same command goes on from here") from stop
+    trained = {run["cell"] for run in results["runs"]}  # by this command or an earlier one
+    if REFERENCE not in trained:
+        return AblationResult(config.table, path, [])
+    with console.status("Measuring"):
+        costs = _costs(config, trained, results["runs"][0]["classes"])
+    results = keep(config, path, costs=costs, versions=versions(), command=command)
+    rows = rows_of(results["runs"], results["costs"])
+    write_atomic(path.with_suffix(".md"), markdown(rows, _lead(config, results), mean_by("by_size", results["runs"])))
+    with replace_file(path.with_suffix(".png")) as fresh:
+        picture(rows, mean_by("by_distance", results["runs"])).savefig(fresh, dpi=130)
+    return AblationResult(config.table, path, rows)
 
 
 def train_cells(config: AblationConfig, path: Path, console: Console, overwrite: bool = False) -> dict[str, Any]:
@@ -334,3 +313,47 @@ def _numbers(curve: Curve) -> dict[str, Any]:
     return {"accuracy": curve[-1]["accuracy"]} | {
         key: [row[name] for row in curve] for key, name in kept.items() if name in curve[-1]
     }
+
+
+def _lead(config: AblationConfig, results: Mapping[str, Any]) -> str:
+    """What was done, in a sentence."""
+    run = results["runs"][0]
+    what = "images of {classes} classes".format(**run)
+    if config.mosaic is not None:
+        what = "photographs in mosaics: {task}, {canvas} px, tiles of {tile} px, distance {distance}".format(
+            **vars(config.mosaic)
+        )
+    return (
+        f"{markdown_code(results['command'])}: {run['train_images']:,} training {what}, judged by "
+        f"{run['val_images']:,}{' test images' if config.test else ' held out from the training images'}, "
+        f"{len(run['curve'])} epochs. {', '.join(f'{key} {value}' for key, value in results['versions'].items())}."
+    )
+
+
+def _costs(
+    config: AblationConfig, trained: set[str], classes: int, batch_size: int = 32
+) -> dict[str, dict[str, float]]:
+    """Parameters, MACs and relative times of the cells that were trained, on the device that the recipe trains on."""
+    size, device = config.recipe.image_size, device_for(config.recipe.fit.accelerator)
+    images = torch.randn(batch_size, 3, size, size, device=device)
+    build = {
+        name: partial(create_model, "convneur_m1", num_classes=classes, **backbone.arguments())
+        for name, backbone in replace(config, only=()).cells().items()
+        if name in trained
+    }
+    models = {name: make().to(device) for name, make in build.items()}
+    # Training first, as it warms up what inference needs, too.
+    training = seconds_in_turn({name: training_step(m, images) for name, m in models.items()}, device)
+    inference = seconds_in_turn({name: inference_step(m, images) for name, m in models.items()}, device)
+    costs = {}
+    for name, make in build.items():
+        cost = count_cost(make, size)
+        costs[name] = {
+            "params": cost.params,
+            "macs": cost.macs,
+            "inference": inference[name] / inference[REFERENCE],
+            "training": training[name] / training[REFERENCE],
+            "inference_seconds": inference[name],
+            "training_seconds": training[name],
+        }
+    return costs

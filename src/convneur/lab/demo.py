@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from convneur.bench import count_cost, throughput
 from convneur.data.digits import DigitBatches, Digits, load_digits
+from convneur.files import StrPath, write_atomic
+from convneur.interrupts import stopped
+from convneur.lab import demo_report
 from convneur.lab.digit_mosaics import PRIOR, Mosaics
 from convneur.lab.tile_segmentation import TileSegmentation
-from convneur.models import ConvNeur, create_model
-from convneur.printing import Console
+from convneur.models import ConvNeur, create_model, save_model
+from convneur.outputs import OutputFolder
+from convneur.printing import Console, Table
+from convneur.reports.page import versions
 from convneur.tasks.classification.module import Classification
 from convneur.training.fit import Curve, Interrupted, fit
 from convneur_options.optim import OptimConfig
@@ -24,7 +33,7 @@ BASELINES: dict[str, dict[str, Any]] = {"convneur": {}, "local-only": {"global_p
 
 
 @dataclass(frozen=True)
-class PairRecipe:
+class DemoRecipe:
     """What both models are trained on and how.
 
     Attributes:
@@ -57,8 +66,8 @@ class PairRecipe:
     )
 
 
-DEMO = PairRecipe()
-MOSAIC = PairRecipe(
+DEMO = DemoRecipe()
+MOSAIC = DemoRecipe(
     task="mosaic",
     epochs=6,
     batch_size=16,
@@ -94,7 +103,101 @@ class Trained:
     finished: bool
 
 
-def train_pair(recipe: PairRecipe, console: Console | None = None) -> Iterator[tuple[str, Trained]]:
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo showed.
+
+    Attributes:
+        folder: With metrics.json, report.html, and a model by each name.
+        recipe: Of both models.
+        rows: Per model its score, parameters, MACs and images per second.
+    """
+
+    folder: Path
+    recipe: DemoRecipe
+    rows: dict[str, dict[str, float]]
+
+    def table(self) -> Table:
+        """What a terminal shows."""
+        return demo_report.table(self.recipe.task, self.rows)
+
+
+def run_demo(
+    task: Literal["digits", "mosaic"] = "digits",
+    out: StrPath = "runs/demo",
+    epochs: int | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    console: Console | None = None,
+) -> DemoResult:
+    """Train a small ConvNeur and its local-only baseline, compare them, and write a report with pictures.
+
+    Args:
+        task: ``digits``: name handwritten digits. ``mosaic``: mark every tile like the framed one.
+        out: Folder for metrics.json, weights and report.html.
+        epochs: Passes over the data, if not the task's own number.
+        seed: Of weights, data order and jitter.
+        overwrite: Replace what an earlier call with other settings wrote.
+        console: For progress; standard error by default.
+
+    Raises:
+        AlreadyDone: If the folder holds what comes out, finished.
+        FileExistsError: If it holds something else.
+        KeyboardInterrupt: On Ctrl-C or SIGTERM; what is done is kept.
+    """
+    recipe, out = replace({"digits": DEMO, "mosaic": MOSAIC}[task], seed=seed), Path(out)
+    if epochs is not None:
+        if epochs < 1:
+            raise ValueError(f"--epochs {epochs} is out of range; give at least 1")
+        recipe = replace(recipe, epochs=epochs)
+    with OutputFolder(out, "demo", overwrite) as folder:
+        folder.check(asdict(recipe))
+        folder.start()
+        pair: dict[str, Trained] = {}
+        try:
+            for name, trained in train_pair(recipe, console):
+                pair[name] = trained
+                save_model(trained.model, out / name, trained.model_args)
+                _keep(out, recipe, pair)
+        except Interrupted as stop:
+            line = f"stopped; what was done is in {out}, and the same command starts afresh"
+            raise stopped(stop.number, line) from stop
+        rows = _compare(recipe, pair)
+        _keep(out, recipe, pair, rows)
+        examples = held_out_batches(recipe, digits_for(recipe)[1])[0]
+        demo_report.report(out / "report.html", recipe, pair, rows, examples)
+        folder.finish()
+    return DemoResult(out, recipe, rows)
+
+
+def _keep(
+    out: Path, recipe: DemoRecipe, pair: Mapping[str, Trained], rows: Mapping[str, Mapping[str, float]] | None = None
+) -> None:
+    """Write the numbers of what is done so far."""
+    models = {
+        name: {"finished": t.finished, "curve": t.curve, **((rows or {}).get(name, {}))} for name, t in pair.items()
+    }
+    kept = {"recipe": asdict(recipe), "versions": versions(), "models": models}
+    write_atomic(out / "metrics.json", json.dumps(kept, indent=2) + "\n")
+
+
+def _compare(recipe: DemoRecipe, pair: Mapping[str, Trained]) -> dict[str, dict[str, float]]:
+    """Score, parameters, MACs and speed of each."""
+    images = torch.rand(64, 1, recipe.image_size, recipe.image_size)
+    speed = throughput({name: trained.model for name, trained in pair.items()}, images)
+    rows, metric = {}, demo_report.METRIC[recipe.task]
+    for name, trained in pair.items():
+        cost = count_cost(partial(create_model, **trained.model_args), recipe.image_size)
+        rows[name] = {
+            metric: trained.curve[-1][metric],
+            "params": cost.params,
+            "macs": cost.macs,
+            "images_per_second": speed[name],
+        }
+    return rows
+
+
+def train_pair(recipe: DemoRecipe, console: Console | None = None) -> Iterator[tuple[str, Trained]]:
     """Train the ConvNeur, then its local-only baseline, on the same batches in the same order.
 
     Yields:
@@ -131,26 +234,26 @@ def train_pair(recipe: PairRecipe, console: Console | None = None) -> Iterator[t
             raise interrupted
 
 
-def digits_for(recipe: PairRecipe) -> tuple[Digits, Digits]:
+def digits_for(recipe: DemoRecipe) -> tuple[Digits, Digits]:
     """Digits to train on and held-out ones, of the size the recipe wants."""
     return load_digits(recipe.image_size if recipe.task == "digits" else 16)
 
 
-def batches(recipe: PairRecipe, digits: Digits) -> DigitBatches | Mosaics:
+def batches(recipe: DemoRecipe, digits: Digits) -> DigitBatches | Mosaics:
     """Training batches of one epoch."""
     if recipe.task == "digits":
         return DigitBatches(digits, recipe.batch_size, pixels=2.0, seed=recipe.seed)
     return Mosaics(digits, recipe.batch_size, recipe.image_size, recipe.steps_per_epoch, seed=recipe.seed)
 
 
-def held_out_batches(recipe: PairRecipe, digits: Digits) -> Any:
+def held_out_batches(recipe: DemoRecipe, digits: Digits) -> Any:
     """The same held-out batches at every evaluation."""
     if recipe.task == "digits":
         return list(zip(digits.images.split(120), digits.labels.split(120), strict=True))
     return list(Mosaics(digits, 32, recipe.image_size, batches=8, seed=1_000_003))
 
 
-def _task(recipe: PairRecipe, model: ConvNeur) -> Classification | TileSegmentation:
+def _task(recipe: DemoRecipe, model: ConvNeur) -> Classification | TileSegmentation:
     if recipe.task == "digits":
         return Classification(model, recipe.optim, keep_confusion=True)
     return TileSegmentation(model, recipe.optim, prior=PRIOR)

@@ -6,6 +6,8 @@ tensors have shapes and take no memory.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
@@ -189,3 +191,12 @@ def _at_most(most: int) -> AbstractContextManager[object]:
             return func(*args, **(kwargs or {}))
 
     return AtMost()
+
+
+def weights_hash(module: nn.Module) -> str:
+    """SHA-256 of names, types, shapes and values of a state dict."""
+    whole = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        whole.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+        whole.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return whole.hexdigest()

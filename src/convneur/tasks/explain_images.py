@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from convneur.data.decode import UnreadableImageError, decode_image
-from convneur.data.pictures import find_images
+from convneur.data.image_files import find_images
 from convneur.devices import device_for
 from convneur.explain.explanation import Explanation, explain_image
 from convneur.explain.figures import overlays

@@ -205,12 +205,19 @@ def _strategy(config: FitConfig, find_unused_parameters: bool) -> Any:
 
 
 def _loggers(folder: Path, config: FitConfig) -> list[Any]:
-    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+    """Lightning's, by the names that the settings give."""
+    from lightning.pytorch import loggers
 
-    loggers: list[Any] = [CSVLogger(folder, name="logs"), TensorBoardLogger(folder, name="", version="tensorboard")]
-    if config.wandb:
+    made = {
+        "csv": lambda: loggers.CSVLogger(folder, name="logs"),
+        "tensorboard": lambda: loggers.TensorBoardLogger(folder, name="", version="tensorboard"),
+        "wandb": lambda: loggers.WandbLogger(project="convneur", name=folder.name, save_dir=folder),
+        "mlflow": lambda: loggers.MLFlowLogger("convneur", folder.name, save_dir=str(folder / "mlruns")),
+    }
+    found = []
+    for name in dict.fromkeys(config.loggers):
         try:
-            loggers.append(WandbLogger(project="convneur", name=folder.name, save_dir=folder))
+            found.append(made[name]())
         except ModuleNotFoundError as error:
-            raise ImportError("--fit.wandb needs the package wandb; pip install wandb") from error
-    return loggers
+            raise ImportError(f"--fit.loggers {name} needs the package {name}; pip install {name}") from error
+    return found

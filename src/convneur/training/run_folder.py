@@ -39,7 +39,8 @@ FREE = (
     "recipe.compile",
     "recipe.fit.checkpoint_minutes",
     "recipe.fit.evaluate_every",
-    "recipe.fit.wandb",
+    "recipe.fit.wandb",  # of earlier versions
+    "recipe.fit.loggers",
 )
 
 

@@ -145,7 +145,7 @@ class Classifier(Predictor):
     def _predict(
         self, images: Any, options: PredictOptions, device: torch.device
     ) -> Iterator[Prediction | tuple[str, str]]:
-        size = options.batch_size or 32
+        size = options.batch_size or 64
         # A few images need no other process.
         workers = min(len(images) // size, 8) if options.workers is None else options.workers
         to = self.preprocessing(options.image_size)
