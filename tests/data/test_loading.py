@@ -1,6 +1,7 @@
 """What a batch holds follows from seed, epoch and place; nothing else changes it."""
 
 import io
+import multiprocessing
 import random
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from PIL import Image
 from convneur.data.loading import PADDING, UNKNOWN, EpochBatches, Pictures, TrainImages, seeded
 from convneur.data.module import ImageData, eval_loader
 from convneur.data.shards import Sample
-from convneur.data.sources import Source, open_source
+from convneur.data.sources import Source, Subset, open_source
 from convneur.data.transforms import Preprocessing, eval_transform, train_transform
 from convneur.data.unreadable import Unreadable
 from convneur_options.augment import AugmentConfig
@@ -72,10 +73,61 @@ def test_decoded_images_are_kept_up_to_a_budget_and_change_nothing(tmp_path, kep
     for epoch in range(3):
         for index in range(len(images)):
             assert torch.equal(plain[epoch, index].image, caching[epoch, index].image)
-    held = caching.pictures.kept
-    assert sum(4 * picture.width * picture.height for picture in held.values()) <= kept
-    assert len(held) == min(len(images), kept // (4 * 40 * 40))
-    assert not plain.pictures.kept
+    assert len(caching.pictures.kept) == min(len(images), kept // (3 * 40 * 40))
+    assert plain.pictures.kept is None
+
+
+class Counted:
+    """Images that count, over all processes, how often they are read."""
+
+    def __init__(self, images) -> None:
+        self.images, self.labels, self.reads = images, images.labels, multiprocessing.Value("q", 0)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: int) -> bytes:
+        with self.reads.get_lock():
+            self.reads.value += 1
+        return self.images.read(index)
+
+    def name(self, index: int) -> str:
+        return self.images.name(index)
+
+
+@pytest.fixture(params=["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def start(request):
+    """How processes begin, by default."""
+    before = multiprocessing.get_start_method()
+    if request.param not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system cannot {request.param}")
+    multiprocessing.set_start_method(request.param, force=True)
+    yield request.param
+    multiprocessing.set_start_method(before, force=True)
+
+
+def test_workers_share_what_is_kept(start):
+    """With memory for half of the images, half of the reads of later epochs are saved, however many workers there are;
+    with a cache for each of four workers it would be an eighth."""
+    digits = open_source("digits")
+    saved, seen = {}, {}
+    for workers in (1, 4):
+        train = Counted(Subset(digits.train, range(256)))
+        source = Source(train, digits.val, digits.classes)
+        room = (len(train) + len(digits.val)) // 2 * 3 * 8 * 8
+        data = ImageData(source, TO, AUGMENT, 16, seed=5, workers=workers, keep_bytes=room)
+        loader = data.train_dataloader()
+        seen[workers] = []
+        for epoch in range(3):
+            loader.set_epoch(epoch)
+            before = train.reads.value
+            batches_of_epoch = list(loader)
+            seen[workers] += batches_of_epoch
+        saved[workers] = 1 - (train.reads.value - before) / (16 * len(batches_of_epoch))
+        assert len(loader.dataset.pictures.kept) == len(train) // 2
+    assert same(seen[1], seen[4])
+    assert saved[1] == pytest.approx(0.5, abs=0.05)
+    assert saved[4] == pytest.approx(saved[1], abs=0.03)
 
 
 @pytest.mark.parametrize("workers", [0, 2, 3])

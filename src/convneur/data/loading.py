@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from convneur.data.decode import MAX_PIXELS, UnreadableImageError, decode_image
+from convneur.data.shared_pixels import SharedPixels
 from convneur.data.sources import Images
 from convneur.data.transforms import Transform
 
@@ -61,7 +62,7 @@ def collate(examples: Sequence[Example]) -> Batch:
 class Pictures:
     """The decoded images of a source; as many as fit are kept, so that later epochs need not decode them again.
 
-    Every process that loads keeps its own.
+    All processes that load share what is kept.
 
     Args:
         images: Encoded.
@@ -70,21 +71,19 @@ class Pictures:
     """
 
     def __init__(self, images: Images, max_pixels: int = MAX_PIXELS, keep_bytes: int = 0) -> None:
-        self.images, self.max_pixels, self.left = images, max_pixels, keep_bytes
-        self.kept: dict[int, Image.Image] = {}
+        self.images, self.max_pixels = images, max_pixels
+        self.kept = SharedPixels(len(images), keep_bytes) if keep_bytes else None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Image.Image:
         """Raises `UnreadableImageError` or `OSError` where there is no picture."""
-        if index in self.kept:
-            return self.kept[index]
-        picture = decode_image(self.images.read(index), self.max_pixels)
-        size = 4 * picture.width * picture.height  # Pillow gives RGB four bytes
-        if size <= self.left:
-            self.left -= size
-            self.kept[index] = picture
+        picture = None if self.kept is None else self.kept.get(index)
+        if picture is None:
+            picture = decode_image(self.images.read(index), self.max_pixels)
+            if self.kept is not None:
+                self.kept.put(index, picture)
         return picture
 
     def readable(self, wanted: int) -> tuple[int, Image.Image, list[tuple[str, str]]]:

@@ -84,7 +84,7 @@ class PictureData(pl.LightningDataModule, ABC):
         rank, world = self.place()
         workers = self.train_workers(world)
         order = EpochBatches(len(self.source.train), self.batch_size, self.seed, rank, world)
-        pictures = Pictures(self.source.train, self.max_pixels, self._keep_bytes(self.source.train) // max(1, workers))
+        pictures = Pictures(self.source.train, self.max_pixels, self._keep_bytes(self.source.train))
         return self.loader(
             order,
             dataset=self.training_set(pictures),
@@ -112,8 +112,8 @@ class PictureData(pl.LightningDataModule, ABC):
         """Held-out images in order."""
         rank, world = self.place()
         workers = default_workers() if self.workers is None else self.workers
-        kept = self._keep_bytes(self.source.val) // max(1, workers)
-        images = self.evaluation_set(Pictures(self.source.val, self.max_pixels, kept))
+        pictures = Pictures(self.source.val, self.max_pixels, self._keep_bytes(self.source.val))
+        images = self.evaluation_set(pictures)
         collate = self.collate_evaluation or self.collate
         return in_order(images, collate, 2 * self.batch_size, workers, rank, world, self.pin_memory)
 
