@@ -12,8 +12,8 @@ import tyro
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from convneur.data.formats.images import FileImages
     from convneur.data.image_files import ImageFiles
-    from convneur.data.sources import FileImages
     from convneur.outputs import OutputFolder
 
 
@@ -74,8 +74,8 @@ def predict(
     with console.status("Loading PyTorch"):
         import torch
 
+        from convneur.data.formats.images import FileImages
         from convneur.data.module import eval_loader
-        from convneur.data.sources import FileImages
         from convneur.data.transforms import Preprocessing
         from convneur.export import open_model
         from convneur.models.prepare_for_inference import prepare_for_inference

@@ -36,7 +36,7 @@ PHASES = [
     ("eval", "convneur.cli.judging:report_classifier", [*MODEL, "--data", "{classes}", "--workers", "0"]),
     ("predict", FORWARD, ["{classes}", *MODEL]),
     ("embed", FORWARD, ["{classes}", *MODEL, "--workers", "1"]),
-    ("embed", "convneur.inference.embedding:open_bulk", ["{classes}", *MODEL]),
+    ("embed", "convneur.inference.embedding:open_unlabelled", ["{classes}", *MODEL]),
     ("stream", "convneur.inference.scratch:Scratch.finish", ["{image}", *MODEL]),
     ("stream", "convneur.inference.scratch:Scratch.finish", ["{image}", *MODEL, "--workers", "2"]),
     ("explain", "timm:create_model", ["{classes}", *MODEL]),

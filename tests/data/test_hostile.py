@@ -17,9 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from convneur.data.bulk import open_bulk
 from convneur.data.decode import FORMATS, SUFFIXES, UnreadableImageError, decode_image
-from convneur.data.hub import HubImages
+from convneur.data.formats.hub import HubImages
 from convneur.data.image_files import PICTURES, image_files
 from convneur.data.objects import open_objects
 from convneur.data.paths import inside, matching, read_file
@@ -27,6 +26,7 @@ from convneur.data.semantic.sources import open_pixels
 from convneur.data.shards import OrderedShards, Shards
 from convneur.data.sources import open_source
 from convneur.data.transforms import Preprocessing, eval_transform
+from convneur.data.unlabelled import open_unlabelled
 from convneur_command.main import main
 from convneur_command.predict import find_images
 from tests.data import files
@@ -175,7 +175,7 @@ def test_pipes_devices_and_folders_are_no_files(tmp_path):
 def test_a_pipe_among_images_counts_as_unreadable_and_does_not_hang(tmp_path):
     (tmp_path / "a.png").write_bytes(PNG)
     os.mkfifo(tmp_path / "b.png")
-    images = open_bulk(str(tmp_path))
+    images = open_unlabelled(str(tmp_path))
     assert images.read(0) == PNG
     with one_line(OSError, "a pipe"):
         images.read(1)
@@ -191,7 +191,7 @@ def test_links_that_lead_in_a_circle_are_walked_once(tmp_path):
     assert list(image_files(tmp_path)) == found
     assert find_images([str(tmp_path)]) == found
     assert find_images([str(tmp_path / "**" / "*.png")]) == found
-    assert [open_bulk(str(tmp_path / "**" / "*.png")).name(0)] == ["z/a.png"]
+    assert [open_unlabelled(str(tmp_path / "**" / "*.png")).name(0)] == ["z/a.png"]
     outside = tmp_path / "other"
     outside.mkdir()
     (outside / "link").symlink_to(tmp_path / "z")
@@ -268,7 +268,7 @@ def test_paths_in_files_do_not_lead_out_of_the_data(form, path, tmp_path, secret
         if form == "parquet":
             open_source(str(data)).train.read(0)
         elif form == "bulk":
-            open_bulk(str(data)).read(0)
+            open_unlabelled(str(data)).read(0)
         else:
             open_objects(data)
 
@@ -279,7 +279,7 @@ def test_parquet_may_name_images_beside_it(tmp_path):
     rows = {"image": [{"bytes": None, "path": "images/a.png"}] * 4, "label": [0, 1, 0, 1]}
     pq.write_table(pa.table(rows), tmp_path / "rows.parquet")
     assert open_source(str(tmp_path)).train.read(0) == PNG
-    assert open_bulk(str(tmp_path)).read(3) == PNG
+    assert open_unlabelled(str(tmp_path)).read(3) == PNG
 
 
 def test_labels_that_ask_for_a_million_classes_are_refused(tmp_path):
@@ -367,7 +367,7 @@ def test_commands_and_addresses_are_taken_only_if_that_is_allowed(tmp_path):
         with one_line(ValueError, "is no file here"):
             open_source(f"wds:{spec}")
         with one_line((ValueError, OSError), ""):
-            open_bulk(f"wds:{spec}")
+            open_unlabelled(f"wds:{spec}")
     transform = eval_transform(Preprocessing((3, 8, 8), (0.5,) * 3, (0.5,) * 3))
     with one_line(ValueError, "--allow-remote"):
         next(iter(OrderedShards(Shards((command,), 1, 2), transform, 1)))
@@ -443,13 +443,13 @@ def test_shards_that_are_damaged_or_hold_other_things_than_files_are_refused(kin
     with one_line(ValueError, "-0.tar is no whole shard"):
         open_source(f"wds:{tmp_path}")
     with one_line(ValueError, "-0.tar is no whole shard"):
-        open_bulk(f"wds:{tmp_path}")
+        open_unlabelled(f"wds:{tmp_path}")
 
 
 def test_shards_that_are_pipes_do_not_hang(tmp_path):
     for split in ("train", "val"):
         os.mkfifo(tmp_path / f"{split}-0.tar")
-    for opened in (open_source, open_bulk):
+    for opened in (open_source, open_unlabelled):
         with one_line(OSError, "a pipe"):
             opened(f"wds:{tmp_path}")
 

@@ -13,10 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
+from convneur.data.formats.images import Subset
 from convneur.data.loading import PADDING, UNKNOWN, EpochBatches, Pictures, TrainImages, seeded
 from convneur.data.module import ImageData, eval_loader
 from convneur.data.shards import Sample
-from convneur.data.sources import Source, Subset, open_source
+from convneur.data.sources import Source, open_source
 from convneur.data.transforms import Preprocessing, eval_transform, train_transform
 from convneur.data.unreadable import Unreadable
 from convneur_options.augment import AugmentConfig

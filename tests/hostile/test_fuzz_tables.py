@@ -23,10 +23,10 @@ def use(path):
         assert labels.shape == (64, 96) and set(np.unique(labels)) <= {0, 1, 2, 255} and unknown <= labels.size
 """
 PARQUET = """
-from convneur.data.bulk import open_bulk
+from convneur.data.unlabelled import open_unlabelled
 from convneur.data.sources import open_source
 def use(path):
-    source, images = open_source(str(path), None), open_bulk(str(path))
+    source, images = open_source(str(path), None), open_unlabelled(str(path))
     assert len(images.known_labels(0, len(images))) == len(images)
     assert all(0 <= label < len(source.classes) for label in source.train.labels.tolist())
     for index in range(len(source.train)):

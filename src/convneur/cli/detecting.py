@@ -23,12 +23,12 @@ from convneur.cli.common import (
 )
 from convneur.cli.run_data import RunData
 from convneur.data.decode import MAX_PIXELS, decode_image
+from convneur.data.formats.images import FileImages
 from convneur.data.known_classes import objects_of
 from convneur.data.loading import Pictures, default_workers
 from convneur.data.module import in_order
 from convneur.data.objects import ObjectSource, open_objects
 from convneur.data.objects.loading import EvalObjects, collate_objects
-from convneur.data.sources import FileImages
 from convneur.data.split_names import Judged
 from convneur.explain.detector import JudgedDetector, draw_found, number_rows, report_detector
 from convneur.explain.report import versions

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset
+
+from convneur.data.formats.images import LabelArray
+from convneur.data.split import Source
+from convneur.data.split_names import Judged, no_part
 
 HELD_OUT = 360  # a fifth
 
@@ -40,6 +46,37 @@ def load_digits(size: int = 8, seed: int = 0) -> tuple[Digits, Digits]:
     labels = torch.from_numpy(scans.target).long()
     train, held_out = train_test_split(range(len(labels)), test_size=HELD_OUT, random_state=seed, stratify=scans.target)
     return Digits(images[train], labels[train]), Digits(images[held_out], labels[held_out])
+
+
+class ScanImages:
+    """Digits (N, 1, S, S) in [0, 1] as grey PNG files in memory: ink is white on black."""
+
+    def __init__(self, scans: Tensor, labels: Tensor) -> None:
+        self.pixels = (scans[:, 0] * 255).round().byte().numpy()
+        self.labels: LabelArray = labels.numpy()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> bytes:
+        """Encode one scan."""
+        buffer = io.BytesIO()
+        Image.fromarray(self.pixels[index]).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def name(self, index: int) -> str:
+        """Number of the scan."""
+        return f"digits {index}"
+
+
+def open_digits(part: Judged) -> Source:
+    """The digits as a source; they have no part ``test``."""
+    if part != "val":
+        raise no_part("digits", part, {"train": "train", "val": "val"})
+    train, val = load_digits()
+    return Source(
+        ScanImages(*train), ScanImages(*val), [str(digit) for digit in range(10)], held_out="the digits' own split"
+    )
 
 
 def jitter(images: Tensor, generator: torch.Generator, pixels: float, degrees: float = 10.0) -> Tensor:

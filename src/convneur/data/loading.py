@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from convneur.data.decode import MAX_PIXELS, UnreadableImageError, decode_image
+from convneur.data.formats.images import Images
 from convneur.data.shared_pixels import SharedPixels
-from convneur.data.sources import Images
 from convneur.data.transforms import Transform
 
 UNKNOWN = -1  # label of an image that could not be read, where it is not replaced by another

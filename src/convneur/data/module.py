@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 from torch.utils.data import DataLoader, Dataset
 
 from convneur.data.decode import MAX_PIXELS
+from convneur.data.formats.parquet import read_in_any_order
 from convneur.data.loading import (
     EpochBatches,
     EvalImages,
@@ -84,6 +85,7 @@ class PictureData(pl.LightningDataModule, ABC):
         rank, world = self.place()
         workers = self.train_workers(world)
         order = EpochBatches(len(self.source.train), self.batch_size, self.seed, rank, world)
+        read_in_any_order(self.source.train)
         pictures = Pictures(self.source.train, self.max_pixels, self._keep_bytes(self.source.train))
         return self.loader(
             order,

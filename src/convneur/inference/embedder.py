@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from convneur.data.bulk import BulkImages
 from convneur.data.decode import MAX_PIXELS
 from convneur.data.loading import EvalImages, Pictures, collate, ignore_interrupts
 from convneur.data.transforms import eval_transform
+from convneur.data.unlabelled import UnlabelledImages
 from convneur.inference.features import FeatureModel
 from convneur.inference.parts import Part, Parts
 from convneur.models.prepare_for_inference import prepare_for_inference
@@ -58,7 +58,7 @@ class Embedder:
 
     def __init__(
         self,
-        images: BulkImages,
+        images: UnlabelledImages,
         model: FeatureModel,
         parts: Parts,
         batch_size: int,

@@ -12,9 +12,9 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from convneur.data.bulk import BulkImages, open_bulk
 from convneur.data.decode import MAX_PIXELS
 from convneur.data.loading import default_workers
+from convneur.data.unlabelled import UnlabelledImages, open_unlabelled
 from convneur.data.unreadable import Unreadable
 from convneur.files import StrPath
 from convneur.inference.embedder import Embedder
@@ -124,7 +124,7 @@ def embed(
     have it made again.
 
     Args:
-        source: Folder of images, parquet files, or shards: see `convneur.data.bulk.sources`.
+        source: Folder of images, parquet files, or shards: see `convneur.data.unlabelled`.
         model: As for `convneur.inference.features.load_features`.
         out: Folder; created if it is not there.
         config: How.
@@ -145,7 +145,7 @@ def embed(
     out = Path(out).expanduser().absolute()
     with OutputFolder(out, "embed", overwrite) as folder:
         compute = _engine(config)
-        images = open_bulk(source)
+        images = open_unlabelled(source)
         features = load_features(model, config.image_size)
         parts = Parts(out, len(images), config.part_size, features.width, config.half)
         made_from = _made_from(images, features, config)
@@ -157,7 +157,8 @@ def embed(
 
 
 Compute = Callable[
-    [Sequence[int], Parts, BulkImages, FeatureModel, EmbedConfig, Callable[[int], object]], Generator[Done, None, None]
+    [Sequence[int], Parts, UnlabelledImages, FeatureModel, EmbedConfig, Callable[[int], object]],
+    Generator[Done, None, None],
 ]
 
 
@@ -172,7 +173,7 @@ def _engine(config: EmbedConfig) -> Compute:
 def _compute_here(
     wanted: Sequence[int],
     parts: Parts,
-    images: BulkImages,
+    images: UnlabelledImages,
     features: FeatureModel,
     config: EmbedConfig,
     advance: Callable[[int], object],
@@ -198,7 +199,7 @@ def _compute_here(
 
 def _fill(
     parts: Parts,
-    images: BulkImages,
+    images: UnlabelledImages,
     features: FeatureModel,
     config: EmbedConfig,
     compute: Compute,
@@ -244,7 +245,7 @@ def _fill(
     return result
 
 
-def _made_from(images: BulkImages, features: FeatureModel, config: EmbedConfig) -> dict[str, Any]:
+def _made_from(images: UnlabelledImages, features: FeatureModel, config: EmbedConfig) -> dict[str, Any]:
     """What decides what is in the parts, but for rounding."""
     return {
         "model": features.identity,

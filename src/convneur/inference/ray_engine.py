@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from convneur.data.bulk import BulkImages
+from convneur.data.unlabelled import UnlabelledImages
 from convneur.inference.embedder import Embedder
 from convneur.inference.features import FeatureModel
 from convneur.inference.parts import Done, Parts
@@ -88,7 +88,7 @@ def told_of(text: str) -> Done:
 def compute_on_ray(
     wanted: Sequence[int],
     parts: Parts,
-    images: BulkImages,
+    images: UnlabelledImages,
     features: FeatureModel,
     config: EmbedConfig,
     advance: Callable[[int], object],

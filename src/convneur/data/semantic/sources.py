@@ -23,11 +23,11 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
+from convneur.data.formats.images import FileImages
 from convneur.data.image_files import find_image_files, unused_notes
 from convneur.data.labels import FEW
 from convneur.data.paths import class_names, is_clutter, read_text, walk
 from convneur.data.semantic.masks import IGNORED, MOST, MaskCode, MaskError, some_colours
-from convneur.data.sources import FileImages
 from convneur.data.split import share_of, stratified_split
 from convneur.data.split_names import Judged, Part, find_parts, no_part
 from convneur.files import StrPath
