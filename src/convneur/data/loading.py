@@ -11,10 +11,10 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from convneur.data.formats.images import Images
 from convneur.data.shared_pixels import SharedPixels
 from convneur.data.transforms import Transform
 
+T = TypeVar("T")
 UNKNOWN = -1  # label of an image that could not be read, where it is not replaced by another
 PADDING = -1  # index of an image that is there only to give every process as many
 
@@ -86,23 +87,29 @@ class Pictures:
                 self.kept.put(index, picture)
         return picture
 
-    def readable(self, wanted: int) -> tuple[int, Image.Image, list[tuple[str, str]]]:
-        """A picture, or the next that can be read.
 
-        Returns:
-            Its index, itself, and which files could not be read on the way and why.
+def next_usable(images: Any, wanted: int, load: Callable[[int], T]) -> tuple[int, T, list[tuple[str, str]]]:
+    """What there is of an image, or of the next that can be used.
 
-        Raises:
-            ValueError: If none can be read.
-        """
-        unreadable: list[tuple[str, str]] = []
-        for step in range(len(self.images)):
-            index = (wanted + step) % len(self.images)
-            try:
-                return index, self[index], unreadable
-            except (UnreadableImageError, OSError) as error:
-                unreadable.append((self.images.name(index), str(error)))
-        raise ValueError(f"none of {len(self.images)} images can be read; the first: {': '.join(unreadable[0])}")
+    Args:
+        images: All of them.
+        wanted: Number of the image.
+        load: Raises `UnreadableImageError` or `OSError` where one cannot be used.
+
+    Returns:
+        Its number, what ``load`` gave, and which files could not be used on the way and why.
+
+    Raises:
+        ValueError: If none can be used.
+    """
+    unreadable: list[tuple[str, str]] = []
+    for step in range(len(images)):
+        index = (wanted + step) % len(images)
+        try:
+            return index, load(index), unreadable
+        except (UnreadableImageError, OSError) as error:
+            unreadable.append((images.name(index), str(error)))
+    raise ValueError(f"none of {len(images)} images can be read; the first: {': '.join(unreadable[0])}")
 
 
 class TrainImages(Dataset[Example]):
@@ -113,7 +120,7 @@ class TrainImages(Dataset[Example]):
 
     def __getitem__(self, key: tuple[int, int]) -> Example:
         epoch, wanted = key
-        index, picture, unreadable = self.pictures.readable(wanted)
+        index, picture, unreadable = next_usable(self.images, wanted, self.pictures.__getitem__)
         with seeded(self.seed, epoch, index):
             return Example(self.transform(picture), int(self.images.labels[index]), index, unreadable)
 
@@ -129,15 +136,12 @@ class EvalImages(Dataset[Example]):
 
     def __getitem__(self, index: int) -> Example:
         if index == PADDING:
-            return self._black(index, [])
+            return black_example(self.transform, index, [])
         try:
             picture = self.pictures[index]
         except (UnreadableImageError, OSError) as error:
-            return self._black(index, [(self.images.name(index), str(error))])
+            return black_example(self.transform, index, [(self.images.name(index), str(error))])
         return Example(self.transform(picture), int(self.images.labels[index]), index, [])
-
-    def _black(self, index: int, unreadable: list[tuple[str, str]]) -> Example:
-        return black_example(self.transform, index, unreadable)
 
 
 def black_example(transform: Transform, index: int, unreadable: list[tuple[str, str]]) -> Example:

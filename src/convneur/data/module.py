@@ -23,7 +23,7 @@ from convneur.data.loading import (
     default_workers,
     ignore_interrupts,
 )
-from convneur.data.shards import Shards, shard_workers
+from convneur.data.shards import OrderedShards, Shards, ShardStream, shard_workers
 from convneur.data.sources import Source
 from convneur.data.transforms import Preprocessing, eval_transform, train_transform
 from convneur_options.augment import AugmentConfig
@@ -132,12 +132,8 @@ class ImageData(PictureData):
         preprocessing: What the model expects.
         augment: How training images are varied.
         batch_size: Images per batch of one process.
-        seed: Of order and augmentation.
-        workers: Processes that load; None for as many as suit the machine, 0 for none.
         eval_preprocessing: Of evaluation, if not that of training.
-        max_pixels: Larger images are refused.
-        pin_memory: For quicker transfers to a GPU.
-        keep_bytes: Memory for decoded images, over all processes that load for this one.
+        **options: Other arguments of `PictureData`.
     """
 
     collate = staticmethod(collate)
@@ -148,14 +144,10 @@ class ImageData(PictureData):
         preprocessing: Preprocessing,
         augment: AugmentConfig,
         batch_size: int,
-        seed: int = 0,
-        workers: int | None = None,
         eval_preprocessing: Preprocessing | None = None,
-        max_pixels: int = MAX_PIXELS,
-        pin_memory: bool = False,
-        keep_bytes: int = 0,
+        **options: Any,
     ) -> None:
-        super().__init__(source, batch_size, seed, workers, max_pixels, pin_memory, keep_bytes)
+        super().__init__(source, batch_size, **options)
         self.preprocessing, self.eval_preprocessing = preprocessing, eval_preprocessing or preprocessing
         self.augment = augment
 
@@ -179,7 +171,7 @@ class ImageData(PictureData):
             return super().train_dataloader()
         rank, world = self.place()
         transform = train_transform(self.preprocessing, self.augment)
-        order = self.source.train.stream(transform, self.batch_size, self.seed, rank, world, self.max_pixels)
+        order = ShardStream(self.source.train, transform, self.batch_size, self.seed, rank, world, self.max_pixels)
         return self.loader(order, dataset=order, batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -210,7 +202,7 @@ def eval_loader(
     transform = eval_transform(preprocessing)
     workers = default_workers() if workers is None else workers
     if isinstance(images, Shards):
-        stream = images.in_order(transform, batch_size, rank, world, max_pixels)
+        stream = OrderedShards(images, transform, batch_size, rank, world, max_pixels)
         return DataLoader(stream, batch_size=None, num_workers=min(workers, 1), worker_init_fn=ignore_interrupts)
     return in_order(
         EvalImages(Pictures(images, max_pixels), transform), collate, batch_size, workers, rank, world, pin_memory

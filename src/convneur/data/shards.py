@@ -42,16 +42,6 @@ class Shards:
     def __len__(self) -> int:
         return self.count
 
-    def stream(
-        self, transform: Transform, batch_size: int, seed: int, rank: int, world: int, max_pixels: int
-    ) -> ShardStream:
-        """Shuffled, augmented batches."""
-        return ShardStream(self, transform, batch_size, seed, rank, world, max_pixels)
-
-    def in_order(self, transform: Transform, batch_size: int, rank: int, world: int, max_pixels: int) -> OrderedShards:
-        """All samples once, as they come."""
-        return OrderedShards(self, transform, batch_size, rank, world, max_pixels)
-
 
 def is_remote(url: str) -> bool:
     """Whether it is more than a path: ``https:``, ``pipe:`` and the like."""
@@ -95,14 +85,16 @@ class Sample:
 
 def _open(shards: Shards, url: str) -> Iterator[tar.Sample[bytes]]:
     if not is_remote(url):
-        return tar.read(Path(url), tar.content)
+        yield from tar.read(Path(url), tar.content)
+        return
     if not shards.allow_remote:
         raise ValueError(f"{url!r} is elsewhere; --allow-remote reads it")
     try:
         from webdataset.gopen import gopen
     except ImportError as error:
         raise ImportError(NEEDS) from error
-    return tar.read_stream(gopen(url), url, tar.content)
+    with gopen(url) as file, tar.whole(url):
+        yield from tar.samples(file, "r|*", url, tar.content)
 
 
 def _samples(shards: Shards, urls: Iterable[str]) -> Iterator[Sample]:

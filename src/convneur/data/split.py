@@ -128,6 +128,35 @@ def labelled(
     return images if len(found.rows) == len(images) else Subset(images, found.rows), found.classes
 
 
+def has_part(where: Path | str, there: Mapping[Part, str], wanted: Wanted) -> bool:
+    """Whether the part to judge by is there; else what is to learn from is judged by, or a share of it.
+
+    Args:
+        where: The data, for messages.
+        there: What the parts that there are were called.
+        wanted: What is asked of them.
+
+    Raises:
+        ValueError: If there is neither, or nothing to learn from.
+    """
+    if "train" not in there and wanted.learns and wanted.part == "val":
+        raise no_part(where, "train", there)
+    if wanted.part not in there and ("train" not in there or wanted.part == "test"):
+        raise no_part(where, wanted.part, there)
+    return wanted.part in there
+
+
+def take_share(
+    labels: Sequence[int] | npt.NDArray[np.int64], there: Mapping[Part, str], wanted: Wanted, classes: Sequence[str]
+) -> tuple[Split | None, str]:
+    """What to hold out of the images to learn from, and in words; None to judge by all of them."""
+    of, share = there["train"], wanted.val_share
+    if share is None:
+        return None, f"all of {of}"
+    kept = f" ({there['test']} is kept for eval --part test)" if "test" in there else ""
+    return stratified_split(labels, share, wanted.seed, classes), share_of(share, of, wanted.seed) + kept
+
+
 def assemble(
     where: str,
     there: Mapping[Part, str],
@@ -147,18 +176,14 @@ def assemble(
     Raises:
         ValueError: If the part, or what to learn from, is not there.
     """
-    part, learns = wanted.part, wanted.learns
-    if "train" not in there and learns and part == "val":
-        raise no_part(where, "train", there)
-    if part not in there and (part == "test" or "train" not in there):
-        raise no_part(where, part, there)
+    part, learns, own = wanted.part, wanted.learns, has_part(where, there, wanted)
     if "train" not in there:
         images, classes = read(part, None)
         return Source(images, images, classes, None, notes, there[part])
     images, classes = read("train", None)
     if learns:
         need_two(classes, where, "at least two classes")
-    if part in there:
+    if own:
         judged, _ = read(part, classes)
         lacking = [name for number, name in enumerate(classes) if number not in set(np.unique(judged.labels).tolist())]
         if lacking and learns:
@@ -166,12 +191,9 @@ def assemble(
                 f"{there[part]} has no images of {len(lacking)} of {len(classes)} classes: {shown_names(lacking)}"
             )
         return Source(images, judged, classes, None, notes, there[part])
-    of, share, seed = there["train"], wanted.val_share, wanted.seed
-    if share is None:
-        return Source(images, images, classes, None, notes, f"all of {of}")
-    split = stratified_split(images.labels, share, seed, classes)
-    kept = f" ({there['test']} is kept for eval --part test)" if "test" in there else ""
-    held_out = share_of(share, of, seed) + kept
+    split, held_out = take_share(images.labels, there, wanted, classes)
+    if split is None:
+        return Source(images, images, classes, None, notes, held_out)
     return Source(Subset(images, split.train), Subset(images, split.val), classes, split, notes, held_out)
 
 

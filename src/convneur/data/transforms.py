@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
@@ -72,6 +74,11 @@ def eval_transform(to: Preprocessing) -> Transform:
         to.input_size, mean=to.mean, std=to.std, interpolation=to.interpolation, crop_pct=to.crop_pct
     )
     return _with_channels(to, _NotTooThin(transform))
+
+
+def pixels_of(picture: Image.Image) -> Tensor:
+    """Bytes (3, H, W) of an RGB picture."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 
 def scale_to(size: int, height: int, width: int) -> float:

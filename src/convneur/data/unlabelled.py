@@ -17,7 +17,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -90,26 +90,19 @@ def open_unlabelled(spec: str) -> UnlabelledImages:
     return UnlabelledImages(FileImages(names, root=root), _fingerprint("files", sizes), notes=notes)
 
 
-class Found(NamedTuple):
-    """Files that a source names, in order, relative to their folder."""
-
-    root: Path
-    files: list[str]
-
-
-def _found(path: str, spec: str, endings: tuple[str, ...]) -> Found:
-    """A file, what a folder has of an ending, or what a glob matches."""
+def _found(path: str, spec: str, endings: tuple[str, ...]) -> tuple[Path, list[str]]:
+    """Files that a source names, from their folder on: one, those of an ending in a folder, or what a glob matches."""
     place = Path(path).expanduser()
     if place.is_dir():
         files = sorted(file.name for file in place.iterdir() if file.name.lower().endswith(endings))
-        return Found(place.resolve(), [file for file in files if not is_clutter(file)])
+        return place.resolve(), [file for file in files if not is_clutter(file)]
     if place.exists():
-        return Found(place.resolve().parent, [place.resolve().name])
+        return place.resolve().parent, [place.resolve().name]
     fixed = before_wildcards(place)
     files = matching(fixed, str(place.relative_to(fixed)))
     if not files:
         raise FileNotFoundError(f"{spec} does not exist; give a folder of images, parquet files, or wds: and shards")
-    return Found(fixed.resolve(), files)
+    return fixed.resolve(), files
 
 
 def _tables(root: Path, files: Sequence[str]) -> UnlabelledImages:

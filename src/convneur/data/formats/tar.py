@@ -256,14 +256,6 @@ def read(
         yield from samples(file, mode, str(path), take)
 
 
-def read_stream(
-    file: IO[bytes], origin: str, take: Callable[[tarfile.TarInfo, tarfile.TarFile], T]
-) -> Iterator[Sample[T]]:
-    """The samples of a shard that comes from elsewhere, as `read`."""
-    with file, whole(origin):
-        yield from samples(file, "r|*", origin, take)
-
-
 class TarImages:
     """Images in uncompressed tar files, found by where they begin; their headers are read once, not the images.
 

@@ -17,10 +17,11 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from convneur.data.decode import UnreadableImageError
-from convneur.data.loading import PADDING, Pictures, seeded
+from convneur.data.loading import PADDING, Pictures, next_usable, seeded
 from convneur.data.module import PictureData
 from convneur.data.objects.annotations import SMALLEST, ObjectImages, ObjectSource
 from convneur.data.objects.masks import decode_masks
+from convneur.data.transforms import pixels_of
 
 
 class Seen(NamedTuple):
@@ -67,7 +68,7 @@ class TrainObjects(Dataset[Seen]):
 
     def __getitem__(self, key: tuple[int, int]) -> Seen:
         epoch, wanted = key
-        index, picture, unreadable = self.pictures.readable(wanted)
+        index, picture, unreadable = next_usable(self.images, wanted, self.pictures.__getitem__)
         with seeded(self.seed, epoch, index):
             image, target = self.transform(*to_tensors(picture, self.images, index, self.with_masks))
         return Seen(image, target, index, unreadable)
@@ -92,11 +93,7 @@ class EvalObjects(Dataset[Seen]):
             return Seen(torch.zeros(3, 32, 32), {}, PADDING, [(self.images.name(index), str(error))])
         if isinstance(self.images, ObjectImages):
             _check_size(picture, self.images, index)
-        return Seen(_pixels(picture).float().div_(255), {}, index, [])
-
-
-def _pixels(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+        return Seen(pixels_of(picture).float().div_(255), {}, index, [])
 
 
 def _check_size(picture: Image.Image, images: ObjectImages, index: int) -> None:
@@ -136,7 +133,7 @@ def to_tensors(
             target["masks"] = tv_tensors.Mask(torch.from_numpy(decode_masks(shapes, height, width)))
         except ValueError as error:
             raise ValueError(f"{images.name(index)} has {error}; correct its annotations") from error
-    return tv_tensors.Image(_pixels(picture)), target
+    return tv_tensors.Image(pixels_of(picture)), target
 
 
 class Jitter(nn.Module):

@@ -31,7 +31,7 @@ from convneur.data.objects.yolo import (
     read_yolo,
 )
 from convneur.data.paths import is_clutter
-from convneur.data.split import share_of, stratified_split
+from convneur.data.split import Wanted, has_part, take_share
 from convneur.data.split_names import Judged, Part, find_parts, group_files, no_part, part_of
 from convneur.files import StrPath
 
@@ -127,18 +127,15 @@ def _opened(
     there, names = kind.there, None if known is None else list(known)
     if known is None and "train" not in there:
         raise no_part(root, "train", there)
-    if part in there and not (hold_out and known is None):
+    wanted = Wanted(val_share, seed, part, learns=False)
+    if has_part(root, there, wanted) and not (hold_out and known is None):
         source = kind.read([part] if known is not None else ["train", part], names)
         return replace(source, held_out=there[part])
-    if part == "test" or "train" not in there:
-        raise no_part(root, part, there)
     source = kind.read(["train"], names)
-    if val_share is None:
-        return replace(source, held_out=f"all of {there['train']}")
-    split = stratified_split([0] * len(source.val), val_share, seed, ["of all images"])
+    split, held_out = take_share([0] * len(source.val), there, wanted, ["of all images"])
+    if split is None:
+        return replace(source, held_out=held_out)
     learned = source.val.part(split.train) if known is None else EMPTY
-    held_out = share_of(val_share, there["train"], seed)
-    held_out += f" ({there['test']} is kept for eval --part test)" if "test" in there else ""
     return replace(source, train=learned, val=source.val.part(split.val), held_out=held_out)
 
 

@@ -28,8 +28,8 @@ from convneur.data.image_files import find_image_files, unused_notes
 from convneur.data.labels import FEW
 from convneur.data.paths import class_names, is_clutter, read_text, walk
 from convneur.data.semantic.masks import IGNORED, MOST, MaskCode, MaskError, some_colours
-from convneur.data.split import share_of, stratified_split
-from convneur.data.split_names import Judged, Part, find_parts, no_part
+from convneur.data.split import Wanted, has_part, take_share
+from convneur.data.split_names import Judged, Part, find_parts
 from convneur.files import StrPath
 
 MASK_FOLDERS = ("masks", "annotations", "labels")
@@ -134,21 +134,14 @@ def open_pixels(
 
     named = {part: place.name for part, place in there.items()}
     learns = learns and val_share is not None and part == "val"
-    if learns and "train" not in there:
-        raise no_part(root, "train", named)
-    if part not in there and (part == "test" or "train" not in there):
-        raise no_part(root, part, named)
+    wanted = Wanted(val_share, seed, part, learns)
+    own = has_part(root, named, wanted)
     train = pairs("train") if "train" in there else pairs(part)
-    if part in there and not hold_out:
-        val = pairs(part) if "train" in there else train
-        held_out = named[part]
-    elif val_share is None:
-        val, held_out = train, f"all of {named['train']}"
+    if own and not hold_out:
+        val, held_out = pairs(part) if "train" in there else train, named[part]
     else:
-        split = stratified_split([0] * len(train), val_share, seed, ["of images with masks"])
-        held_out = share_of(val_share, named["train"], seed)
-        held_out += f" ({named['test']} is kept for eval --part test)" if "test" in there else ""
-        train, val = train.part(split.train), train.part(split.val)
+        split, held_out = take_share([0] * len(train), named, wanted, ["of images with masks"])
+        train, val = (train, train) if split is None else (train.part(split.train), train.part(split.val))
     if learns:
         notes += _looked_at(train, code, 2, "to learn from")
     _looked_at(val, code, 1, "to judge by")
