@@ -154,18 +154,17 @@ def _label_type(kinds: Sequence[Any]) -> tuple[str | None, list[str]]:
 
 
 def _name_of(kind: Any) -> str | None:
-    import pyarrow as pa
+    from pyarrow import types
 
-    if pa.types.is_dictionary(kind):
-        return _name_of(kind.value_type)
-    if pa.types.is_boolean(kind):
-        return "bool"
-    if pa.types.is_integer(kind):
-        return "uint64" if kind == pa.uint64() else "int64"
-    if pa.types.is_floating(kind):
-        return "double"
-    text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-    return "string" if any(each(kind) for each in text) else None
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    kinds = {
+        "bool": (types.is_boolean,),
+        "uint64": (types.is_uint64,),
+        "int64": (types.is_integer,),
+        "double": (types.is_floating,),
+        "string": (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary),
+    }
+    return next((name for name, those in kinds.items() if any(fits(kind) for fits in those)), None)
 
 
 def _text(label: Any) -> str | None:

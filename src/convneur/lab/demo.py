@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from convneur.data.digits import DigitBatches, Digits, load_digits
+from convneur.data.digits import Digits, load_digits
 from convneur.engine.fit import Curve, Interrupted, fit
+from convneur.lab.digit_batches import DigitBatches
 from convneur.lab.digit_mosaics import PRIOR, Mosaics
 from convneur.lab.tile_segmentation import TileSegmentation
 from convneur.models import ConvNeur, create_model

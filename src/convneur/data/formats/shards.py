@@ -82,11 +82,11 @@ def _surveyed(
     """Shards of this machine, looked through."""
     looked = [survey(train, f"{where} train")]
     looked.append(survey(judged, f"{where} {part}") if judged != train else looked[0])
-    classes = classes or number_names([looked[0].top], where)
+    classes = classes or number_names(looked[0].labels, where)
     for found in looked:
-        if found.top >= len(classes):
+        if (top := max(found.labels)) >= len(classes):
             raise ValueError(
-                f"{found.top_name} has the label {found.top}, and there are {len(classes)} classes, numbered from 0; "
+                f"{found.labels[top]} has the label {top}, and there are {len(classes)} classes, numbered from 0; "
                 "name more classes, or mend the label"
             )
     if judged != train:
@@ -166,16 +166,12 @@ class Survey:
 
     Attributes:
         count: Samples with an image and a label.
-        labels: That occur.
-        top: The largest of them.
-        top_name: The sample that has it.
+        labels: That occur, with the first sample that has each.
         notes: What was left out, and why.
     """
 
     count: int = 0
-    labels: set[int] = field(default_factory=set)
-    top: int = -1
-    top_name: str = ""
+    labels: dict[int, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -194,9 +190,7 @@ def survey(paths: Sequence[Path], where: str) -> Survey:
                 lost[_why_lost(sample, label)].append(name)
                 continue
             found.count += 1
-            found.labels.add(label)
-            if label > found.top:
-                found.top, found.top_name = label, name
+            found.labels.setdefault(label, name)
     if not found.count:
         raise ValueError(
             f"none of {total:,} samples of {where} has an image and a label from 0 (.cls) of one name, in a row in the "
