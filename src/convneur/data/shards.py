@@ -74,6 +74,14 @@ class Sample:
             raise UnreadableImageError(f"the label {label} means none")
         return label
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it has an image and a label."""
+        try:
+            return self.number() >= 0
+        except UnreadableImageError:
+            return False
+
     def example(self, number: int, transform: Transform, max_pixels: int, classes: int) -> Example:
         """Decoded; an `UnreadableImageError` if that is not possible."""
         label = self.number()
@@ -102,16 +110,8 @@ def _samples(shards: Shards, urls: Iterable[str]) -> Iterator[Sample]:
     for url in urls:
         for found in _open(shards, url):
             sample = Sample(url, found.key, found.image, found.label)
-            if not (shards.surveyed and _is_lost(sample)):
+            if sample.is_whole or not shards.surveyed:
                 yield sample
-
-
-def _is_lost(sample: Sample) -> bool:
-    try:
-        sample.number()
-    except UnreadableImageError:
-        return True
-    return False
 
 
 def shard_workers(shards: Shards, workers: int | None, world: int) -> int:

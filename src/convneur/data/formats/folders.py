@@ -50,11 +50,8 @@ def open_class_folders(root: Path, wanted: Wanted) -> Source:
 
 
 def _subfolders(root: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _hidden(entry.name))
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or is_clutter(name)
+    names = (entry.name for entry in os.scandir(root) if entry.is_dir())
+    return sorted(name for name in names if not name.startswith(".") and not is_clutter(name))
 
 
 def _class_folders(root: Path) -> list[str]:

@@ -44,13 +44,13 @@ class MaskCode:
     table: Mapping[int, int] | None = None
 
     def decode(
-        self, content: bytes, size: tuple[int, int], strict: bool = False, max_pixels: int = MAX_PIXELS
+        self, content: bytes, size: tuple[int, int] | None, strict: bool = False, max_pixels: int = MAX_PIXELS
     ) -> tuple[Labels, int]:
         """Read a mask.
 
         Args:
             content: Of the file.
-            size: Height and width that it must have.
+            size: Height and width that it must have; None for any.
             strict: Refuse numbers or colours that are no class; otherwise their pixels count nowhere.
             max_pixels: Larger masks are refused.
 
@@ -61,7 +61,7 @@ class MaskCode:
             MaskError: If it is no mask, of another size, or of another kind.
         """
         values = _values(content, self.coloured, max_pixels)
-        if values.shape[:2] != size:
+        if size is not None and values.shape[:2] != size:
             raise MaskError(
                 f"the mask has {values.shape[1]} x {values.shape[0]} px and its image {size[1]} x {size[0]}, both "
                 "turned as their files say; make them the same"
@@ -73,11 +73,6 @@ class MaskCode:
             raise MaskError(
                 f"the {what} is no class ({int(unknown.sum())} pixels); add it to the classes, or leave --strict out"
             )
-        return labels, int(unknown.sum())
-
-    def read(self, content: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Labels, int]:
-        """As `decode`, whatever the size of its image is."""
-        labels, unknown = self._labels(_values(content, self.coloured, max_pixels))
         return labels, int(unknown.sum())
 
     def _labels(self, values: npt.NDArray[np.int64]) -> tuple[Labels, npt.NDArray[np.bool_]]:

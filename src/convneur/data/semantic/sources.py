@@ -269,7 +269,7 @@ def _looked_at(images: PixelImages, code: MaskCode, least: int, what: str) -> li
     faults: list[str] = []
     for looked, index in enumerate(np.random.default_rng(0).permutation(len(images)).tolist(), start=1):
         try:
-            labels, odd = code.read(images.masks.read(index))
+            labels, odd = code.decode(images.masks.read(index), None)
         except (MaskError, OSError) as error:
             faults.append(f"{images.masks.name(index)}: {error}")
             continue
