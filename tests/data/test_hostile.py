@@ -340,7 +340,7 @@ def test_boxes_that_are_infinite_in_single_precision_are_refused(tmp_path):
 def test_json_that_is_nested_without_end_is_refused(text, tmp_path):
     for split in ("train", "val"):
         (tmp_path / f"instances_{split}.json").write_bytes(text.encode("latin-1"))
-    with one_line(ValueError, "instances_val.json"):
+    with one_line(ValueError, "instances_train.json"):
         open_objects(tmp_path)
     if text != '{"images": 1e999}':
         with one_line(ValueError, "instances_val.json"):
