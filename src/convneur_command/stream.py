@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 if TYPE_CHECKING:
-    from convneur.data.semantic import MaskCode
+    from convneur.data.semantic import MaskEncoding
 
 PREVIEW = 1600  # pixels of the longer side
 
@@ -97,7 +97,7 @@ def stream(
         return 0
 
 
-def _tell_classes(image: str, fill: float | None, classes: Path, code: MaskCode, out: Path) -> None:
+def _tell_classes(image: str, fill: float | None, classes: Path, code: MaskEncoding, out: Path) -> None:
     """Share of each class, and a small picture to look at."""
     import numpy as np
     from PIL import Image

@@ -103,6 +103,6 @@ def _finish(trained: TrainedSegmenter, config: TrainSegmenterConfig, options: Ru
         config.strict,
     )
     write_atomic(out / "model" / "README.md", segmenting.segmenter_card(judged, command, trained.kept))
-    judged.told.odd |= trained.odd
+    judged.told.unknown_labels |= trained.unknown_labels
     segmenting.write_judged_segmenter(out, judged, command, trained.curve, trained.unreadable, trained.kept)
     segmenting.tell_segmenter(judged, *options.written(trained.kept))

@@ -351,11 +351,11 @@ for value, (train, val) in {
 
 @situation("masks", "pixels", "some of numbers that are no class")
 def _(root: Path) -> Any:
-    from convneur.data.loading import Pictures
+    from convneur.data.loading import ImageCache
     from convneur.data.semantic.loading import EvalPixels
 
     source = scenes(root, mask([0, 1, 9, 9]))
-    odd = EvalPixels(Pictures(source.train), source.code, strict=False)[0].odd
+    odd = EvalPixels(ImageCache(source.train), source.code, strict=False)[0].unknown_labels
     assert odd == [(source.train.masks.name(0), 32)]  # which the report names
     source.notes.append("named when they are read")
     return source

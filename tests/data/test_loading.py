@@ -13,13 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
+from convneur.data.bad_samples import BadSamples
 from convneur.data.formats.images import Subset
-from convneur.data.loading import PADDING, UNKNOWN, EpochBatches, Pictures, TrainImages, seeded
+from convneur.data.loading import PADDING, UNKNOWN, EpochBatches, ImageCache, TrainImages, seeded
 from convneur.data.module import ImageData, eval_loader
 from convneur.data.shards import Sample
 from convneur.data.sources import Source, open_source
 from convneur.data.transforms import Preprocessing, eval_transform, train_transform
-from convneur.data.unreadable import Unreadable
 from convneur_options.augment import AugmentConfig
 from tests.data import files
 from tests.data.test_sources import make_shards
@@ -70,7 +70,7 @@ def test_decoded_images_are_kept_up_to_a_budget_and_change_nothing(tmp_path, kep
             (tmp_path / name / f"{i}.png").write_bytes(files.encoded(Image.fromarray(noise), "PNG"))
     images = open_source(str(tmp_path)).train
     transform = train_transform(TO, AUGMENT)
-    plain, caching = (TrainImages(Pictures(images, keep_bytes=n), transform, seed=3) for n in (0, kept))
+    plain, caching = (TrainImages(ImageCache(images, keep_bytes=n), transform, seed=3) for n in (0, kept))
     for epoch in range(3):
         for index in range(len(images)):
             assert torch.equal(plain[epoch, index].image, caching[epoch, index].image)
@@ -253,7 +253,7 @@ def test_seeded_leaves_other_random_numbers_alone():
 def test_unreadable_files_are_replaced_in_training_and_left_out_of_evaluation(tmp_path):
     source = open_source(str(files.odd_folder(tmp_path)), val_share=0.5)
     data = ImageData(source, TO, AUGMENT, 4, workers=0)
-    found = Unreadable(len(source.train) + len(source.val), limit=0.5)
+    found = BadSamples(len(source.train) + len(source.val), limit=0.5)
     for epoch in range(2):
         for batch in batches(data, epoch):
             assert len(batch.labels) == 4
@@ -268,7 +268,7 @@ def test_unreadable_files_are_replaced_in_training_and_left_out_of_evaluation(tm
     assert "truncated" in names["truncated.jpg"]
     assert "megapixels" in names["bomb.png"]
     with pytest.raises(ValueError, match=r"of 32 images cannot be read, more than the limit of 1.0%.*--max-unreadable"):
-        Unreadable(32).add([("a.jpg", "empty")])
+        BadSamples(32).add([("a.jpg", "empty")])
 
 
 def test_nothing_readable_is_an_error(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convneur.data.semantic.masks import MaskCode
+from convneur.data.semantic.masks import MaskEncoding
 from tests.data import formats
 from tests.data.semantic.builders import CLASSES, COLOURS, scene
 from tests.hostile.test_fuzz_images import fuzz
@@ -14,9 +14,9 @@ pytestmark = pytest.mark.slow
 
 MASKS = """
 import numpy as np
-from convneur.data.semantic.masks import MaskCode
-numbers = MaskCode(["a", "b", "c"], np.eye(3, dtype=np.uint8))
-colours = MaskCode(["a", "b", "c"], 9 * np.eye(3, dtype=np.uint8), coloured=True)
+from convneur.data.semantic.masks import MaskEncoding
+numbers = MaskEncoding(["a", "b", "c"], np.eye(3, dtype=np.uint8))
+colours = MaskEncoding(["a", "b", "c"], 9 * np.eye(3, dtype=np.uint8), coloured=True)
 def use(path):
     for code in (numbers, colours):
         labels, unknown = code.decode(path.read_bytes(), (64, 96))
@@ -60,7 +60,7 @@ def use(path):
 
 def test_masks(tmp_path):
     labels = scene(0)[1]
-    palette = MaskCode(CLASSES, COLOURS).picture(labels)
+    palette = MaskEncoding(CLASSES, COLOURS).picture(labels)
     whole = {}
     for name, image in {"a.png": palette, "b.tif": palette, "c.gif": palette, "d.bmp": palette.convert("L")}.items():
         image.save(tmp_path / name)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from convneur.cli.common import listed_classes, tell_notes, tell_unreadable
-from convneur.data.semantic.masks import MaskCode
+from convneur.data.semantic.masks import MaskEncoding
 from convneur.explain.figures import confusion, curves, gallery
 from convneur.explain.report import png
 from convneur.explain.segmenter import legend
@@ -117,7 +117,7 @@ def test_answers_hold_names_as_they_are(name, format, capsys, monkeypatch):
 def test_figures_draw_names_as_they_are():
     names = list(NASTY.values())
     rows = [{"step": float(n), "loss": 1.0 / n} for n in (1, 2)]
-    code = MaskCode(names, np.zeros((len(names), 3), np.uint8))
+    code = MaskEncoding(names, np.zeros((len(names), 3), np.uint8))
     figures = [
         confusion({name: torch.eye(len(names)) for name in names[:2]}, names),
         curves(dict.fromkeys(names[-5:], rows), {"loss": "loss"}),

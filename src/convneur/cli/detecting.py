@@ -25,7 +25,7 @@ from convneur.cli.run_data import RunData
 from convneur.data.decode import MAX_PIXELS, decode_image
 from convneur.data.formats.images import FileImages
 from convneur.data.known_classes import objects_of
-from convneur.data.loading import Pictures, default_workers
+from convneur.data.loading import ImageCache, default_workers
 from convneur.data.module import in_order
 from convneur.data.objects import ObjectSource, open_objects
 from convneur.data.objects.loading import EvalObjects, collate_objects
@@ -91,7 +91,7 @@ def judge_detector(
     if with_masks:
         source.val.check_masks(source.classes)
     workers = default_workers() if workers is None else workers
-    loader = in_order(EvalObjects(Pictures(source.val, max_pixels)), collate_objects, 2, workers)
+    loader = in_order(EvalObjects(ImageCache(source.val, max_pixels)), collate_objects, 2, workers)
     with Progress(console=console, transient=True) as progress:
         batches = progress.track(loader, len(loader), description="evaluating")
         device = device_for(accelerator)
@@ -255,7 +255,7 @@ def find_objects(
     device = device_for()
     prepare_for_inference(saved.model, device)
     images = FileImages(files, [0] * len(files))
-    loader = in_order(EvalObjects(Pictures(images, max_pixels)), collate_objects, 1, workers)
+    loader = in_order(EvalObjects(ImageCache(images, max_pixels)), collate_objects, 1, workers)
     rows: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
     unreadable: list[tuple[str, str]] = []

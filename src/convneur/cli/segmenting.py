@@ -23,11 +23,11 @@ from convneur.cli.common import (
 from convneur.cli.run_data import RunData
 from convneur.data.decode import MAX_PIXELS, UnreadableImageError, decode_image
 from convneur.data.known_classes import pixels_of
-from convneur.data.loading import Pictures, default_workers
+from convneur.data.loading import ImageCache, default_workers
 from convneur.data.module import in_order
 from convneur.data.semantic import IGNORED, PixelSource, open_pixels
 from convneur.data.semantic.loading import EvalPixels, listed
-from convneur.data.semantic.masks import Labels
+from convneur.data.semantic.masks import ClassMap
 from convneur.data.split_names import Judged
 from convneur.explain.report import versions
 from convneur.explain.segmenter import JudgedSegmenter, number_rows, overlay, report_segmenter
@@ -94,14 +94,14 @@ def judge_segmenter(
         strict: Whether a mask that cannot be used, or has pixels of no class, is an error.
     """
     code, device = source.code, device_for(accelerator)
-    images = EvalPixels(Pictures(source.val, max_pixels), code, strict)
+    images = EvalPixels(ImageCache(source.val, max_pixels), code, strict)
     loader = in_order(images, listed, 2, default_workers() if workers is None else workers)
     with Progress(console=console, transient=True) as progress:
         batches = progress.track(loader, len(loader), description="evaluating")
         told = evaluate_segmenter(model, len(code.classes), batches, how, device)
     model.cpu()
 
-    def look(index: int) -> tuple[Any, Labels, Labels]:
+    def look(index: int) -> tuple[Any, ClassMap, ClassMap]:
         picture, truth, _ = images.pair(index)
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
         return picture, truth.numpy(), segment(model, pixels, how, torch.device("cpu")).numpy()
@@ -131,7 +131,7 @@ def write_judged_segmenter(
         "confusion": told.confusion.tolist(),
         "ms_per_image": {str(q): float(np.quantile(told.seconds, q)) * 1e3 for q in (0.1, 0.5, 0.9)},
         "unreadable": dict(unreadable or {}) | told.unreadable,
-        "odd": told.odd,
+        "unknown_labels": told.unknown_labels,
         "curve": list(curve),
         **({"models": epochs_json(kept)} if kept else {}),
         "command": command,
@@ -155,7 +155,10 @@ def tell_segmenter(judged: JudgedSegmenter, *last_lines: str) -> None:
     for row in number_rows(judged)[1:]:
         table.add_row(*row)
     console.print(table)
-    for found, what in ((told.unreadable, "files could not be used"), (told.odd, "masks have pixels of no class")):
+    for found, what in (
+        (told.unreadable, "files could not be used"),
+        (told.unknown_labels, "masks have pixels of no class"),
+    ):
         if found:
             name, reason = next(iter(found.items()))
             console.print(f"{len(found)} {what}; the first: {name} ({reason})")

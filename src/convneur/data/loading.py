@@ -60,7 +60,7 @@ def collate(examples: Sequence[Example]) -> Batch:
     )
 
 
-class Pictures:
+class ImageCache:
     """The decoded images of a source; as many as fit are kept, so that later epochs need not decode them again.
 
     All processes that load share what is kept.
@@ -115,7 +115,7 @@ def next_usable(images: Any, wanted: int, load: Callable[[int], T]) -> tuple[int
 class TrainImages(Dataset[Example]):
     """Augmented images by (epoch, index). One that cannot be read is replaced by the next that can, and reported."""
 
-    def __init__(self, pictures: Pictures, transform: Transform, seed: int) -> None:
+    def __init__(self, pictures: ImageCache, transform: Transform, seed: int) -> None:
         self.pictures, self.images, self.transform, self.seed = pictures, pictures.images, transform, seed
 
     def __getitem__(self, key: tuple[int, int]) -> Example:
@@ -128,7 +128,7 @@ class TrainImages(Dataset[Example]):
 class EvalImages(Dataset[Example]):
     """Images in order. One that cannot be read is black with the label `UNKNOWN`, and reported."""
 
-    def __init__(self, pictures: Pictures, transform: Transform) -> None:
+    def __init__(self, pictures: ImageCache, transform: Transform) -> None:
         self.pictures, self.images, self.transform = pictures, pictures.images, transform
 
     def __len__(self) -> int:
@@ -216,7 +216,7 @@ class TrainLoader(DataLoader[Any]):
         self.order.epoch, self.order.start, self.done = state["epoch"], state["start"], state["start"]
 
 
-class Every(Sampler[int]):
+class DistributedEvalSampler(Sampler[int]):
     """Every world-th index in order: each process evaluates its own, none twice, and all as many (with padding)."""
 
     def __init__(self, count: int, rank: int = 0, world: int = 1) -> None:

@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 from convneur.data.decode import MAX_PIXELS
 from convneur.data.formats.parquet import read_in_any_order
 from convneur.data.loading import (
+    DistributedEvalSampler,
     EpochBatches,
     EvalImages,
-    Every,
-    Pictures,
+    ImageCache,
     TrainImages,
     TrainLoader,
     check_batch,
@@ -60,11 +60,11 @@ class PictureData(pl.LightningDataModule, ABC):
         self.workers, self.pin_memory, self.keep_bytes = workers, pin_memory, keep_bytes
 
     @abstractmethod
-    def training_set(self, pictures: Pictures) -> Dataset[Any]:
+    def training_set(self, pictures: ImageCache) -> Dataset[Any]:
         """Varied examples by (epoch, index)."""
 
     @abstractmethod
-    def evaluation_set(self, pictures: Pictures) -> Dataset[Any]:
+    def evaluation_set(self, pictures: ImageCache) -> Dataset[Any]:
         """Examples in order; `PADDING` counts nowhere."""
 
     def place(self) -> tuple[int, int]:
@@ -86,7 +86,7 @@ class PictureData(pl.LightningDataModule, ABC):
         workers = self.train_workers(world)
         order = EpochBatches(len(self.source.train), self.batch_size, self.seed, rank, world)
         read_in_any_order(self.source.train)
-        pictures = Pictures(self.source.train, self.max_pixels, self._keep_bytes(self.source.train))
+        pictures = ImageCache(self.source.train, self.max_pixels, self._keep_bytes(self.source.train))
         return self.loader(
             order,
             dataset=self.training_set(pictures),
@@ -114,7 +114,7 @@ class PictureData(pl.LightningDataModule, ABC):
         """Held-out images in order."""
         rank, world = self.place()
         workers = default_workers() if self.workers is None else self.workers
-        pictures = Pictures(self.source.val, self.max_pixels, self._keep_bytes(self.source.val))
+        pictures = ImageCache(self.source.val, self.max_pixels, self._keep_bytes(self.source.val))
         images = self.evaluation_set(pictures)
         collate = self.collate_evaluation or self.collate
         return in_order(images, collate, 2 * self.batch_size, workers, rank, world, self.pin_memory)
@@ -151,11 +151,11 @@ class ImageData(PictureData):
         self.preprocessing, self.eval_preprocessing = preprocessing, eval_preprocessing or preprocessing
         self.augment = augment
 
-    def training_set(self, pictures: Pictures) -> TrainImages:
+    def training_set(self, pictures: ImageCache) -> TrainImages:
         """Augmented images by (epoch, index)."""
         return TrainImages(pictures, train_transform(self.preprocessing, self.augment), self.seed)
 
-    def evaluation_set(self, pictures: Pictures) -> EvalImages:
+    def evaluation_set(self, pictures: ImageCache) -> EvalImages:
         """Images in order."""
         return EvalImages(pictures, eval_transform(self.eval_preprocessing))
 
@@ -205,7 +205,7 @@ def eval_loader(
         stream = OrderedShards(images, transform, batch_size, rank, world, max_pixels)
         return DataLoader(stream, batch_size=None, num_workers=min(workers, 1), worker_init_fn=ignore_interrupts)
     return in_order(
-        EvalImages(Pictures(images, max_pixels), transform), collate, batch_size, workers, rank, world, pin_memory
+        EvalImages(ImageCache(images, max_pixels), transform), collate, batch_size, workers, rank, world, pin_memory
     )
 
 
@@ -222,7 +222,7 @@ def in_order(
     return DataLoader(
         images,
         batch_size,
-        sampler=Every(len(images), rank, world),
+        sampler=DistributedEvalSampler(len(images), rank, world),
         collate_fn=collate,
         num_workers=workers,
         pin_memory=pin_memory,

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
-from convneur.data.semantic import IGNORED, MaskCode
-from convneur.data.semantic.masks import Labels
+from convneur.data.semantic import IGNORED, MaskEncoding
+from convneur.data.semantic.masks import ClassMap
 from convneur.drawing import drawable
 from convneur.explain import figures
 from convneur.explain.report import Section, unreadable_files, write_report
@@ -39,8 +39,8 @@ class JudgedSegmenter:
 
     name: str
     told: SegmenterEvaluation
-    code: MaskCode
-    look: Callable[[int], tuple[Image.Image, Labels, Labels]]
+    code: MaskEncoding
+    look: Callable[[int], tuple[Image.Image, ClassMap, ClassMap]]
     file: Callable[[int], str]
 
 
@@ -82,9 +82,9 @@ def report_segmenter(
     worst = [told.indices[place] for place in told.worst(SHOWN)]
     sections.append(Section("Worst images", text, side_by_side(judged, worst)))
     sections += unreadable_files(dict(unreadable or {}) | told.unreadable)
-    if told.odd:
-        rows_ = [["file", "pixels"], *([name, str(count)] for name, count in sorted(told.odd.items())[:100])]
-        text = f"{len(told.odd)} masks have numbers or colours that are no class; those pixels count nowhere."
+    if told.unknown_labels:
+        rows_ = [["file", "pixels"], *([name, str(count)] for name, count in sorted(told.unknown_labels.items())[:100])]
+        text = f"{len(told.unknown_labels)} masks have numbers or colours of no class; their pixels count nowhere."
         sections.append(Section("Odd masks", text, table=rows_))
     write_report(path, title, lead, sections, note)
 
@@ -131,7 +131,7 @@ def class_rows(judged: JudgedSegmenter) -> list[list[str]]:
     return rows
 
 
-def overlay(picture: Image.Image, labels: Labels, code: MaskCode, opacity: float = OPACITY) -> Image.Image:
+def overlay(picture: Image.Image, labels: ClassMap, code: MaskEncoding, opacity: float = OPACITY) -> Image.Image:
     """Classes (H, W) in their colours over a picture; black where none counts."""
     return Image.blend(picture, code.picture(labels).convert("RGB"), opacity)
 
@@ -161,7 +161,7 @@ def side_by_side(judged: JudgedSegmenter, indices: Sequence[int]) -> Figure:
     return figure
 
 
-def legend(figure: Figure, code: MaskCode, seen: set[int]) -> None:
+def legend(figure: Figure, code: MaskEncoding, seen: set[int]) -> None:
     """Colours of the classes that are seen, below a figure; as they look over a picture of middle grey."""
     numbers = sorted(seen - {IGNORED})
     names = [drawable(code.classes[number]) for number in numbers]

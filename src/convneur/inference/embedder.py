@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from convneur.data.decode import MAX_PIXELS
-from convneur.data.loading import EvalImages, Pictures, collate, ignore_interrupts
+from convneur.data.loading import EvalImages, ImageCache, collate, ignore_interrupts
 from convneur.data.transforms import eval_transform
 from convneur.data.unlabelled import UnlabelledImages
 from convneur.inference.features import FeatureModel
@@ -69,7 +69,7 @@ class Embedder:
         self.device, self.model = device, prepare_for_inference(model.module, device)
         self.order = PartBatches(parts, batch_size)
         self.loader: DataLoader[Any] = DataLoader(
-            EvalImages(Pictures(images, max_pixels), eval_transform(model.preprocessing)),
+            EvalImages(ImageCache(images, max_pixels), eval_transform(model.preprocessing)),
             batch_sampler=self.order,
             collate_fn=collate,
             num_workers=workers,

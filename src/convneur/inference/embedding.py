@@ -12,10 +12,10 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from convneur.data.bad_samples import BadSamples
 from convneur.data.decode import MAX_PIXELS
 from convneur.data.loading import default_workers
 from convneur.data.unlabelled import UnlabelledImages, open_unlabelled
-from convneur.data.unreadable import Unreadable
 from convneur.files import StrPath
 from convneur.inference.embedder import Embedder
 from convneur.inference.features import FeatureModel, load_features
@@ -207,7 +207,7 @@ def _fill(
 ) -> Embedded:
     parts.sweep()
     found = parts.found()
-    unreadable = Unreadable(len(images), config.max_unreadable)
+    unreadable = BadSamples(len(images), config.max_unreadable)
     before = done = sum(len(parts.images(number)) for number in found)
     wanted = [number for number in range(len(parts)) if number not in found]
 

@@ -12,8 +12,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from convneur.data.module import eval_loader
-from convneur.data.parts import fewer, hold_out
 from convneur.data.sources import Source, open_source
+from convneur.data.subsets import fewer, hold_out
 from convneur.engine.fit import Curve
 from convneur.files import write_atomic
 from convneur.json_files import read_json

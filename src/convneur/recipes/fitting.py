@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from convneur.data.unreadable import Unreadable
+from convneur.data.bad_samples import BadSamples
 from convneur.engine.best import Best, KeepBest, best_path
 from convneur.engine.checkpoints import last_checkpoint, load_checkpoint
 from convneur.engine.fit import Curve, fit
@@ -57,7 +57,7 @@ class Fitted:
     """
 
     curve: Curve
-    unreadable: Unreadable
+    unreadable: BadSamples
     metric: str
     best: Best | None
     keep: Literal["last", "best"]
@@ -131,7 +131,7 @@ def fit_recipe(
         find_unused_parameters: Whether some steps leave parameters without gradient, for several processes.
         identity: Of the run, see `claim`.
     """
-    unreadable = Unreadable(len(data.source.train) + len(data.source.val), config.max_unreadable)
+    unreadable = BadSamples(len(data.source.train) + len(data.source.val), config.max_unreadable)
     best = KeepBest(out, task.metric, weights_prefix(bool(recipe.ema)))
     curve = fit(
         task,

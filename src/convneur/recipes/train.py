@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from convneur.data.module import ImageData
-from convneur.data.parts import fewer, hold_out
 from convneur.data.shards import Shards
 from convneur.data.sources import Source, open_source
+from convneur.data.subsets import fewer, hold_out
 from convneur.data.transforms import Preprocessing
 from convneur.engine.fit import Curve, resume_from
 from convneur.files import StrPath, write_atomic

@@ -67,7 +67,7 @@ class TrainedSegmenter:
         source: The images.
         inference: How the model is asked.
         unreadable: Files that could not be used, and why.
-        odd: Training masks with pixels of no class, and how many.
+        unknown_labels: Training masks with pixels of no class, and how many.
         kept: The model and what lies beside it, and of which epochs they are.
     """
 
@@ -77,7 +77,7 @@ class TrainedSegmenter:
     source: PixelSource
     inference: Inference
     unreadable: dict[str, str]
-    odd: dict[str, int]
+    unknown_labels: dict[str, int]
     kept: list[Kept]
 
 
@@ -150,7 +150,7 @@ def _trained(
     kept = fitted.kept(out, bool(recipe.ema), lambda: create_segmenter(**arguments))
     unreadable = fitted.unreadable
     return TrainedSegmenter(
-        kept[0].model, arguments, fitted.curve, source, inference, unreadable.found, unreadable.odd, kept
+        kept[0].model, arguments, fitted.curve, source, inference, unreadable.found, unreadable.unknown_labels, kept
     )
 
 

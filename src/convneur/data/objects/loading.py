@@ -17,7 +17,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from convneur.data.decode import UnreadableImageError
-from convneur.data.loading import PADDING, Pictures, next_usable, seeded
+from convneur.data.loading import PADDING, ImageCache, next_usable, seeded
 from convneur.data.module import PictureData
 from convneur.data.objects.annotations import SMALLEST, ObjectImages, ObjectSource
 from convneur.data.objects.masks import decode_masks
@@ -62,7 +62,7 @@ class TrainObjects(Dataset[Seen]):
         with_masks: Whether targets have masks.
     """
 
-    def __init__(self, pictures: Pictures, transform: Any, seed: int, with_masks: bool) -> None:
+    def __init__(self, pictures: ImageCache, transform: Any, seed: int, with_masks: bool) -> None:
         self.pictures, self.transform, self.seed, self.with_masks = pictures, transform, seed, with_masks
         self.images: Any = pictures.images
 
@@ -77,7 +77,7 @@ class TrainObjects(Dataset[Seen]):
 class EvalObjects(Dataset[Seen]):
     """Images in order, as they are. One that cannot be read is black with the index `PADDING`, and reported."""
 
-    def __init__(self, pictures: Pictures) -> None:
+    def __init__(self, pictures: ImageCache) -> None:
         self.pictures = pictures
         self.images: Any = pictures.images
 
@@ -214,10 +214,10 @@ class ObjectData(PictureData):
         super().__init__(source, batch_size, **options)
         self.transform, self.with_masks = transform, with_masks
 
-    def training_set(self, pictures: Pictures) -> TrainObjects:
+    def training_set(self, pictures: ImageCache) -> TrainObjects:
         """Varied images and targets by (epoch, index)."""
         return TrainObjects(pictures, self.transform, self.seed, self.with_masks)
 
-    def evaluation_set(self, pictures: Pictures) -> EvalObjects:
+    def evaluation_set(self, pictures: ImageCache) -> EvalObjects:
         """Images in order."""
         return EvalObjects(pictures)

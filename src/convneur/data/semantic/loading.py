@@ -16,9 +16,9 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from convneur.data.decode import UnreadableImageError
-from convneur.data.loading import PADDING, Pictures, next_usable, seeded
+from convneur.data.loading import PADDING, ImageCache, next_usable, seeded
 from convneur.data.module import PictureData
-from convneur.data.semantic.masks import IGNORED, MaskCode, MaskError
+from convneur.data.semantic.masks import IGNORED, MaskEncoding, MaskError
 from convneur.data.semantic.sources import PixelSource
 from convneur.data.transforms import pixels_of, scale_to
 
@@ -33,7 +33,7 @@ class PixelExample(NamedTuple):
     labels: Tensor
     number: int
     unreadable: list[tuple[str, str]]
-    odd: list[tuple[str, int]]
+    unknown_labels: list[tuple[str, int]]
 
 
 class PixelBatch(NamedTuple):
@@ -44,14 +44,14 @@ class PixelBatch(NamedTuple):
         labels: (B, H, W), or B of (H, W); `IGNORED` counts nowhere.
         indices: (B,) in the source.
         unreadable: Files that could not be used, and why.
-        odd: Masks with numbers or colours that are no class, and how many pixels have them.
+        unknown_labels: Masks with numbers or colours that are no class, and how many pixels have them.
     """
 
     images: Any
     labels: Any
     indices: Tensor
     unreadable: list[tuple[str, str]]
-    odd: list[tuple[str, int]]
+    unknown_labels: list[tuple[str, int]]
 
 
 class PixelSet(Dataset[PixelExample]):
@@ -63,7 +63,7 @@ class PixelSet(Dataset[PixelExample]):
         strict: Whether a mask that cannot be used, or has pixels of no class, is an error.
     """
 
-    def __init__(self, pictures: Pictures, code: MaskCode, strict: bool) -> None:
+    def __init__(self, pictures: ImageCache, code: MaskEncoding, strict: bool) -> None:
         self.pictures, self.code, self.strict = pictures, code, strict
         self.images: Any = pictures.images
 
@@ -88,7 +88,9 @@ class PixelSet(Dataset[PixelExample]):
 class TrainPixels(PixelSet):
     """Varied images by (epoch, index). A pair that cannot be used is replaced by the next that can, and reported."""
 
-    def __init__(self, pictures: Pictures, code: MaskCode, strict: bool, transform: v2.Compose, seed: int) -> None:
+    def __init__(
+        self, pictures: ImageCache, code: MaskEncoding, strict: bool, transform: v2.Compose, seed: int
+    ) -> None:
         super().__init__(pictures, code, strict)
         self.transform, self.seed = transform, seed
 
@@ -134,7 +136,7 @@ def _batch(examples: Sequence[PixelExample], images: Any, labels: Any) -> PixelB
         labels,
         torch.tensor([e.number for e in examples]),
         [note for e in examples for note in e.unreadable],
-        [note for e in examples for note in e.odd],
+        [note for e in examples for note in e.unknown_labels],
     )
 
 
@@ -232,10 +234,10 @@ class PixelData(PictureData):
         super().__init__(source, batch_size, **options)
         self.transform, self.strict = transform, strict
 
-    def training_set(self, pictures: Pictures) -> TrainPixels:
+    def training_set(self, pictures: ImageCache) -> TrainPixels:
         """Varied crops by (epoch, index)."""
         return TrainPixels(pictures, self.source.code, self.strict, self.transform, self.seed)
 
-    def evaluation_set(self, pictures: Pictures) -> EvalPixels:
+    def evaluation_set(self, pictures: ImageCache) -> EvalPixels:
         """Images in order."""
         return EvalPixels(pictures, self.source.code, self.strict)
