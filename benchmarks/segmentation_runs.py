@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from side_by_side import asked, keep, sheet
 
-from convneur.data.loading import Pictures
+from convneur.data.loading import ImageCache
 from convneur.data.semantic import PixelSource, open_pixels
 from convneur.data.semantic.loading import EvalPixels
 from convneur.reports import figures
@@ -49,7 +49,7 @@ def facts(name: str, run: Path) -> dict[str, Any]:
 
 
 def pictures(runs: dict[str, Path], source: PixelSource, numbers: list[int]) -> Image.Image:
-    pairs = [EvalPixels(Pictures(source.val), source.code, strict=False)[number] for number in numbers]
+    pairs = [EvalPixels(ImageCache(source.val), source.code, strict=False)[number] for number in numbers]
     shown = [Image.fromarray(pair.image.permute(1, 2, 0).numpy()) for pair in pairs]
     truth = [overlay(each, np.asarray(pair.labels), source.code) for each, pair in zip(shown, pairs, strict=True)]
     columns = [shown, truth]

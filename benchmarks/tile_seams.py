@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from convneur.data.loading import Pictures
+from convneur.data.loading import ImageCache
 from convneur.data.semantic import open_pixels
 from convneur.data.semantic.loading import EvalPixels
 from convneur.tasks.segmentation import load_segmenter
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     saved, source, device = load_segmenter(given.model), open_pixels(given.data), torch.device("cpu")
-    pairs, classes = EvalPixels(Pictures(source.val), source.code, strict=False), len(source.code.classes)
+    pairs, classes = EvalPixels(ImageCache(source.val), source.code, strict=False), len(source.code.classes)
     whole = [segment(saved.model, pair.image, replace(saved.inference, window=0), device) for pair in pairs]
 
     def scores(answers: list[torch.Tensor]) -> float:

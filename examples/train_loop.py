@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.progress import track
 
 import convneur
-from convneur.data.digits import DigitBatches, load_digits
+from convneur.data.digits import load_digits
+from convneur.lab.digit_batches import DigitBatches
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("epochs", type=int, nargs="?", default=10)

@@ -1,4 +1,4 @@
-"""docs/options.md: which options train, eval and predict take for which task; ``python -m tests.options_page`` writes."""
+"""docs/options.md: the options of train, eval and predict for each task; ``python -m tests.options_page`` writes it."""
 
 from __future__ import annotations
 

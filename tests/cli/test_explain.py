@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
 from convneur.data.decode import decode_image
-from convneur.data.semantic import MaskCode
+from convneur.data.semantic import MaskEncoding
 from convneur.data.transforms import Preprocessing, eval_transform
 from convneur.explain import ablate_gates, inspect, receptive_fields
 from convneur.models import ConvNeur, load_model, save_model
@@ -70,10 +70,10 @@ def runs(tmp_path_factory):
     segmenter = create_segmenter(**arguments)
     stir(segmenter)
     for name, how in (("segmenter", Inference(size=70)), ("tiled", Inference(size=96, window=64, margin=8))):
-        code = MaskCode(["x", "y"], np.zeros((2, 3), np.uint8))
+        code = MaskEncoding(["x", "y"], np.zeros((2, 3), np.uint8))
         save_segmenter(segmenter, root / name / "model", arguments, code, how, "")
     arguments |= {"backbone": "resnet18", "backbone_args": {}}
-    code = MaskCode(["x", "y"], np.zeros((2, 3), np.uint8))
+    code = MaskEncoding(["x", "y"], np.zeros((2, 3), np.uint8))
     save_segmenter(create_segmenter(**arguments), root / "resnet" / "model", arguments, code, Inference(), "")
     return root
 

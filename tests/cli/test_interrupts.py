@@ -44,7 +44,7 @@ PHASES = [
     ("eval", "convneur.tasks.results:write_report", [*MODEL, "--data", "{classes}", "--workers", "0"]),
     ("predict", FORWARD, ["{classes}", *MODEL]),
     ("embed", FORWARD, ["{classes}", *MODEL, "--workers", "1"]),
-    ("embed", "convneur.embedding.job:open_bulk", ["{classes}", *MODEL]),
+    ("embed", "convneur.embedding.job:open_unlabelled", ["{classes}", *MODEL]),
     ("stream", "convneur.streaming.scratch:Scratch.finish", ["{image}", *MODEL]),
     ("stream", "convneur.streaming.scratch:Scratch.finish", ["{image}", *MODEL, "--workers", "2"]),
     ("explain", "timm:create_model", ["{classes}", *MODEL]),

@@ -135,7 +135,7 @@ def test_odd_held_out_masks_are_counted(trained, scenes, tmp_path, capsys):
     code, stdout, stderr = call(capsys, *arguments)
     assert code == 0, stderr
     assert "1 masks have pixels of no class" in stdout
-    assert list(json.loads((out / "metrics.json").read_text())["odd"].values()) == [4]
+    assert list(json.loads((out / "metrics.json").read_text())["unknown_labels"].values()) == [4]
     assert "Odd masks" in (out / "report.html").read_text()
 
 
@@ -236,7 +236,7 @@ def test_what_would_fetch_something_is_refused(trained, tmp_path, change):
 
 def test_odd_training_masks_are_in_the_report(trained):
     numbers = json.loads((trained / "metrics.json").read_text())
-    assert {name.rsplit("/", 1)[-1]: count for name, count in numbers["odd"].items()} == {"1.png": 4}
+    assert {name.rsplit("/", 1)[-1]: count for name, count in numbers["unknown_labels"].items()} == {"1.png": 4}
     assert "Odd masks" in (trained / "report.html").read_text()
 
 

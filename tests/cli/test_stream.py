@@ -8,7 +8,7 @@ import tifffile
 import torch
 from PIL import Image
 
-from convneur.data.semantic import MaskCode
+from convneur.data.semantic import MaskEncoding
 from convneur.models import load_model, save_model
 from convneur.tasks.segmentation import create_segmenter, load_segmenter
 from convneur.tasks.segmentation.inference import Inference, segment
@@ -66,7 +66,7 @@ def test_an_mlp_memory_in_double_precision(image, tmp_path, capsys):
 def test_a_semantic_fpn_and_its_preview(image, tmp_path, capsys):
     arguments = {"decoder": "semantic_fpn", "backbone": "convneur_m1", "num_classes": 3, "backbone_args": TINY}
     arguments |= {"pyramid_channels": 32, "channels": 32}
-    code = MaskCode(["road", "sky", "tree"], np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]], np.uint8))
+    code = MaskEncoding(["road", "sky", "tree"], np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]], np.uint8))
     save_segmenter(create_segmenter(**arguments), tmp_path / "model", arguments, code, Inference(), "")
     assert main(f"stream {image} --model {tmp_path / 'model'} --out {tmp_path / 'out'}".split()) == 0
     said = np.load(tmp_path / "out" / "classes.npy")

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from convneur.data.bulk import open_bulk
 from convneur.data.semantic import open_pixels
 from convneur.data.sources import open_source
+from convneur.data.unlabelled import open_unlabelled
 from tests.data import formats
 from tests.data.formats import PNG, mask, samples, table, tar, write
 from tests.files_page import rows
@@ -72,7 +72,7 @@ def _(root: Path) -> Any:
         write(root / name)
     source = folders(root, "a", "b", count=5)
     assert (source.classes, len(source.train) + len(source.val)) == (["a", "b"], 10)
-    assert len(open_bulk(str(root))) == 10
+    assert len(open_unlabelled(str(root))) == 10
     return source
 
 
@@ -89,7 +89,7 @@ def _(root: Path) -> Any:
     source = folders(root, "a", "b")
     told = "4 files look like images of a kind that is not read and were left out (1 .jxl, 1 .nef, 1 .psd, 1 .svg)"
     assert told in source.notes[0]
-    assert told in open_bulk(str(root)).notes[0]
+    assert told in open_unlabelled(str(root)).notes[0]
     return source
 
 
@@ -238,7 +238,7 @@ def _(root: Path) -> Any:
         ("7", PNG, b"1"),
         ("8", PNG, b"0"),
     ]
-    assert [open_bulk(f"wds:{root}/train-0.tar").name(n) for n in (0, 1)] == ["train-0.tar:7", "train-0.tar:8"]
+    assert [open_unlabelled(f"wds:{root}/train-0.tar").name(n) for n in (0, 1)] == ["train-0.tar:7", "train-0.tar:8"]
     return source
 
 
@@ -256,7 +256,7 @@ def _(root: Path) -> Any:
         ("a.v2", b"1"),
         ("a.v3", b"0"),
     ]
-    images = open_bulk(f"wds:{root}/train-0.tar")
+    images = open_unlabelled(f"wds:{root}/train-0.tar")
     assert [images.name(n) for n in range(3)] == [f"train-0.tar:a.{n}" for n in names]
     assert images.known_labels(0, 3) == [0, 1, 0]
     return source
@@ -265,7 +265,7 @@ def _(root: Path) -> Any:
 @situation("shards", "name", "`a.JPG`, `a.CLS`")
 def _(root: Path) -> Any:
     source = shards(root, [("a.PNG", PNG), ("a.CLS", b"0"), ("b.Png", PNG), ("b.cls", b"1")])
-    assert source.train.count == len(open_bulk(f"wds:{root}/train-0.tar")) == 2
+    assert source.train.count == len(open_unlabelled(f"wds:{root}/train-0.tar")) == 2
     return source
 
 
@@ -274,7 +274,7 @@ def _(root: Path) -> Any:
     source = shards(root, [*samples([0, 1]), ("x.png", PNG), ("y.png", PNG), ("y.cls", b" ")])
     assert source.train.count == 2
     assert "2 of 4 samples" in source.notes[0]
-    assert len(open_bulk(f"wds:{root}/train-0.tar")) == 4
+    assert len(open_unlabelled(f"wds:{root}/train-0.tar")) == 4
     return source
 
 
@@ -308,25 +308,25 @@ def _(root: Path) -> Any:
         ]
     ):
         table(root / f"{number}.parquet", values)
-        images = open_bulk(str(root / f"{number}.parquet"))
+        images = open_unlabelled(str(root / f"{number}.parquet"))
         assert (images.own_labels, images.known_labels(0, len(values))) == (type_, values)
     table(root / "bytes" / "0.parquet", [b"a", b"\xff"])
     table(root / "bytes" / "1.parquet", [1, 2])
     pq.write_table(pa.table({"image": [PNG]}), root / "bytes" / "2.parquet")
-    images = open_bulk(str(root / "bytes"))
+    images = open_unlabelled(str(root / "bytes"))
     assert images.known_labels(0, 5) == ["a", "\\xff", "1", "2", None]
     assert "1 of 3 parquet files have no column 'label'" in images.notes[0]
     tar(root / "0.tar", samples([-1, 3]))
     tar(root / "1.tar", samples(["dog", "4"]))
-    assert open_bulk(f"wds:{root}/0.tar").known_labels(0, 2) == [-1, 3]
-    assert open_bulk(f"wds:{root}/1.tar").known_labels(0, 2) == ["dog", "4"]
-    return open_bulk(str(root / "0.parquet"))
+    assert open_unlabelled(f"wds:{root}/0.tar").known_labels(0, 2) == [-1, 3]
+    assert open_unlabelled(f"wds:{root}/1.tar").known_labels(0, 2) == ["dog", "4"]
+    return open_unlabelled(str(root / "0.parquet"))
 
 
 @situation("embed", "label", "lists")
 def _(root: Path) -> Any:
     table(root / "0.parquet", [[0], [1]])
-    return open_bulk(str(root))
+    return open_unlabelled(str(root))
 
 
 # Masks
@@ -351,11 +351,11 @@ for value, (train, val) in {
 
 @situation("masks", "pixels", "some of numbers that are no class")
 def _(root: Path) -> Any:
-    from convneur.data.loading import Pictures
+    from convneur.data.loading import ImageCache
     from convneur.data.semantic.loading import EvalPixels
 
     source = scenes(root, mask([0, 1, 9, 9]))
-    odd = EvalPixels(Pictures(source.train), source.code, strict=False)[0].odd
+    odd = EvalPixels(ImageCache(source.train), source.code, strict=False)[0].unknown_labels
     assert odd == [(source.train.masks.name(0), 32)]  # which the report names
     source.notes.append("named when they are read")
     return source

@@ -17,16 +17,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from convneur.data.bulk import open_bulk
 from convneur.data.decode import FORMATS, SUFFIXES, UnreadableImageError, decode_image
-from convneur.data.hub import HubImages
-from convneur.data.image_files import PICTURES, find_images, image_files
+from convneur.data.formats.hub import HubImages
+from convneur.data.image_files import PICTURES, find_image_files, find_images
 from convneur.data.objects import open_objects
 from convneur.data.paths import inside, matching, read_file
 from convneur.data.semantic.sources import open_pixels
 from convneur.data.shards import OrderedShards, Shards
 from convneur.data.sources import open_source
 from convneur.data.transforms import Preprocessing, eval_transform
+from convneur.data.unlabelled import open_unlabelled
 from convneur_command.main import main
 from tests.data import files
 
@@ -174,7 +174,7 @@ def test_pipes_devices_and_folders_are_no_files(tmp_path):
 def test_a_pipe_among_images_counts_as_unreadable_and_does_not_hang(tmp_path):
     (tmp_path / "a.png").write_bytes(PNG)
     os.mkfifo(tmp_path / "b.png")
-    images = open_bulk(str(tmp_path))
+    images = open_unlabelled(str(tmp_path))
     assert images.read(0) == PNG
     with one_line(OSError, "a pipe"):
         images.read(1)
@@ -187,14 +187,14 @@ def test_links_that_lead_in_a_circle_are_walked_once(tmp_path):
         (tmp_path / name).symlink_to(tmp_path)
     (tmp_path / "linked").symlink_to(tmp_path / "z")
     found = [str(tmp_path / "z" / "a.png")]
-    assert list(image_files(tmp_path)) == found
+    assert find_image_files(tmp_path).files == found
     assert find_images([str(tmp_path)]) == found
     assert find_images([str(tmp_path / "**" / "*.png")]) == found
-    assert [open_bulk(str(tmp_path / "**" / "*.png")).name(0)] == ["z/a.png"]
+    assert [open_unlabelled(str(tmp_path / "**" / "*.png")).name(0)] == ["z/a.png"]
     outside = tmp_path / "other"
     outside.mkdir()
     (outside / "link").symlink_to(tmp_path / "z")
-    assert list(image_files(outside)) == [str(outside / "link" / "a.png")]
+    assert find_image_files(outside).files == [str(outside / "link" / "a.png")]
 
 
 def test_patterns_fit_what_they_fit_in_a_shell(tmp_path):
@@ -267,7 +267,7 @@ def test_paths_in_files_do_not_lead_out_of_the_data(form, path, tmp_path, secret
         if form == "parquet":
             open_source(str(data)).train.read(0)
         elif form == "bulk":
-            open_bulk(str(data)).read(0)
+            open_unlabelled(str(data)).read(0)
         else:
             open_objects(data)
 
@@ -278,7 +278,7 @@ def test_parquet_may_name_images_beside_it(tmp_path):
     rows = {"image": [{"bytes": None, "path": "images/a.png"}] * 4, "label": [0, 1, 0, 1]}
     pq.write_table(pa.table(rows), tmp_path / "rows.parquet")
     assert open_source(str(tmp_path)).train.read(0) == PNG
-    assert open_bulk(str(tmp_path)).read(3) == PNG
+    assert open_unlabelled(str(tmp_path)).read(3) == PNG
 
 
 def test_labels_that_ask_for_a_million_classes_are_refused(tmp_path):
@@ -339,7 +339,7 @@ def test_boxes_that_are_infinite_in_single_precision_are_refused(tmp_path):
 def test_json_that_is_nested_without_end_is_refused(text, tmp_path):
     for split in ("train", "val"):
         (tmp_path / f"instances_{split}.json").write_bytes(text.encode("latin-1"))
-    with one_line(ValueError, "instances_val.json"):
+    with one_line(ValueError, "instances_train.json"):
         open_objects(tmp_path)
     if text != '{"images": 1e999}':
         with one_line(ValueError, "instances_val.json"):
@@ -366,7 +366,7 @@ def test_commands_and_addresses_are_taken_only_if_that_is_allowed(tmp_path):
         with one_line(ValueError, "is no file here"):
             open_source(f"wds:{spec}")
         with one_line((ValueError, OSError), ""):
-            open_bulk(f"wds:{spec}")
+            open_unlabelled(f"wds:{spec}")
     transform = eval_transform(Preprocessing((3, 8, 8), (0.5,) * 3, (0.5,) * 3))
     with one_line(ValueError, "--allow-remote"):
         next(iter(OrderedShards(Shards((command,), 1, 2), transform, 1)))
@@ -442,13 +442,13 @@ def test_shards_that_are_damaged_or_hold_other_things_than_files_are_refused(kin
     with one_line(ValueError, "-0.tar is no whole shard"):
         open_source(f"wds:{tmp_path}")
     with one_line(ValueError, "-0.tar is no whole shard"):
-        open_bulk(f"wds:{tmp_path}")
+        open_unlabelled(f"wds:{tmp_path}")
 
 
 def test_shards_that_are_pipes_do_not_hang(tmp_path):
     for split in ("train", "val"):
         os.mkfifo(tmp_path / f"{split}-0.tar")
-    for opened in (open_source, open_bulk):
+    for opened in (open_source, open_unlabelled):
         with one_line(OSError, "a pipe"):
             opened(f"wds:{tmp_path}")
 

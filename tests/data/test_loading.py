@@ -1,6 +1,7 @@
 """What a batch holds follows from seed, epoch and place; nothing else changes it."""
 
 import io
+import multiprocessing
 import random
 import socket
 import subprocess
@@ -12,12 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from convneur.data.loading import PADDING, UNKNOWN, EpochBatches, Pictures, TrainImages, seeded
+from convneur.data.bad_samples import BadSamples
+from convneur.data.formats.images import Subset
+from convneur.data.loading import PADDING, UNKNOWN, EpochBatches, ImageCache, TrainImages, seeded
 from convneur.data.module import ImageData, eval_loader
 from convneur.data.shards import Sample
 from convneur.data.sources import Source, open_source
 from convneur.data.transforms import Preprocessing, eval_transform, train_transform
-from convneur.data.unreadable import Unreadable
 from convneur_options.augment import AugmentConfig
 from tests.data import files
 from tests.data.test_sources import make_shards
@@ -68,14 +70,65 @@ def test_decoded_images_are_kept_up_to_a_budget_and_change_nothing(tmp_path, kep
             (tmp_path / name / f"{i}.png").write_bytes(files.encoded(Image.fromarray(noise), "PNG"))
     images = open_source(str(tmp_path)).train
     transform = train_transform(TO, AUGMENT)
-    plain, caching = (TrainImages(Pictures(images, keep_bytes=n), transform, seed=3) for n in (0, kept))
+    plain, caching = (TrainImages(ImageCache(images, keep_bytes=n), transform, seed=3) for n in (0, kept))
     for epoch in range(3):
         for index in range(len(images)):
             assert torch.equal(plain[epoch, index].image, caching[epoch, index].image)
-    held = caching.pictures.kept
-    assert sum(4 * picture.width * picture.height for picture in held.values()) <= kept
-    assert len(held) == min(len(images), kept // (4 * 40 * 40))
-    assert not plain.pictures.kept
+    assert len(caching.pictures.kept) == min(len(images), kept // (3 * 40 * 40))
+    assert plain.pictures.kept is None
+
+
+class Counted:
+    """Images that count, over all processes, how often they are read."""
+
+    def __init__(self, images) -> None:
+        self.images, self.labels, self.reads = images, images.labels, multiprocessing.Value("q", 0)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: int) -> bytes:
+        with self.reads.get_lock():
+            self.reads.value += 1
+        return self.images.read(index)
+
+    def name(self, index: int) -> str:
+        return self.images.name(index)
+
+
+@pytest.fixture(params=["fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def start(request):
+    """How processes begin, by default."""
+    before = multiprocessing.get_start_method()
+    if request.param not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"this system cannot {request.param}")
+    multiprocessing.set_start_method(request.param, force=True)
+    yield request.param
+    multiprocessing.set_start_method(before, force=True)
+
+
+def test_workers_share_what_is_kept(start):
+    """With memory for half of the images, half of the reads of later epochs are saved, however many workers there are;
+    with a cache for each of four workers it would be an eighth."""
+    digits = open_source("digits")
+    saved, seen = {}, {}
+    for workers in (1, 4):
+        train = Counted(Subset(digits.train, range(256)))
+        source = Source(train, digits.val, digits.classes)
+        room = (len(train) + len(digits.val)) // 2 * 3 * 8 * 8
+        data = ImageData(source, TO, AUGMENT, 16, seed=5, workers=workers, keep_bytes=room)
+        loader = data.train_dataloader()
+        seen[workers] = []
+        for epoch in range(3):
+            loader.set_epoch(epoch)
+            before = train.reads.value
+            batches_of_epoch = list(loader)
+            seen[workers] += batches_of_epoch
+        saved[workers] = 1 - (train.reads.value - before) / (16 * len(batches_of_epoch))
+        assert len(loader.dataset.pictures.kept) == len(train) // 2
+    assert same(seen[1], seen[4])
+    assert saved[1] == pytest.approx(0.5, abs=0.05)
+    assert saved[4] == pytest.approx(saved[1], abs=0.03)
 
 
 @pytest.mark.parametrize("workers", [0, 2, 3])
@@ -200,7 +253,7 @@ def test_seeded_leaves_other_random_numbers_alone():
 def test_unreadable_files_are_replaced_in_training_and_left_out_of_evaluation(tmp_path):
     source = open_source(str(files.odd_folder(tmp_path)), val_share=0.5)
     data = ImageData(source, TO, AUGMENT, 4, workers=0)
-    found = Unreadable(len(source.train) + len(source.val), limit=0.5)
+    found = BadSamples(len(source.train) + len(source.val), limit=0.5)
     for epoch in range(2):
         for batch in batches(data, epoch):
             assert len(batch.labels) == 4
@@ -215,7 +268,7 @@ def test_unreadable_files_are_replaced_in_training_and_left_out_of_evaluation(tm
     assert "truncated" in names["truncated.jpg"]
     assert "megapixels" in names["bomb.png"]
     with pytest.raises(ValueError, match=r"of 32 images cannot be read, more than the limit of 1.0%.*--max-unreadable"):
-        Unreadable(32).add([("a.jpg", "empty")])
+        BadSamples(32).add([("a.jpg", "empty")])
 
 
 def test_nothing_readable_is_an_error(tmp_path):

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from convneur.data.decode import decode_image
+from convneur.data.formats.images import Images
 from convneur.data.semantic import open_pixels
-from convneur.data.sources import Images, open_source
+from convneur.data.sources import open_source
 from convneur.data.split import stratified_split
 from tests.data import files, formats
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import convneur
-from convneur.data.semantic import MaskCode
+from convneur.data.semantic import MaskEncoding
 from convneur.data.transforms import Preprocessing
 from convneur.embedding import EmbedConfig, embed
 from convneur.models import load_model, save_model
@@ -133,7 +133,7 @@ def test_other_tasks_give_the_mean_over_the_last_map(kind, folder, tmp_path):
     else:
         net = create_segmenter(**arguments).eval()
         body = net.body
-        code = MaskCode(["a", "b"], torch.zeros(2, 3, dtype=torch.uint8).numpy())
+        code = MaskEncoding(["a", "b"], torch.zeros(2, 3, dtype=torch.uint8).numpy())
         save_segmenter(net, tmp_path / "run" / "model", arguments, code, Inference(), "card")
     run(folder / "land", tmp_path / "run", tmp_path / "out", batch_size=8)
     contents = [path.read_bytes() for path in sorted((folder / "land" / "near").iterdir(), key=str)]

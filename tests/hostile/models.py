@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from convneur.data.semantic import MaskCode
+from convneur.data.semantic import MaskEncoding
 from convneur.models import load_model, save_model
 from convneur.tasks.detection import create_detector, load_detector, save_detector
 from convneur.tasks.segmentation import create_segmenter, load_segmenter, save_segmenter
@@ -53,7 +53,7 @@ def save(task: str, folder: Path) -> Path:
     elif task == "detector":
         save_detector(create_detector(**DETECTOR), folder, DETECTOR, LABELS, [1, 2, 3], "card")
     else:
-        code = MaskCode(LABELS, np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0]], np.uint8))
+        code = MaskEncoding(LABELS, np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0]], np.uint8))
         save_segmenter(create_segmenter(**SEGMENTER), folder, SEGMENTER, code, Inference(), "card")
     return folder
 

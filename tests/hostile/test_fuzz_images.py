@@ -58,7 +58,8 @@ def use(path):
         assert raw.shape == (rows.stop - rows.start, image.width, image.channels), raw.shape
 """
 TRAINED = """
-from convneur.data.shards import OrderedShards, Shards, open_shards
+from convneur.data.shards import OrderedShards
+from convneur.data.sources import open_source
 from convneur.data.transforms import Preprocessing, eval_transform
 transform = eval_transform(Preprocessing((3, 8, 8), (0.5,) * 3, (0.5,) * 3))
 def use(path):
@@ -67,16 +68,16 @@ def use(path):
     try:
         for split in ("train", "val"):
             shutil.copy(path, folder / f"{split}-0.tar")
-        shards = open_shards(str(folder)).val
+        shards = open_source(f"wds:{folder}").val
         found = sum(len(batch.images) for batch in OrderedShards(shards, transform, 4))
         assert found == shards.count, (found, shards.count)
     finally:
         shutil.rmtree(folder)
 """
 EMBEDDED = """
-from convneur.data.bulk import open_bulk
+from convneur.data.unlabelled import open_unlabelled
 def use(path):
-    images = open_bulk(f"wds:{path}")
+    images = open_unlabelled(f"wds:{path}")
     for index in range(len(images)):
         assert images.read(index)
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convneur.data.semantic.masks import MaskCode
+from convneur.data.semantic.masks import MaskEncoding
 from tests.data import formats
 from tests.data.semantic.builders import CLASSES, COLOURS, scene
 from tests.hostile.test_fuzz_images import fuzz
@@ -14,19 +14,19 @@ pytestmark = pytest.mark.slow
 
 MASKS = """
 import numpy as np
-from convneur.data.semantic.masks import MaskCode
-numbers = MaskCode(["a", "b", "c"], np.eye(3, dtype=np.uint8))
-colours = MaskCode(["a", "b", "c"], 9 * np.eye(3, dtype=np.uint8), coloured=True)
+from convneur.data.semantic.masks import MaskEncoding
+numbers = MaskEncoding(["a", "b", "c"], np.eye(3, dtype=np.uint8))
+colours = MaskEncoding(["a", "b", "c"], 9 * np.eye(3, dtype=np.uint8), coloured=True)
 def use(path):
     for code in (numbers, colours):
         labels, unknown = code.decode(path.read_bytes(), (64, 96))
         assert labels.shape == (64, 96) and set(np.unique(labels)) <= {0, 1, 2, 255} and unknown <= labels.size
 """
 PARQUET = """
-from convneur.data.bulk import open_bulk
+from convneur.data.unlabelled import open_unlabelled
 from convneur.data.sources import open_source
 def use(path):
-    source, images = open_source(str(path), None), open_bulk(str(path))
+    source, images = open_source(str(path), None), open_unlabelled(str(path))
     assert len(images.known_labels(0, len(images))) == len(images)
     assert all(0 <= label < len(source.classes) for label in source.train.labels.tolist())
     for index in range(len(source.train)):
@@ -60,7 +60,7 @@ def use(path):
 
 def test_masks(tmp_path):
     labels = scene(0)[1]
-    palette = MaskCode(CLASSES, COLOURS).picture(labels)
+    palette = MaskEncoding(CLASSES, COLOURS).picture(labels)
     whole = {}
     for name, image in {"a.png": palette, "b.tif": palette, "c.gif": palette, "d.bmp": palette.convert("L")}.items():
         image.save(tmp_path / name)

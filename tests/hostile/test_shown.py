@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 from PIL import Image
 
-from convneur.data.semantic.masks import MaskCode
+from convneur.data.semantic.masks import MaskEncoding
 from convneur.embedding.shard_writer import ShardWriter, WrittenShard
 from convneur.models import save_model
 from convneur.outputs import OutputFolder
@@ -115,7 +115,7 @@ def test_answers_hold_names_as_they_are(name, format, capsys, monkeypatch):
 def test_figures_draw_names_as_they_are():
     names = list(NASTY.values())
     rows = [{"step": float(n), "loss": 1.0 / n} for n in (1, 2)]
-    code = MaskCode(names, np.zeros((len(names), 3), np.uint8))
+    code = MaskEncoding(names, np.zeros((len(names), 3), np.uint8))
     figures = [
         confusion({name: torch.eye(len(names)) for name in names[:2]}, names),
         curves(dict.fromkeys(names[-5:], rows), {"loss": "loss"}),

@@ -1,7 +1,8 @@
 import torch
 
-from convneur.data.digits import DigitBatches, jitter, load_digits
+from convneur.data.digits import load_digits
 from convneur.data.photos import sample_photo
+from convneur.lab.digit_batches import DigitBatches, jitter
 from convneur.lab.digit_mosaics import IGNORE, PRIOR, Mosaics
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from convneur.data.digits import load_digits
-from convneur.data.sources import ScanImages
+from convneur.data.digits import ScanImages, load_digits
 from convneur.lab.digit_mosaics import IGNORE
 from convneur.lab.photo_mosaics import COLOURS, PhotoMosaics, Tiles, tiles_of
 from convneur_options.mosaic import LEGEND, MosaicConfig

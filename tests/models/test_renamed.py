@@ -12,7 +12,7 @@ import timm
 import torch
 
 import convneur
-from convneur.data.semantic import MaskCode
+from convneur.data.semantic import MaskEncoding
 from convneur.models import load_model, save_model
 from convneur.tasks.segmentation.inference import Inference
 from convneur.tasks.segmentation.models import create_segmenter
@@ -84,7 +84,7 @@ def test_saved_models_of_earlier_versions_are_read_without_a_word(tmp_path):
 def test_so_are_models_with_such_a_backbone(tmp_path):
     backbone = {"dims": (8, 16, 24, 32), "depths": (1, 1, 1, 1), **NEW}
     arguments = {"backbone": "convneur_m1", "num_classes": 2, "channels": 32, "backbone_args": backbone}
-    code = MaskCode(("a", "b"), np.zeros((2, 3), np.uint8))
+    code = MaskEncoding(("a", "b"), np.zeros((2, 3), np.uint8))
     save_segmenter(create_segmenter(**arguments), tmp_path, arguments, code, Inference(), "card")
     rename_in(tmp_path / "config.json")
     with warnings.catch_warnings():
@@ -159,7 +159,7 @@ def test_so_do_models_with_such_a_backbone(named, tmp_path):
     backbone = {"dims": (8, 16, 24, 32), "depths": (1, 1, 1, 1)}
     arguments = {"backbone": "convneur_m1", "num_classes": 2, "channels": 32}
     model = stir(create_segmenter(**arguments, backbone_args=backbone | {"preset": "linear"})).eval()
-    code = MaskCode(("a", "b"), np.zeros((2, 3), np.uint8))
+    code = MaskEncoding(("a", "b"), np.zeros((2, 3), np.uint8))
     arguments["backbone_args"] = backbone
     save_segmenter(model, tmp_path, arguments, code, Inference(), "card")
     forget_preset(tmp_path, named)
@@ -172,7 +172,7 @@ def test_what_is_saved_names_its_preset(tmp_path):
     """The default may be another one some day."""
     save_model(stirred(), tmp_path / "classifier", SMALL)
     arguments = {"backbone": "convneur_m1", "num_classes": 2, "channels": 32}
-    code = MaskCode(("a", "b"), np.zeros((2, 3), np.uint8))
+    code = MaskEncoding(("a", "b"), np.zeros((2, 3), np.uint8))
     save_segmenter(create_segmenter(**arguments), tmp_path / "segmenter", arguments, code, Inference(), "card")
     for folder, key in (("classifier", "model_args"), ("segmenter", "segmenter")):
         config = json.loads((tmp_path / folder / "config.json").read_text())[key]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from convneur.data.semantic import MaskCode
+from convneur.data.semantic import MaskEncoding
 from convneur.models import create_model, save_model
 from convneur.printing import Console
 from convneur.tasks.backbone_utils import body_of
@@ -81,7 +81,9 @@ def test_a_classifier_for_a_segmenter_and_a_detector(classifier, fusion, tmp_pat
 def test_a_segmenter_for_a_segmenter(fusion, tmp_path):
     arguments = {"backbone": "convneur_m1", "num_classes": 2, "channels": 32, "backbone_args": LOCAL}
     given = stir(create_segmenter(**arguments)).eval()
-    save_segmenter(given, tmp_path, arguments, MaskCode(("a", "b"), np.zeros((2, 3), np.uint8)), Inference(), "card")
+    save_segmenter(
+        given, tmp_path, arguments, MaskEncoding(("a", "b"), np.zeros((2, 3), np.uint8)), Inference(), "card"
+    )
     create = partial(create_segmenter, **arguments | {"backbone_args": TINY | {"fusion": fusion}})
     same(start(create, lambda model: model.body, tmp_path), given)
 

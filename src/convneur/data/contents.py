@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from convneur.data.digits import ScanImages
+from convneur.data.formats.images import Subset, whole_of
 from convneur.data.objects.annotations import ObjectImages
 from convneur.data.semantic.sources import PixelImages
 from convneur.data.shards import Shards
-from convneur.data.sources import ScanImages, Subset
 from convneur.files import write_atomic
 
 FILE = "images.json.gz"
@@ -96,10 +97,7 @@ def listed(images: Any, data: str) -> Listed:
     """Name below the folder of the data, and size, of each image; of shards, of each shard."""
     if isinstance(images, Shards):
         return [(_below(url, data), _size(url)) for url in images.urls]
-    numbers = np.arange(len(images))
-    base: Any = images
-    while isinstance(base, Subset):
-        base, numbers = base.images, base.indices[numbers]
+    base, numbers = whole_of(images)
     if isinstance(base, ScanImages):  # in memory, where the parts have the same names
         return [(f"scan {zlib.crc32(base.pixels[number].tobytes()):08x}", 0) for number in numbers.tolist()]
     rows = getattr(base, "rows", None)  # of the package datasets: its parts have rows of the same numbers

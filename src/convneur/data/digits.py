@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
-from torch.utils.data import IterableDataset
+
+from convneur.data.formats.images import LabelArray
+from convneur.data.split import Source
+from convneur.data.split_names import Judged, no_part
 
 HELD_OUT = 360  # a fifth
 
@@ -42,41 +46,32 @@ def load_digits(size: int = 8, seed: int = 0) -> tuple[Digits, Digits]:
     return Digits(images[train], labels[train]), Digits(images[held_out], labels[held_out])
 
 
-def jitter(images: Tensor, generator: torch.Generator, pixels: float, degrees: float = 10.0) -> Tensor:
-    """Turn and shift each image (N, C, H, W) by a random amount, as handwriting varies.
+class ScanImages:
+    """Digits (N, 1, S, S) in [0, 1] as grey PNG files in memory: ink is white on black."""
 
-    Args:
-        images: Batch.
-        generator: Source of the amounts.
-        pixels: Largest shift.
-        degrees: Largest turn.
-    """
-    count, size = images.shape[0], images.shape[-1]
-    angle = (2 * torch.rand(count, generator=generator) - 1) * torch.pi * degrees / 180
-    shift = (2 * torch.rand(count, 2, generator=generator) - 1) * 2 * pixels / size
-    rows = torch.stack([angle.cos(), -angle.sin(), shift[:, 0], angle.sin(), angle.cos(), shift[:, 1]], 1)
-    grid = F.affine_grid(rows.view(count, 2, 3), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
-
-
-class DigitBatches(IterableDataset[tuple[Tensor, Tensor]]):
-    """Shuffled, jittered batches of images and labels; each pass is an epoch of its own, the same for the same seed.
-
-    Args:
-        digits: To draw from.
-        batch_size: Images per batch; what is left over of an epoch is dropped.
-        pixels: Largest shift of the jitter.
-        seed: Of order and jitter.
-    """
-
-    def __init__(self, digits: Digits, batch_size: int, pixels: float, seed: int = 0) -> None:
-        self.digits, self.batch_size, self.pixels = digits, batch_size, pixels
-        self.generator = torch.Generator().manual_seed(seed)
+    def __init__(self, scans: Tensor, labels: Tensor) -> None:
+        self.pixels = (scans[:, 0] * 255).round().byte().numpy()
+        self.labels: LabelArray = labels.numpy()
 
     def __len__(self) -> int:
-        return len(self.digits.labels) // self.batch_size
+        return len(self.labels)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(self.digits.labels), generator=self.generator)
-        for rows in order.split(self.batch_size)[: len(self)]:
-            yield jitter(self.digits.images[rows], self.generator, self.pixels), self.digits.labels[rows]
+    def read(self, index: int) -> bytes:
+        """Encode one scan."""
+        buffer = io.BytesIO()
+        Image.fromarray(self.pixels[index]).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    def name(self, index: int) -> str:
+        """Number of the scan."""
+        return f"digits {index}"
+
+
+def open_digits(part: Judged) -> Source:
+    """The digits as a source; they have no part ``test``."""
+    if part != "val":
+        raise no_part("digits", part, {"train": "train", "val": "val"})
+    train, val = load_digits()
+    return Source(
+        ScanImages(*train), ScanImages(*val), [str(digit) for digit in range(10)], held_out="the digits' own split"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,11 +33,6 @@ class ImageFiles(NamedTuple):
 def find_image_files(folder: Path | str) -> ImageFiles:
     """Look through a folder and the folders in it; links are followed, each folder once."""
     return sort_files(walk(folder))
-
-
-def image_files(folder: Path | str) -> Iterator[str]:
-    """Paths of the image files in a folder and the folders in it, by name; links are followed, each folder once."""
-    return (str(path) for path in walk(folder) if path.suffix.lower() in SUFFIXES)
 
 
 def sort_files(paths: Iterable[Path]) -> ImageFiles:

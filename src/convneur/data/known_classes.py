@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from convneur.data.labels import shown_names
 from convneur.data.objects import ObjectSource
-from convneur.data.semantic import IGNORED, MaskCode, PixelSource
+from convneur.data.semantic import IGNORED, MaskEncoding, PixelSource
 from convneur.data.shards import Shards
 from convneur.data.sources import Source
 
@@ -72,7 +72,7 @@ def objects_of(source: ObjectSource, known: Sequence[str]) -> ObjectSource:
 
 def pixels_of(source: PixelSource, known: Sequence[str]) -> PixelSource:
     """Images with masks to judge a segmentation model by, with its labels."""
-    code: MaskCode = source.code
+    code: MaskEncoding = source.code
     numbers = numbers_by_name(known, code.classes).tolist()
     if numbers == list(range(len(known))):
         return source
@@ -82,10 +82,10 @@ def pixels_of(source: PixelSource, known: Sequence[str]) -> PixelSource:
     if not code.coloured:
         own = code.table if code.table is not None else {number: number for number in range(len(numbers))}
         table = {value: number if number == IGNORED else numbers[number] for value, number in own.items()}
-    return replace(source, code=MaskCode(list(known), colours, code.coloured, table))
+    return replace(source, code=MaskEncoding(list(known), colours, code.coloured, table))
 
 
-def _free_colours(code: MaskCode, count: int) -> npt.NDArray[np.uint8]:
+def _free_colours(code: MaskEncoding, count: int) -> npt.NDArray[np.uint8]:
     """Colours (count, 3) that no class has."""
     taken = {tuple(colour) for colour in np.asarray(code.colours).tolist()}
     shades = ((level, level // 2, 255 - level) for level in range(256))

@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 MOST_CLASSES = 1_000_000
 FEW = 0.1  # share of labelled images; below it the labels may lie elsewhere, and that is said
 
 
-@dataclass(frozen=True)
-class Numbered:
-    """Labels of a table.
-
-    Attributes:
-        numbers: Class of each row that has one.
-        rows: Which rows those are.
-        classes: Names, in the order of the numbers.
-        notes: What was left out, and why; for the user.
-    """
+class Numbered(NamedTuple):
+    """Classes of the rows of a table that have one, which rows those are, names in the order of the numbers, and what
+    was left out and why."""
 
     numbers: list[int]
     rows: list[int]
     classes: list[str]
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
 
 
 def numbered(

@@ -11,10 +11,10 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -23,9 +23,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from convneur.data.decode import MAX_PIXELS, UnreadableImageError, decode_image
-from convneur.data.sources import Images
+from convneur.data.formats.images import Images
+from convneur.data.shared_pixels import SharedPixels
 from convneur.data.transforms import Transform
 
+T = TypeVar("T")
 UNKNOWN = -1  # label of an image that could not be read, where it is not replaced by another
 PADDING = -1  # index of an image that is there only to give every process as many
 
@@ -58,10 +60,10 @@ def collate(examples: Sequence[Example]) -> Batch:
     )
 
 
-class Pictures:
+class ImageCache:
     """The decoded images of a source; as many as fit are kept, so that later epochs need not decode them again.
 
-    Every process that loads keeps its own.
+    All processes that load share what is kept.
 
     Args:
         images: Encoded.
@@ -70,54 +72,58 @@ class Pictures:
     """
 
     def __init__(self, images: Images, max_pixels: int = MAX_PIXELS, keep_bytes: int = 0) -> None:
-        self.images, self.max_pixels, self.left = images, max_pixels, keep_bytes
-        self.kept: dict[int, Image.Image] = {}
+        self.images, self.max_pixels = images, max_pixels
+        self.kept = SharedPixels(len(images), keep_bytes) if keep_bytes else None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Image.Image:
         """Raises `UnreadableImageError` or `OSError` where there is no picture."""
-        if index in self.kept:
-            return self.kept[index]
-        encoded: Any = self.images.read(index)
-        if isinstance(encoded, Image.Image):  # given in memory
-            return encoded
-        picture = decode_image(encoded, self.max_pixels)
-        size = 4 * picture.width * picture.height  # Pillow gives RGB four bytes
-        if size <= self.left:
-            self.left -= size
-            self.kept[index] = picture
+        picture = None if self.kept is None else self.kept.get(index)
+        if picture is None:
+            encoded: Any = self.images.read(index)
+            if isinstance(encoded, Image.Image):  # given in memory
+                return encoded
+            picture = decode_image(encoded, self.max_pixels)
+            if self.kept is not None:
+                self.kept.put(index, picture)
         return picture
 
-    def readable(self, wanted: int) -> tuple[int, Image.Image, list[tuple[str, str]]]:
-        """A picture, or the next that can be read.
 
-        Returns:
-            Its index, itself, and which files could not be read on the way and why.
+def next_usable(images: Any, wanted: int, load: Callable[[int], T]) -> tuple[int, T, list[tuple[str, str]]]:
+    """What there is of an image, or of the next that can be used.
 
-        Raises:
-            ValueError: If none can be read.
-        """
-        unreadable: list[tuple[str, str]] = []
-        for step in range(len(self.images)):
-            index = (wanted + step) % len(self.images)
-            try:
-                return index, self[index], unreadable
-            except (UnreadableImageError, OSError) as error:
-                unreadable.append((self.images.name(index), str(error)))
-        raise ValueError(f"none of {len(self.images)} images can be read; the first: {': '.join(unreadable[0])}")
+    Args:
+        images: All of them.
+        wanted: Number of the image.
+        load: Raises `UnreadableImageError` or `OSError` where one cannot be used.
+
+    Returns:
+        Its number, what ``load`` gave, and which files could not be used on the way and why.
+
+    Raises:
+        ValueError: If none can be used.
+    """
+    unreadable: list[tuple[str, str]] = []
+    for step in range(len(images)):
+        index = (wanted + step) % len(images)
+        try:
+            return index, load(index), unreadable
+        except (UnreadableImageError, OSError) as error:
+            unreadable.append((images.name(index), str(error)))
+    raise ValueError(f"none of {len(images)} images can be read; the first: {': '.join(unreadable[0])}")
 
 
 class TrainImages(Dataset[Example]):
     """Augmented images by (epoch, index). One that cannot be read is replaced by the next that can, and reported."""
 
-    def __init__(self, pictures: Pictures, transform: Transform, seed: int) -> None:
+    def __init__(self, pictures: ImageCache, transform: Transform, seed: int) -> None:
         self.pictures, self.images, self.transform, self.seed = pictures, pictures.images, transform, seed
 
     def __getitem__(self, key: tuple[int, int]) -> Example:
         epoch, wanted = key
-        index, picture, unreadable = self.pictures.readable(wanted)
+        index, picture, unreadable = next_usable(self.images, wanted, self.pictures.__getitem__)
         with seeded(self.seed, epoch, index):
             return Example(self.transform(picture), int(self.images.labels[index]), index, unreadable)
 
@@ -125,7 +131,7 @@ class TrainImages(Dataset[Example]):
 class EvalImages(Dataset[Example]):
     """Images in order. One that cannot be read is black with the label `UNKNOWN`, and reported."""
 
-    def __init__(self, pictures: Pictures, transform: Transform) -> None:
+    def __init__(self, pictures: ImageCache, transform: Transform) -> None:
         self.pictures, self.images, self.transform = pictures, pictures.images, transform
 
     def __len__(self) -> int:
@@ -133,15 +139,12 @@ class EvalImages(Dataset[Example]):
 
     def __getitem__(self, index: int) -> Example:
         if index == PADDING:
-            return self._black(index, [])
+            return black_example(self.transform, index, [])
         try:
             picture = self.pictures[index]
         except (UnreadableImageError, OSError) as error:
-            return self._black(index, [(self.images.name(index), str(error))])
+            return black_example(self.transform, index, [(self.images.name(index), str(error))])
         return Example(self.transform(picture), int(self.images.labels[index]), index, [])
-
-    def _black(self, index: int, unreadable: list[tuple[str, str]]) -> Example:
-        return black_example(self.transform, index, unreadable)
 
 
 def black_example(transform: Transform, index: int, unreadable: list[tuple[str, str]]) -> Example:
@@ -216,7 +219,7 @@ class TrainLoader(DataLoader[Any]):
         self.order.epoch, self.order.start, self.done = state["epoch"], state["start"], state["start"]
 
 
-class Every(Sampler[int]):
+class DistributedEvalSampler(Sampler[int]):
     """Every world-th index in order: each process evaluates its own, none twice, and all as many (with padding)."""
 
     def __init__(self, count: int, rank: int = 0, world: int = 1) -> None:

@@ -10,11 +10,12 @@ import lightning.pytorch as pl
 from torch.utils.data import DataLoader, Dataset
 
 from convneur.data.decode import MAX_PIXELS
+from convneur.data.formats.parquet import read_in_any_order
 from convneur.data.loading import (
+    DistributedEvalSampler,
     EpochBatches,
     EvalImages,
-    Every,
-    Pictures,
+    ImageCache,
     TrainImages,
     TrainLoader,
     check_batch,
@@ -22,7 +23,7 @@ from convneur.data.loading import (
     default_workers,
     ignore_interrupts,
 )
-from convneur.data.shards import Shards, shard_workers
+from convneur.data.shards import OrderedShards, Shards, ShardStream, shard_workers
 from convneur.data.sources import Source
 from convneur.data.transforms import Preprocessing, eval_transform, train_transform
 from convneur_options.augment import AugmentConfig
@@ -59,11 +60,11 @@ class PictureData(pl.LightningDataModule, ABC):
         self.workers, self.pin_memory, self.keep_bytes = workers, pin_memory, keep_bytes
 
     @abstractmethod
-    def training_set(self, pictures: Pictures) -> Dataset[Any]:
+    def training_set(self, pictures: ImageCache) -> Dataset[Any]:
         """Varied examples by (epoch, index)."""
 
     @abstractmethod
-    def evaluation_set(self, pictures: Pictures) -> Dataset[Any]:
+    def evaluation_set(self, pictures: ImageCache) -> Dataset[Any]:
         """Examples in order; `PADDING` counts nowhere."""
 
     def place(self) -> tuple[int, int]:
@@ -88,7 +89,8 @@ class PictureData(pl.LightningDataModule, ABC):
         rank, world = self.place()
         workers = self.train_workers(world)
         order = EpochBatches(len(self.source.train), self.batch_size, self.seed, rank, world)
-        pictures = Pictures(self.source.train, self.max_pixels, self._keep_bytes(self.source.train) // max(1, workers))
+        read_in_any_order(self.source.train)
+        pictures = ImageCache(self.source.train, self.max_pixels, self._keep_bytes(self.source.train))
         return self.loader(
             order,
             dataset=self.training_set(pictures),
@@ -116,8 +118,8 @@ class PictureData(pl.LightningDataModule, ABC):
         """Held-out images in order."""
         rank, world = self.place()
         workers = default_workers() if self.workers is None else self.workers
-        kept = self._keep_bytes(self.source.val) // max(1, workers)
-        images = self.evaluation_set(Pictures(self.source.val, self.max_pixels, kept))
+        pictures = ImageCache(self.source.val, self.max_pixels, self._keep_bytes(self.source.val))
+        images = self.evaluation_set(pictures)
         collate = self.collate_evaluation or self.collate
         return in_order(images, collate, 2 * self.batch_size, workers, rank, world, self.pin_memory)
 
@@ -134,12 +136,8 @@ class ImageData(PictureData):
         preprocessing: What the model expects.
         augment: How training images are varied.
         batch_size: Images per batch of one process.
-        seed: Of order and augmentation.
-        workers: Processes that load; None for as many as suit the machine, 0 for none.
         eval_preprocessing: Of evaluation, if not that of training.
-        max_pixels: Larger images are refused.
-        pin_memory: For quicker transfers to a GPU.
-        keep_bytes: Memory for decoded images, over all processes that load for this one.
+        **options: Other arguments of `PictureData`.
     """
 
     collate = staticmethod(collate)
@@ -150,22 +148,18 @@ class ImageData(PictureData):
         preprocessing: Preprocessing,
         augment: AugmentConfig,
         batch_size: int,
-        seed: int = 0,
-        workers: int | None = None,
         eval_preprocessing: Preprocessing | None = None,
-        max_pixels: int = MAX_PIXELS,
-        pin_memory: bool = False,
-        keep_bytes: int = 0,
+        **options: Any,
     ) -> None:
-        super().__init__(source, batch_size, seed, workers, max_pixels, pin_memory, keep_bytes)
+        super().__init__(source, batch_size, **options)
         self.preprocessing, self.eval_preprocessing = preprocessing, eval_preprocessing or preprocessing
         self.augment = augment
 
-    def training_set(self, pictures: Pictures) -> TrainImages:
+    def training_set(self, pictures: ImageCache) -> TrainImages:
         """Augmented images by (epoch, index)."""
         return TrainImages(pictures, train_transform(self.preprocessing, self.augment), self.seed)
 
-    def evaluation_set(self, pictures: Pictures) -> EvalImages:
+    def evaluation_set(self, pictures: ImageCache) -> EvalImages:
         """Images in order."""
         return EvalImages(pictures, eval_transform(self.eval_preprocessing))
 
@@ -185,7 +179,7 @@ class ImageData(PictureData):
             return super().train_dataloader()
         rank, world = self.place()
         transform = train_transform(self.preprocessing, self.augment)
-        order = self.source.train.stream(transform, self.batch_size, self.seed, rank, world, self.max_pixels)
+        order = ShardStream(self.source.train, transform, self.batch_size, self.seed, rank, world, self.max_pixels)
         return self.loader(order, dataset=order, batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -216,10 +210,10 @@ def eval_loader(
     transform = eval_transform(preprocessing)
     workers = default_workers() if workers is None else workers
     if isinstance(images, Shards):
-        stream = images.in_order(transform, batch_size, rank, world, max_pixels)
+        stream = OrderedShards(images, transform, batch_size, rank, world, max_pixels)
         return DataLoader(stream, batch_size=None, num_workers=min(workers, 1), worker_init_fn=ignore_interrupts)
     return in_order(
-        EvalImages(Pictures(images, max_pixels), transform), collate, batch_size, workers, rank, world, pin_memory
+        EvalImages(ImageCache(images, max_pixels), transform), collate, batch_size, workers, rank, world, pin_memory
     )
 
 
@@ -236,7 +230,7 @@ def in_order(
     return DataLoader(
         images,
         batch_size,
-        sampler=Every(len(images), rank, world),
+        sampler=DistributedEvalSampler(len(images), rank, world),
         collate_fn=collate,
         num_workers=workers,
         pin_memory=pin_memory,

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image
 from timm.data import create_transform
 from torch import Tensor
+from torchvision.transforms import Compose
 
 from convneur_options.augment import AugmentConfig
 
@@ -62,8 +66,8 @@ def train_transform(to: Preprocessing, augment: AugmentConfig) -> Transform:
     for step in transform.transforms:
         for op in getattr(step, "ops", ()):
             if op.name.startswith("Posterize"):
-                op.level_fn = _AtLeastOneBit(op.level_fn)
-    return _with_channels(to, transform if augment.crop == "rrc" else _NotTooThin(transform))
+                op.level_fn = partial(_at_least_one_bit, op.level_fn)
+    return _after([] if augment.crop == "rrc" else [_not_too_thin], to, transform)
 
 
 def eval_transform(to: Preprocessing) -> Transform:
@@ -71,7 +75,12 @@ def eval_transform(to: Preprocessing) -> Transform:
     transform = create_transform(
         to.input_size, mean=to.mean, std=to.std, interpolation=to.interpolation, crop_pct=to.crop_pct
     )
-    return _with_channels(to, _NotTooThin(transform))
+    return _after([_not_too_thin], to, transform)
+
+
+def pixels_of(picture: Image.Image) -> Tensor:
+    """Bytes (3, H, W) of an RGB picture."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 
 def scale_to(size: int, height: int, width: int) -> float:
@@ -79,40 +88,24 @@ def scale_to(size: int, height: int, width: int) -> float:
     return min(size / min(height, width), LONGEST_SIDE * size / max(height, width))
 
 
-def _with_channels(to: Preprocessing, transform: Any) -> Transform:
-    return _Grey(transform) if to.input_size[0] == 1 else transform
+def _after(steps: list[Callable[[Image.Image], Image.Image]], to: Preprocessing, transform: Any) -> Transform:
+    first = [_grey] if to.input_size[0] == 1 else []  # functions of this module can be sent to worker processes
+    composed: Transform = Compose([*first, *steps, transform])
+    return composed
 
 
-class _NotTooThin:
-    """The middle of a thin image, of which no more is looked at; a class, as `_Grey` is."""
-
-    def __init__(self, transform: Any) -> None:
-        self.transform = transform
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        width, height = image.size
-        kept = LONGEST_SIDE * min(width, height)
-        left, top = max(0, (width - kept) // 2), max(0, (height - kept) // 2)
-        if left or top:
-            image = image.crop((left, top, min(width, left + kept), min(height, top + kept)))
-        return self.transform(image)
+def _grey(image: Image.Image) -> Image.Image:
+    return image.convert("L")
 
 
-class _Grey:
-    """For models of one channel; a class, so that it can be sent to worker processes."""
-
-    def __init__(self, transform: Any) -> None:
-        self.transform = transform
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        return self.transform(image.convert("L"))
+def _not_too_thin(image: Image.Image) -> Image.Image:
+    """The middle of a thin image, of which no more is looked at."""
+    width, height = image.size
+    kept = LONGEST_SIDE * min(width, height)
+    left, top = max(0, (width - kept) // 2), max(0, (height - kept) // 2)
+    return image.crop((left, top, min(width, left + kept), min(height, top + kept))) if left or top else image
 
 
-class _AtLeastOneBit:
+def _at_least_one_bit(levels: Callable[..., tuple[int, ...]], level: float, hparams: dict[str, Any]) -> tuple[int, ...]:
     """timm's strongest posterization keeps 0 bits, which is a black image, and an error from Pillow 13 on."""
-
-    def __init__(self, level_fn: Callable[..., tuple[int, ...]]) -> None:
-        self.level_fn = level_fn
-
-    def __call__(self, level: float, hparams: dict[str, Any]) -> tuple[int, ...]:
-        return (max(1, self.level_fn(level, hparams)[0]),)
+    return (max(1, levels(level, hparams)[0]),)

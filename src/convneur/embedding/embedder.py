@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from convneur.data.bulk import BulkImages
-from convneur.data.loading import EvalImages, Pictures, collate, ignore_interrupts
+from convneur.data.loading import EvalImages, ImageCache, collate, ignore_interrupts
 from convneur.data.transforms import eval_transform
+from convneur.data.unlabelled import UnlabelledImages
 from convneur.embedding.features import FeatureModel
 from convneur.embedding.shard_writer import Shard, ShardWriter
 from convneur.models.prepare_for_inference import prepare_for_inference
@@ -46,7 +46,7 @@ class ShardBatches(Sampler[list[int]]):
 class Job(NamedTuple):
     """Which images, by which model, into which parts, and how."""
 
-    images: BulkImages
+    images: UnlabelledImages
     features: FeatureModel
     shards: ShardWriter
     config: EmbedConfig
@@ -65,7 +65,7 @@ class Embedder:
         self.device, self.model = device, prepare_for_inference(job.features.module, device)
         self.order = ShardBatches(job.shards, job.config.batch_size)
         self.loader: DataLoader[Any] = DataLoader(
-            EvalImages(Pictures(job.images, job.config.max_pixels), eval_transform(job.features.preprocessing)),
+            EvalImages(ImageCache(job.images, job.config.max_pixels), eval_transform(job.features.preprocessing)),
             batch_sampler=self.order,
             collate_fn=collate,
             num_workers=workers,

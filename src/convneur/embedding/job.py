@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from convneur.data.bulk import BulkImages, open_bulk
+from convneur.data.bad_samples import BadSamples
 from convneur.data.loading import default_workers
-from convneur.data.unreadable import Unreadable
+from convneur.data.unlabelled import UnlabelledImages, open_unlabelled
 from convneur.devices import device_for
 from convneur.embedding.embedder import Embedder, Job
 from convneur.embedding.features import FeatureModel, load_features
@@ -86,7 +86,7 @@ def embed(
     have it made again.
 
     Args:
-        source: Folder of images, parquet files, or shards: see `convneur.data.bulk.sources`.
+        source: Folder of images, parquet files, or shards: see `convneur.data.unlabelled`.
         model: As for `convneur.embedding.features.load_features`.
         out: Folder; created if it is not there.
         config: How.
@@ -113,7 +113,7 @@ def embed(
             from convneur.embedding.ray_engine import compute_on_ray
 
             compute = compute_on_ray
-        images = open_bulk(source)
+        images = open_unlabelled(source)
         features = load_features(model, config.image_size)
         shards = ShardWriter(out, len(images), config.part_size, features.width, config.half)
         made_from = _made_from(images, features, config)
@@ -177,7 +177,7 @@ def _fill(job: Job, compute: Compute, watch: Callable[[HowFar], object]) -> Embe
     images, features, shards, config = job
     shards.sweep()
     found = shards.found()
-    unreadable = Unreadable(len(images), config.max_unreadable)
+    unreadable = BadSamples(len(images), config.max_unreadable)
     before = done = sum(len(shards.images(number)) for number in found)
     wanted = [number for number in range(len(shards)) if number not in found]
 
@@ -215,7 +215,7 @@ def _fill(job: Job, compute: Compute, watch: Callable[[HowFar], object]) -> Embe
     return result
 
 
-def _made_from(images: BulkImages, features: FeatureModel, config: EmbedConfig) -> dict[str, Any]:
+def _made_from(images: UnlabelledImages, features: FeatureModel, config: EmbedConfig) -> dict[str, Any]:
     """What decides what is in the parts, but for rounding."""
     return {
         "model": features.identity,

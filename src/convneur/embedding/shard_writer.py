@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from convneur.data.bulk import BulkImages
+from convneur.data.unlabelled import UnlabelledImages
 from convneur.files import NEW, remove_entry, replace_file, write_atomic
 from convneur.json_files import read_json
 from convneur.models.metadata import as_object, within
@@ -75,7 +75,7 @@ class ShardWriter:
         """Where a part is, or will be."""
         return self.out / f"part-{number:05d}.parquet"
 
-    def write(self, part: Shard, images: BulkImages) -> WrittenShard:
+    def write(self, part: Shard, images: UnlabelledImages) -> WrittenShard:
         """Write a part, whole."""
         import pyarrow as pa
         import pyarrow.parquet as pq

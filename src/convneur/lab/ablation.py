@@ -15,8 +15,8 @@ from filelock import FileLock, Timeout
 
 from convneur.bench import count_cost, inference_step, seconds_in_turn, training_step
 from convneur.data.module import eval_loader
-from convneur.data.parts import fewer, hold_out
 from convneur.data.sources import Source, open_source
+from convneur.data.subsets import fewer, hold_out
 from convneur.devices import device_for
 from convneur.files import StrPath, replace_file, write_atomic
 from convneur.interrupts import stopped

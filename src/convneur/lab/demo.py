@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from convneur.bench import count_cost, throughput
-from convneur.data.digits import DigitBatches, Digits, load_digits
+from convneur.data.digits import Digits, load_digits
 from convneur.files import StrPath, write_atomic
 from convneur.interrupts import stopped
 from convneur.lab import demo_report
+from convneur.lab.digit_batches import DigitBatches
 from convneur.lab.digit_mosaics import PRIOR, Mosaics
 from convneur.lab.tile_segmentation import TileSegmentation
 from convneur.models import ConvNeur, create_model, save_model

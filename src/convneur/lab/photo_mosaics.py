@@ -28,7 +28,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from convneur.data.decode import UnreadableImageError, decode_image
-from convneur.data.sources import Images
+from convneur.data.formats.images import Images
+from convneur.data.formats.parquet import read_in_any_order
 from convneur.lab.digit_mosaics import IGNORE, Mosaic, framed, side_by_side
 from convneur_options.mosaic import LEGEND, MosaicConfig
 
@@ -56,6 +57,7 @@ def tiles_of(images: Images, size: int, classes: int = 0) -> Tiles:
     labels = np.asarray(images.labels)
     count = classes or int(labels.max()) + 1
     pictures, kept = [], []
+    read_in_any_order(images)
     for index in np.argsort(labels, kind="stable"):
         if labels[index] >= count:
             break

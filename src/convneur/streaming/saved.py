@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from convneur.data.semantic import MaskCode
+from convneur.data.semantic import MaskEncoding
 from convneur.devices import device_for
 from convneur.files import StrPath, check_folder, write_image
 from convneur.models import load_model
@@ -84,7 +84,7 @@ def stream_saved(
         return replace(found, answers=tuple(answers))
 
 
-def _shares(said: np.ndarray[Any, Any], code: MaskCode) -> list[tuple[str, float]]:
+def _shares(said: np.ndarray[Any, Any], code: MaskEncoding) -> list[tuple[str, float]]:
     """Share of each class, the largest first."""
     counts = np.zeros(256, np.int64)
     for top in range(0, len(said), 1024):
@@ -93,7 +93,7 @@ def _shares(said: np.ndarray[Any, Any], code: MaskCode) -> list[tuple[str, float
     return [(code.classes[number], counts[number] / said.size) for number in order if counts[number]]
 
 
-def _preview(image: StrPath, fill: float | None, said: np.ndarray[Any, Any], code: MaskCode) -> Image.Image:
+def _preview(image: StrPath, fill: float | None, said: np.ndarray[Any, Any], code: MaskEncoding) -> Image.Image:
     """A small picture, with its classes over it."""
     from convneur.tasks.segmentation.report import overlay  # which needs matplotlib
 

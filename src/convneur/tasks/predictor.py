@@ -239,6 +239,8 @@ class Predictor(ABC):
             least = {"image_size": cls.smallest_size, "batch_size": 1, "top_k": 1, "workers": 0, "window": 0}.get(name)
             if least is not None and value is not None and value < least:
                 raise ValueError(f"{flag} {value} is out of range; give at least {least}")
+            if name == "score" and value is not None and not 0 <= value <= 1:
+                raise ValueError(f"--score {value} is out of range; give 0 to 1")
         return dict(options)
 
     smallest_size: ClassVar[int] = 1  # that an image may be resized to

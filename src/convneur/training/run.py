@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from convneur.data.bad_samples import BadSamples
 from convneur.data.labels import shown_names
-from convneur.data.unreadable import Unreadable
 from convneur.devices import device_for
 from convneur.files import StrPath
 from convneur.interrupts import stopped
@@ -32,13 +32,13 @@ class RunSummary:
     Attributes:
         curve: Metrics after each epoch.
         unreadable: Files that could not be read in training, and why.
-        odd: Training masks with pixels of no class, and how many.
+        unknown_labels: Training masks with pixels of no class, and how many.
         kept: The models that the run keeps, and of which epochs they are.
     """
 
     curve: Curve
     unreadable: dict[str, str]
-    odd: dict[str, int]
+    unknown_labels: dict[str, int]
     kept: Sequence[Kept]
 
 
@@ -132,7 +132,7 @@ def fit_model(
         _tell_found(source, config, recipe, length.world, out, console)
     module = spec.make_module(predictor, source, config, recipe, length, console)
     averaged = bool(recipe.ema)
-    unreadable = Unreadable(len(source.train) + len(source.val), config.max_unreadable)
+    unreadable = BadSamples(len(source.train) + len(source.val), config.max_unreadable)
     best = KeepBest(out, module.metric, weights_prefix(averaged))
     curve = fit(
         module,
@@ -155,7 +155,7 @@ def fit_model(
         return spec.build_model(replace(config, weights=None), recipe, source).model
 
     kept = kept_models(out, curve, module.metric, best.best, config.keep, averaged, create)
-    summary = RunSummary(curve, unreadable.found, unreadable.odd, kept)
+    summary = RunSummary(curve, unreadable.found, unreadable.unknown_labels, kept)
     return Trained([predictor.with_model(each.model) for each in kept], source, summary)
 
 

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
-from convneur.data.semantic import IGNORED, MaskCode, MaskError, open_pixels
+from convneur.data.semantic import IGNORED, MaskEncoding, MaskError, open_pixels
 from convneur.data.semantic.loading import MEAN, STD, ScaleAndCrop, pixel_transform
 from convneur.data.semantic.masks import some_colours
 from convneur.data.semantic.sources import CITYSCAPES
 from tests.data.semantic.builders import CLASSES, COLOURS, scene, write_scenes
 
-CODE = MaskCode(CLASSES, COLOURS)
+CODE = MaskEncoding(CLASSES, COLOURS)
 
 
 def png(values: np.ndarray, **options) -> bytes:
@@ -198,11 +198,11 @@ def test_camvid_is_read(data_dir):
 
 
 def test_a_binary_mask_of_0_and_255_is_no_mask_of_nothing():
-    two = MaskCode(("background", "object"), COLOURS[:2])
+    two = MaskEncoding(("background", "object"), COLOURS[:2])
     content = png(np.array([[0, 255, 255]], np.uint8))
     with pytest.raises(MaskError, match="the mask has 0 and 255, and 255 counts nowhere"):
         two.decode(content, (1, 3))
-    black_and_white = MaskCode(("background", "object"), np.array([[0] * 3, [255] * 3], np.uint8), coloured=True)
+    black_and_white = MaskEncoding(("background", "object"), np.array([[0] * 3, [255] * 3], np.uint8), coloured=True)
     assert black_and_white.decode(content, (1, 3))[0].tolist() == [[0, 1, 1]]
 
 

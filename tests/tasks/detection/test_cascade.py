@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from convneur.data.loading import Pictures
+from convneur.data.loading import ImageCache
 from convneur.data.objects import open_objects
 from convneur.data.objects.loading import TrainObjects, train_transform
 from convneur.tasks.detection import cascade, create_detector, parameter_groups
@@ -142,7 +142,7 @@ def test_four_photographs_are_learned_by_heart(data_dir):
         for number, objects in enumerate(source.train.objects)
         if 2 <= len(objects) <= 6 and not objects.crowd.any() and (objects.areas > 900).all()
     ][:4]
-    data = TrainObjects(Pictures(source.train), train_transform(hflip=0.0), seed=0, with_masks=False)
+    data = TrainObjects(ImageCache(source.train), train_transform(hflip=0.0), seed=0, with_masks=False)
     seen = [data[0, number] for number in chosen]
     images, targets = [each.image for each in seen], [each.target for each in seen]
     torch.manual_seed(0)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from convneur.data.sources import FileImages
+from convneur.data.formats.images import FileImages
 
 SMALLEST = 1.0  # pixels a side; smaller boxes are not learned from
 FARTHEST = 1e9  # pixels from 0 of a box; numbers that are far larger are infinite in single precision

@@ -13,8 +13,7 @@ import numpy as np
 
 from convneur.data.decode import MAX_SIDE
 from convneur.data.objects.annotations import FARTHEST, ObjectImages, Shape
-from convneur.data.objects.box_forms import look_like_corners, look_like_shares
-from convneur.data.objects.gathering import Found, LeftOut, gather, listed
+from convneur.data.objects.gathering import Found, LeftOut, gather, listed, look_like_corners, look_like_shares
 from convneur.data.objects.masks import read_outline
 from convneur.data.paths import LARGEST_FILE, inside, read_json
 from convneur.json_files import shown

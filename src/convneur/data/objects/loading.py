@@ -17,10 +17,11 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from convneur.data.decode import UnreadableImageError
-from convneur.data.loading import PADDING, Pictures, seeded
+from convneur.data.loading import PADDING, ImageCache, next_usable, seeded
 from convneur.data.module import PictureData
 from convneur.data.objects.annotations import SMALLEST, ObjectImages, ObjectSource
 from convneur.data.objects.masks import decode_masks
+from convneur.data.transforms import pixels_of
 
 
 class Seen(NamedTuple):
@@ -61,13 +62,13 @@ class TrainObjects(Dataset[Seen]):
         with_masks: Whether targets have masks.
     """
 
-    def __init__(self, pictures: Pictures, transform: Any, seed: int, with_masks: bool) -> None:
+    def __init__(self, pictures: ImageCache, transform: Any, seed: int, with_masks: bool) -> None:
         self.pictures, self.transform, self.seed, self.with_masks = pictures, transform, seed, with_masks
         self.images: Any = pictures.images
 
     def __getitem__(self, key: tuple[int, int]) -> Seen:
         epoch, wanted = key
-        index, picture, unreadable = self.pictures.readable(wanted)
+        index, picture, unreadable = next_usable(self.images, wanted, self.pictures.__getitem__)
         with seeded(self.seed, epoch, index):
             image, target = self.transform(*to_tensors(picture, self.images, index, self.with_masks))
         return Seen(image, target, index, unreadable)
@@ -76,7 +77,7 @@ class TrainObjects(Dataset[Seen]):
 class EvalObjects(Dataset[Seen]):
     """Images in order, as they are. One that cannot be read is black with the index `PADDING`, and reported."""
 
-    def __init__(self, pictures: Pictures) -> None:
+    def __init__(self, pictures: ImageCache) -> None:
         self.pictures = pictures
         self.images: Any = pictures.images
 
@@ -92,11 +93,7 @@ class EvalObjects(Dataset[Seen]):
             return Seen(torch.zeros(3, 32, 32), {}, PADDING, [(self.images.name(index), str(error))])
         if isinstance(self.images, ObjectImages):
             _check_size(picture, self.images, index)
-        return Seen(_pixels(picture).float().div_(255), {}, index, [])
-
-
-def _pixels(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+        return Seen(pixels_of(picture).float().div_(255), {}, index, [])
 
 
 def _check_size(picture: Image.Image, images: ObjectImages, index: int) -> None:
@@ -136,7 +133,7 @@ def to_tensors(
             target["masks"] = tv_tensors.Mask(torch.from_numpy(decode_masks(shapes, height, width)))
         except ValueError as error:
             raise ValueError(f"{images.name(index)} has {error}; correct its annotations") from error
-    return tv_tensors.Image(_pixels(picture)), target
+    return tv_tensors.Image(pixels_of(picture)), target
 
 
 class Jitter(nn.Module):
@@ -217,10 +214,10 @@ class ObjectData(PictureData):
         super().__init__(source, batch_size, **options)
         self.transform, self.with_masks = transform, with_masks
 
-    def training_set(self, pictures: Pictures) -> TrainObjects:
+    def training_set(self, pictures: ImageCache) -> TrainObjects:
         """Varied images and targets by (epoch, index)."""
         return TrainObjects(pictures, self.transform, self.seed, self.with_masks)
 
-    def evaluation_set(self, pictures: Pictures) -> EvalObjects:
+    def evaluation_set(self, pictures: ImageCache) -> EvalObjects:
         """Images in order."""
         return EvalObjects(pictures)

@@ -31,7 +31,7 @@ from convneur.data.objects.yolo import (
     read_yolo,
 )
 from convneur.data.paths import is_clutter
-from convneur.data.split import share_of, stratified_split
+from convneur.data.split import Wanted, has_part, take_share
 from convneur.data.split_names import Judged, Part, find_parts, group_files, no_part, part_of
 from convneur.files import StrPath
 
@@ -44,11 +44,11 @@ class _Kind:
 
     Attributes:
         there: What the parts that there are are called.
-        read: Reads some of them, in order; all have the same classes.
+        read: Reads one of them, as what is judged by; with the classes given, or those that it has.
     """
 
     there: dict[Part, str]
-    read: Callable[[Sequence[Part], list[str] | None], ObjectSource]
+    read: Callable[[Part, list[str] | None], ObjectSource]
 
 
 def open_objects(
@@ -127,19 +127,27 @@ def _opened(
     there, names = kind.there, None if known is None else list(known)
     if known is None and "train" not in there:
         raise no_part(root, "train", there)
-    if part in there and not (hold_out and known is None):
-        source = kind.read([part] if known is not None else ["train", part], names)
+    wanted = Wanted(val_share, seed, part, learns=False)
+    if has_part(root, there, wanted) and not (hold_out and known is None):
+        source = kind.read(part, names) if known is not None else _with_train(kind, part)
         return replace(source, held_out=there[part])
-    if part == "test" or "train" not in there:
-        raise no_part(root, part, there)
-    source = kind.read(["train"], names)
-    if val_share is None:
-        return replace(source, held_out=f"all of {there['train']}")
-    split = stratified_split([0] * len(source.val), val_share, seed, ["of all images"])
+    source = kind.read("train", names)
+    split, held_out = take_share([0] * len(source.val), there, wanted, ["of all images"])
+    if split is None:
+        return replace(source, held_out=held_out)
     learned = source.val.part(split.train) if known is None else EMPTY
-    held_out = share_of(val_share, there["train"], seed)
-    held_out += f" ({there['test']} is kept for eval --part test)" if "test" in there else ""
     return replace(source, train=learned, val=source.val.part(split.val), held_out=held_out)
+
+
+def _with_train(kind: _Kind, part: Part) -> ObjectSource:
+    """What is to learn from, and the part to judge by."""
+    learned = kind.read("train", None)
+    judged = kind.read(part, learned.classes)
+    if (learned.classes, learned.category_ids) != (judged.classes, judged.category_ids):
+        raise ValueError(
+            f"{kind.there['train']} and {kind.there[part]} have different categories; give both the same list"
+        )
+    return replace(judged, train=learned.val, notes=learned.notes + judged.notes)
 
 
 def _kind(root: Path, with_masks: bool) -> _Kind:
@@ -156,7 +164,10 @@ def _kind(root: Path, with_masks: bool) -> _Kind:
         parts = find_parts(names, lists)
         if "train" not in parts and "trainval" in names:  # to learn from and to judge by, in one list
             parts["train"] = "trainval"
-        return _Kind({part: f"list {name}.txt" for part, name in parts.items()}, lambda p, k: _voc(root, parts, p, k))
+        return _Kind(
+            {part: f"list {name}.txt" for part, name in parts.items()},
+            lambda p, k: _numbered(*read_voc(root, parts[p], k)),
+        )
     if kind := _yolo_kind(root, description_of(root)):
         return kind
     if files := _annotation_files(root, "*.json"):
@@ -188,7 +199,11 @@ def _coco_kind(root: Path, files: Mapping[Part, Path], with_masks: bool) -> _Kin
     there: dict[Part, str] = {
         part: f"folder {file.parent.name}" if file.name.startswith("_") else file.name for part, file in files.items()
     }
-    return _Kind(there, lambda parts, _: _coco(root, {part: files[part] for part in parts}, with_masks))
+
+    def read(part: Part, _: list[str] | None) -> ObjectSource:
+        return ObjectSource(EMPTY, *read_coco(files[part], _folders(root, files[part], part), root, with_masks))
+
+    return _Kind(there, read)
 
 
 def _described_kind(file: Path) -> _Kind:
@@ -216,7 +231,7 @@ def _yolo_kind(root: Path, description: Path) -> _Kind | None:
     if not places and images.is_dir() and (root / "labels").is_dir():
         places = {"train": images}  # all of them
     there: dict[Part, str] = {part: f"folder {_called(path.relative_to(root))}" for part, path in places.items()}
-    return _Kind(there, lambda parts, _: _yolo(root, description, [places[p] for p in parts])) if places else None
+    return _Kind(there, lambda part, _: _yolo(root, description, places[part])) if places else None
 
 
 def _under(folder: Path, names: Iterable[str]) -> dict[Part, Path]:
@@ -228,35 +243,15 @@ def _called(path: Path) -> str:
     return next((step for step in reversed(path.parts) if part_of(step)), str(path))
 
 
-def _voc(root: Path, names: Mapping[Part, str], parts: Sequence[Part], known: list[str] | None) -> ObjectSource:
-    images, classes, notes = EMPTY, known, list[str]()
-    if len(parts) == 2:
-        images, classes, notes = read_voc(root, names[parts[0]], known)
-    held_out, classes, more = read_voc(root, names[parts[-1]], classes)
-    return ObjectSource(images, held_out, classes, list(range(1, len(classes) + 1)), notes + more)
-
-
-def _yolo(root: Path, file: Path, places: Sequence[Path]) -> ObjectSource:
-    """Folders of images; the last are to judge by, the first, if there are two, to train on."""
+def _yolo(root: Path, file: Path, place: Path) -> ObjectSource:
     description = read_description(file)
-    found = [read_yolo(root, images, labels_of(root, images), description) for images in places]
-    (held_out, more), (images, notes) = found[-1], found[0] if len(found) == 2 else (EMPTY, [])
-    classes = description.classes
-    return ObjectSource(images, held_out, classes, list(range(1, len(classes) + 1)), notes + more)
+    images, notes = read_yolo(root, place, labels_of(root, place), description)
+    return _numbered(images, description.classes, notes)
 
 
-def _coco(root: Path, files: Mapping[Part, Path], with_masks: bool) -> ObjectSource:
-    """The last is to judge by; the first, if there are two, to train on."""
-    (first, *_), (*_, last) = files, files
-    held_out, classes, numbers, notes = read_coco(files[last], _folders(root, files[last], last), root, with_masks)
-    if len(files) == 1:
-        return ObjectSource(EMPTY, held_out, classes, numbers, notes)
-    images, *others, more = read_coco(files[first], _folders(root, files[first], first), root, with_masks)
-    if [classes, numbers] != others:
-        raise ValueError(
-            f"{files[first].name} and {files[last].name} have different categories; give both the same list"
-        )
-    return ObjectSource(images, held_out, classes, numbers, more + notes)
+def _numbered(images: ObjectImages, classes: list[str], notes: list[str]) -> ObjectSource:
+    """Of a format that has no numbers of its own for classes."""
+    return ObjectSource(EMPTY, images, classes, list(range(1, len(classes) + 1)), notes)
 
 
 def _folders(root: Path, file: Path, part: Part) -> list[Path]:

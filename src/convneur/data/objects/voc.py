@@ -11,8 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from convneur.data.decode import MAX_SIDE, SUFFIXES
 from convneur.data.objects.annotations import FARTHEST, ObjectImages
-from convneur.data.objects.box_forms import look_like_shares
-from convneur.data.objects.gathering import Found, LeftOut, gather, seen_size
+from convneur.data.objects.gathering import Found, LeftOut, gather, look_like_shares, seen_size
 from convneur.data.paths import LARGEST_TEXT, inside, read_file, read_lines
 
 ONLY_SOME = ("-1", "0", "1")  # behind a name in the list of a class: whether it is on the image

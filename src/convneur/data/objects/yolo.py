@@ -18,8 +18,7 @@ import numpy.typing as npt
 
 from convneur.data.image_files import find_image_files, unused_notes
 from convneur.data.objects.annotations import ObjectImages, Objects, Shape
-from convneur.data.objects.box_forms import look_like_corners
-from convneur.data.objects.gathering import Found, LeftOut, gather, seen_size
+from convneur.data.objects.gathering import Found, LeftOut, gather, look_like_corners, seen_size
 from convneur.data.objects.yolo_labels import LabelFiles
 from convneur.data.paths import inside, is_clutter, read_lines, read_text
 from convneur.data.split_names import Part, part_of

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -17,11 +16,11 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from convneur.data.decode import UnreadableImageError
-from convneur.data.loading import PADDING, Pictures, seeded
+from convneur.data.loading import PADDING, ImageCache, next_usable, seeded
 from convneur.data.module import PictureData
-from convneur.data.semantic.masks import IGNORED, MaskCode, MaskError
+from convneur.data.semantic.masks import IGNORED, MaskEncoding, MaskError
 from convneur.data.semantic.sources import PixelSource
-from convneur.data.transforms import scale_to
+from convneur.data.transforms import pixels_of, scale_to
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which timm's checkpoints expect
 TRIES = 10
@@ -34,7 +33,7 @@ class PixelExample(NamedTuple):
     labels: Tensor
     number: int
     unreadable: list[tuple[str, str]]
-    odd: list[tuple[str, int]]
+    unknown_labels: list[tuple[str, int]]
 
 
 class PixelBatch(NamedTuple):
@@ -45,37 +44,14 @@ class PixelBatch(NamedTuple):
         labels: (B, H, W), or B of (H, W); `IGNORED` counts nowhere.
         indices: (B,) in the source.
         unreadable: Files that could not be used, and why.
-        odd: Masks with numbers or colours that are no class, and how many pixels have them.
+        unknown_labels: Masks with numbers or colours that are no class, and how many pixels have them.
     """
 
     images: Any
     labels: Any
     indices: Tensor
     unreadable: list[tuple[str, str]]
-    odd: list[tuple[str, int]]
-
-
-class Masks:
-    """The masks of a `PixelImages` by number, checked against their pictures."""
-
-    def __init__(self, images: Any, code: MaskCode, strict: bool, max_pixels: int) -> None:
-        self.images, self.code, self.strict, self.max_pixels = images, code, strict, max_pixels
-
-    def read(self, index: int, picture: Image.Image) -> tuple[Tensor, list[tuple[str, int]]]:
-        """Classes (H, W), and what is odd about the file.
-
-        Raises:
-            MaskError: If it cannot be used; with the name of the file.
-            OSError: If it is gone.
-        """
-        name = self.images.masks.name(index)
-        try:
-            labels, unknown = self.code.decode(
-                self.images.masks.read(index), (picture.height, picture.width), self.strict, self.max_pixels
-            )
-        except MaskError as error:
-            raise MaskError(f"{name}: {error}") from error
-        return torch.from_numpy(labels), [(name, unknown)] if unknown else []
+    unknown_labels: list[tuple[str, int]]
 
 
 class PixelSet(Dataset[PixelExample]):
@@ -87,44 +63,43 @@ class PixelSet(Dataset[PixelExample]):
         strict: Whether a mask that cannot be used, or has pixels of no class, is an error.
     """
 
-    def __init__(self, pictures: Pictures, code: MaskCode, strict: bool) -> None:
-        self.pictures, self.strict = pictures, strict
+    def __init__(self, pictures: ImageCache, code: MaskEncoding, strict: bool) -> None:
+        self.pictures, self.code, self.strict = pictures, code, strict
         self.images: Any = pictures.images
-        self.masks = Masks(self.images, code, strict, pictures.max_pixels)
 
     def pair(self, index: int) -> tuple[Image.Image, Tensor, list[tuple[str, int]]]:
-        """A picture, its classes, and what is odd about the mask; `MaskError`, `UnreadableImageError` or `OSError`."""
-        picture = self.pictures[index]
-        return picture, *self.masks.read(index, picture)
+        """A picture, its classes (H, W), and how many pixels of which mask are of no class.
 
-    def give_up(self, index: int, error: Exception) -> list[tuple[str, str]]:
-        """Note a pair that cannot be used; raise what is wrong if that is asked for."""
-        if self.strict and isinstance(error, MaskError):
-            raise error
-        return [(self.images.name(index), str(error))]
+        Raises:
+            UnreadableImageError: If one of the two cannot be used.
+            OSError: If one of the two is gone.
+            MaskError: If the mask cannot be used and that is an error; with the name of the file.
+        """
+        picture, masks = self.pictures[index], self.images.masks
+        name, size = masks.name(index), (picture.height, picture.width)
+        try:
+            labels, unknown = self.code.decode(masks.read(index), size, self.strict, self.pictures.max_pixels)
+        except MaskError as error:
+            kind = MaskError if self.strict else UnreadableImageError
+            raise kind(f"{name}: {error}") from error
+        return picture, torch.from_numpy(labels), [(name, unknown)] if unknown else []
 
 
 class TrainPixels(PixelSet):
     """Varied images by (epoch, index). A pair that cannot be used is replaced by the next that can, and reported."""
 
-    def __init__(self, pictures: Pictures, code: MaskCode, strict: bool, transform: v2.Compose, seed: int) -> None:
+    def __init__(
+        self, pictures: ImageCache, code: MaskEncoding, strict: bool, transform: v2.Compose, seed: int
+    ) -> None:
         super().__init__(pictures, code, strict)
         self.transform, self.seed = transform, seed
 
     def __getitem__(self, key: tuple[int, int]) -> PixelExample:
         epoch, wanted = key
-        unreadable: list[tuple[str, str]] = []
-        for step in range(len(self.images)):
-            index = (wanted + step) % len(self.images)
-            try:
-                picture, labels, odd = self.pair(index)
-            except (MaskError, UnreadableImageError, OSError) as error:
-                unreadable += self.give_up(index, error)
-                continue
-            with seeded(self.seed, epoch, index):
-                image, mask = self.transform(tv_tensors.Image(_pixels(picture)), tv_tensors.Mask(labels))
-            return PixelExample(image, mask.long(), index, unreadable, odd)
-        raise ValueError(f"none of {len(self.images)} images can be used; the first: {': '.join(unreadable[0])}")
+        index, (picture, labels, odd), unreadable = next_usable(self.images, wanted, self.pair)
+        with seeded(self.seed, epoch, index):
+            image, mask = self.transform(tv_tensors.Image(pixels_of(picture)), tv_tensors.Mask(labels))
+        return PixelExample(image, mask.long(), index, unreadable, odd)
 
 
 class EvalPixels(PixelSet):
@@ -134,15 +109,13 @@ class EvalPixels(PixelSet):
         return len(self.images)
 
     def __getitem__(self, index: int) -> PixelExample:
-        if index == PADDING:
-            return self._nothing([])
+        unreadable = []
         try:
-            picture, labels, odd = self.pair(index)
-        except (MaskError, UnreadableImageError, OSError) as error:
-            return self._nothing(self.give_up(index, error))
-        return PixelExample(_pixels(picture), labels, index, [], odd)
-
-    def _nothing(self, unreadable: list[tuple[str, str]]) -> PixelExample:
+            if index != PADDING:
+                picture, labels, odd = self.pair(index)
+                return PixelExample(pixels_of(picture), labels, index, [], odd)
+        except (UnreadableImageError, OSError) as error:
+            unreadable = [(self.images.name(index), str(error))]
         nothing = torch.zeros(3, 32, 32, dtype=torch.uint8), torch.full((32, 32), IGNORED, dtype=torch.uint8)
         return PixelExample(*nothing, PADDING, unreadable, [])
 
@@ -163,12 +136,8 @@ def _batch(examples: Sequence[PixelExample], images: Any, labels: Any) -> PixelB
         labels,
         torch.tensor([e.number for e in examples]),
         [note for e in examples for note in e.unreadable],
-        [note for e in examples for note in e.odd],
+        [note for e in examples for note in e.unknown_labels],
     )
-
-
-def _pixels(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 
 def normalised(pixels: Tensor) -> Tensor:
@@ -265,10 +234,10 @@ class PixelData(PictureData):
         super().__init__(source, batch_size, **options)
         self.transform, self.strict = transform, strict
 
-    def training_set(self, pictures: Pictures) -> TrainPixels:
+    def training_set(self, pictures: ImageCache) -> TrainPixels:
         """Varied crops by (epoch, index)."""
         return TrainPixels(pictures, self.source.code, self.strict, self.transform, self.seed)
 
-    def evaluation_set(self, pictures: Pictures) -> EvalPixels:
+    def evaluation_set(self, pictures: ImageCache) -> EvalPixels:
         """Images in order."""
         return EvalPixels(pictures, self.source.code, self.strict)

@@ -19,7 +19,7 @@ IGNORED = 255  # class of a pixel that counts nowhere
 GOLDEN = 0.618034
 MOST = 255  # classes, so that a byte holds them and `IGNORED`
 
-Labels = npt.NDArray[np.uint8]
+ClassMap = npt.NDArray[np.uint8]
 
 
 class MaskError(ValueError):
@@ -27,7 +27,7 @@ class MaskError(ValueError):
 
 
 @dataclass(frozen=True)
-class MaskCode:
+class MaskEncoding:
     """How the files of a data set tell the class of a pixel.
 
     Attributes:
@@ -44,13 +44,13 @@ class MaskCode:
     table: Mapping[int, int] | None = None
 
     def decode(
-        self, content: bytes, size: tuple[int, int], strict: bool = False, max_pixels: int = MAX_PIXELS
-    ) -> tuple[Labels, int]:
+        self, content: bytes, size: tuple[int, int] | None, strict: bool = False, max_pixels: int = MAX_PIXELS
+    ) -> tuple[ClassMap, int]:
         """Read a mask.
 
         Args:
             content: Of the file.
-            size: Height and width that it must have.
+            size: Height and width that it must have; None for any.
             strict: Refuse numbers or colours that are no class; otherwise their pixels count nowhere.
             max_pixels: Larger masks are refused.
 
@@ -61,7 +61,7 @@ class MaskCode:
             MaskError: If it is no mask, of another size, or of another kind.
         """
         values = _values(content, self.coloured, max_pixels)
-        if values.shape[:2] != size:
+        if size is not None and values.shape[:2] != size:
             raise MaskError(
                 f"the mask has {values.shape[1]} x {values.shape[0]} px and its image {size[1]} x {size[0]}, both "
                 "turned as their files say; make them the same"
@@ -75,12 +75,7 @@ class MaskCode:
             )
         return labels, int(unknown.sum())
 
-    def read(self, content: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Labels, int]:
-        """As `decode`, whatever the size of its image is."""
-        labels, unknown = self._labels(_values(content, self.coloured, max_pixels))
-        return labels, int(unknown.sum())
-
-    def _labels(self, values: npt.NDArray[np.int64]) -> tuple[Labels, npt.NDArray[np.bool_]]:
+    def _labels(self, values: npt.NDArray[np.int64]) -> tuple[ClassMap, npt.NDArray[np.bool_]]:
         if not self.coloured and self.table is None and len(self.classes) == 2 and set(np.unique(values)) == {0, 255}:
             raise MaskError(
                 "the mask has 0 and 255, and 255 counts nowhere; save 0 and 1, or give classes.csv with 0,0,0 and "
@@ -88,7 +83,7 @@ class MaskCode:
             )
         return self._of_colours(values) if self.coloured else self._of_numbers(values)
 
-    def _of_numbers(self, values: npt.NDArray[np.int64]) -> tuple[Labels, npt.NDArray[np.bool_]]:
+    def _of_numbers(self, values: npt.NDArray[np.int64]) -> tuple[ClassMap, npt.NDArray[np.bool_]]:
         known = self.table if self.table is not None else {number: number for number in range(len(self.classes))}
         lookup = np.full(65537, -1, np.int64)
         lookup[IGNORED] = IGNORED
@@ -96,7 +91,7 @@ class MaskCode:
         found = lookup[np.where((values >= 0) & (values < 65536), values, 65536)]
         return np.where(found < 0, IGNORED, found).astype(np.uint8), found < 0
 
-    def _of_colours(self, values: npt.NDArray[np.int64]) -> tuple[Labels, npt.NDArray[np.bool_]]:
+    def _of_colours(self, values: npt.NDArray[np.int64]) -> tuple[ClassMap, npt.NDArray[np.bool_]]:
         packed = _packed(values)
         order = np.argsort(_packed(self.colours.astype(np.int64)))
         known = _packed(self.colours.astype(np.int64))[order]
@@ -104,7 +99,7 @@ class MaskCode:
         unknown = known[place] != packed
         return np.where(unknown, IGNORED, order[place]).astype(np.uint8), unknown
 
-    def picture(self, labels: Labels) -> Image.Image:
+    def picture(self, labels: ClassMap) -> Image.Image:
         """Classes (H, W) as a picture with a palette: its numbers are the classes, and it looks like the colours."""
         image = Image.fromarray(labels, "P")
         palette = np.zeros((256, 3), np.uint8)

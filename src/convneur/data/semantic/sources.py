@@ -23,13 +23,13 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
+from convneur.data.formats.images import FileImages
 from convneur.data.image_files import find_image_files, unused_notes
 from convneur.data.labels import FEW
 from convneur.data.paths import class_names, is_clutter, read_text, walk
-from convneur.data.semantic.masks import IGNORED, MOST, MaskCode, MaskError, some_colours
-from convneur.data.sources import FileImages
-from convneur.data.split import share_of, stratified_split
-from convneur.data.split_names import Judged, Part, find_parts, no_part
+from convneur.data.semantic.masks import IGNORED, MOST, MaskEncoding, MaskError, some_colours
+from convneur.data.split import Wanted, has_part, take_share
+from convneur.data.split_names import Judged, Part, find_parts
 from convneur.files import StrPath
 
 MASK_FOLDERS = ("masks", "annotations", "labels")
@@ -91,7 +91,7 @@ class PixelSource:
 
     train: PixelImages
     val: PixelImages
-    code: MaskCode
+    code: MaskEncoding
     notes: list[str] = field(default_factory=list)
     held_out: str = ""
 
@@ -139,21 +139,14 @@ def open_pixels(
 
     named = {part: place.name for part, place in there.items()}
     learns = learns and val_share is not None and part == "val"
-    if learns and "train" not in there:
-        raise no_part(root, "train", named)
-    if part not in there and (part == "test" or "train" not in there):
-        raise no_part(root, part, named)
+    wanted = Wanted(val_share, seed, part, learns)
+    own = has_part(root, named, wanted)
     train = pairs("train") if "train" in there else pairs(part)
-    if part in there and not hold_out:
-        val = pairs(part) if "train" in there else train
-        held_out = named[part]
-    elif val_share is None:
-        val, held_out = train, f"all of {named['train']}"
+    if own and not hold_out:
+        val, held_out = pairs(part) if "train" in there else train, named[part]
     else:
-        split = stratified_split([0] * len(train), val_share, seed, ["of images with masks"])
-        held_out = share_of(val_share, named["train"], seed)
-        held_out += f" ({named['test']} is kept for eval --part test)" if "test" in there else ""
-        train, val = train.part(split.train), train.part(split.val)
+        split, held_out = take_share([0] * len(train), named, wanted, ["of images with masks"])
+        train, val = (train, train) if split is None else (train.part(split.train), train.part(split.val))
     if learns:
         notes += _looked_at(train, code, 2, "to learn from")
     _looked_at(val, code, 1, "to judge by")
@@ -175,7 +168,7 @@ class Place(NamedTuple):
     folders: tuple[Path, Path]
 
 
-def _layout(root: Path) -> tuple[MaskCode, dict[Part, Place], tuple[str, ...]]:
+def _layout(root: Path) -> tuple[MaskEncoding, dict[Part, Place], tuple[str, ...]]:
     """Classes, parts, and what stands behind the names of images and masks."""
     if (root / "leftImg8bit").is_dir() and (root / "gtFine").is_dir():
         there = _inside(root / "leftImg8bit", root / "gtFine")
@@ -270,7 +263,7 @@ def _masks_by_name(masks: Path, mask_end: str) -> dict[Path, Path]:
     return there
 
 
-def _looked_at(images: PixelImages, code: MaskCode, least: int, what: str) -> list[str]:
+def _looked_at(images: PixelImages, code: MaskEncoding, least: int, what: str) -> list[str]:
     """Refuse masks that have pixels of fewer classes; they are looked at, in no order, until so many were seen.
 
     Returns:
@@ -281,7 +274,7 @@ def _looked_at(images: PixelImages, code: MaskCode, least: int, what: str) -> li
     faults: list[str] = []
     for looked, index in enumerate(np.random.default_rng(0).permutation(len(images)).tolist(), start=1):
         try:
-            labels, odd = code.read(images.masks.read(index))
+            labels, odd = code.decode(images.masks.read(index), None)
         except (MaskError, OSError) as error:
             faults.append(f"{images.masks.name(index)}: {error}")
             continue
@@ -306,7 +299,7 @@ def _looked_at(images: PixelImages, code: MaskCode, least: int, what: str) -> li
     return [f"only {counted / total:.1%} of the pixels of some masks have a class; is that meant?"] if few else []
 
 
-def _listed(root: Path) -> MaskCode:
+def _listed(root: Path) -> MaskEncoding:
     """Classes that a file beside the images names."""
     table, names = root / "classes.csv", root / "classes.txt"
     if table.exists():
@@ -318,10 +311,10 @@ def _listed(root: Path) -> MaskCode:
             raise ValueError(f"{table} needs a first line name,r,g,b and a line for each class ({error})") from error
         if ((colours < 0) | (colours > 255)).any() or len(np.unique(colours, axis=0)) < len(colours):
             raise ValueError(f"{table} needs a colour of its own for each class, with r, g and b of 0 to 255")
-        return MaskCode(_checked(classes, table), colours.astype(np.uint8), coloured=True)
+        return MaskEncoding(_checked(classes, table), colours.astype(np.uint8), coloured=True)
     if names.exists():
         classes = class_names(names)
-        return MaskCode(_checked(classes, names), some_colours(len(classes)))
+        return MaskEncoding(_checked(classes, names), some_colours(len(classes)))
     raise FileNotFoundError(
         f"{root} does not say its classes; write {names} with a name a line, the first being number 0 of the masks, or "
         "classes.csv with name,r,g,b"
@@ -336,18 +329,18 @@ def _checked(classes: list[str], file: Path) -> list[str]:
     return classes
 
 
-def _ade20k(root: Path) -> MaskCode:
+def _ade20k(root: Path) -> MaskEncoding:
     """150 classes numbered from 1; 0 counts nowhere (Zhou et al., CVPR 2017)."""
     file, classes = root / "objectInfo150.txt", [f"class {number}" for number in range(1, 151)]
     if file.exists():
         lines = [line.split("\t") for line in read_text(file).splitlines()[1:] if line.strip()]
         classes = [line[-1].split(",")[0].strip() for line in lines]
     table = {0: IGNORED} | {number + 1: number for number in range(len(classes))}
-    return MaskCode(_checked(classes, file), some_colours(len(classes)), table=table)
+    return MaskEncoding(_checked(classes, file), some_colours(len(classes)), table=table)
 
 
-def _cityscapes() -> MaskCode:
+def _cityscapes() -> MaskEncoding:
     table = dict.fromkeys(range(CITYSCAPES_LABELS), IGNORED)
     table |= {number: place for place, (number, _) in enumerate(CITYSCAPES.values())}
     colours = np.array([colour for _, colour in CITYSCAPES.values()], np.uint8)
-    return MaskCode(list(CITYSCAPES), colours, table=table)
+    return MaskEncoding(list(CITYSCAPES), colours, table=table)

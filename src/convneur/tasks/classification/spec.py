@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from convneur.data.module import ImageData
-from convneur.data.parts import fewer, hold_out
 from convneur.data.sources import Source, open_source
+from convneur.data.subsets import fewer, hold_out
 from convneur.models import VARIANTS
 from convneur.printing import Console
 from convneur.tasks.backbone_utils import refuse_backbone_settings

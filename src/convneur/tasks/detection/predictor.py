@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from convneur.data.known_classes import objects_of
-from convneur.data.loading import Pictures, default_workers
+from convneur.data.loading import ImageCache, default_workers
 from convneur.data.module import in_order
 from convneur.data.objects import ObjectSource, open_objects
 from convneur.data.objects.loading import EvalObjects, collate_objects
@@ -193,7 +193,7 @@ class Detector(Predictor):
         model = self.at_size(options.image_size)
         workers = min(len(images) // 4, 8) if options.workers is None else options.workers
         with torch.inference_mode():
-            for batch in in_order(EvalObjects(Pictures(images, options.max_pixels)), collate_objects, 1, workers):
+            for batch in in_order(EvalObjects(ImageCache(images, options.max_pixels)), collate_objects, 1, workers):
                 yield from batch.unreadable
                 if batch.unreadable:
                     continue
@@ -226,7 +226,7 @@ class Detector(Predictor):
         if self.with_masks:
             source.val.check_masks(source.classes)
         workers = default_workers() if options.workers is None else options.workers
-        loader = in_order(EvalObjects(Pictures(source.val, options.max_pixels)), collate_objects, 2, workers)
+        loader = in_order(EvalObjects(ImageCache(source.val, options.max_pixels)), collate_objects, 2, workers)
         model = self.at_size(options.image_size)
         with Progress(console=console, transient=True) as progress:
             batches = progress.track(loader, len(loader), description="evaluating")

@@ -27,7 +27,7 @@ class Evaluation:
         by_image: Pixel accuracy of each image.
         seconds: Per image, with all that is asked of the model.
         unreadable: Files that could not be used, and why.
-        odd: Masks with numbers or colours that are no class, and how many pixels have them.
+        unknown_labels: Masks with numbers or colours that are no class, and how many pixels have them.
     """
 
     indices: list[int]
@@ -37,7 +37,7 @@ class Evaluation:
     by_image: list[float]
     seconds: list[float]
     unreadable: dict[str, str] = field(default_factory=dict)
-    odd: dict[str, int] = field(default_factory=dict)
+    unknown_labels: dict[str, int] = field(default_factory=dict)
 
     def worst(self, count: int) -> list[int]:
         """Places of the images with fewest right pixels, the worst first."""
@@ -65,7 +65,7 @@ def evaluate_segmenter(
     told = Evaluation([], confusion, SegmentationScores.of(confusion), torch.zeros(classes), [], [])
     for batch in batches:
         told.unreadable |= dict(batch.unreadable)
-        told.odd |= dict(batch.odd)
+        told.unknown_labels |= dict(batch.unknown_labels)
         for pixels, labels, index in zip(batch.images, batch.labels, batch.indices.tolist(), strict=True):
             if index == PADDING:
                 continue

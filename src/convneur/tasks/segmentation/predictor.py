@@ -16,11 +16,11 @@ from torch import Tensor
 
 from convneur.data.decode import UnreadableImageError
 from convneur.data.known_classes import pixels_of
-from convneur.data.loading import Pictures, default_workers
+from convneur.data.loading import ImageCache, default_workers
 from convneur.data.module import in_order
-from convneur.data.semantic import IGNORED, MaskCode, PixelSource, open_pixels
+from convneur.data.semantic import IGNORED, MaskEncoding, PixelSource, open_pixels
 from convneur.data.semantic.loading import MEAN, STD, EvalPixels, listed
-from convneur.data.semantic.masks import Labels
+from convneur.data.semantic.masks import ClassMap
 from convneur.data.transforms import Preprocessing
 from convneur.files import StrPath, write_atomic, write_image
 from convneur.outputs import OutputFolder
@@ -47,8 +47,8 @@ class SegmenterPrediction(Prediction):
         code: Classes and colours.
     """
 
-    mask: Labels
-    code: MaskCode
+    mask: ClassMap
+    code: MaskEncoding
 
     @property
     def shares(self) -> dict[str, float]:
@@ -72,7 +72,7 @@ class SegmenterSaver(Saver):
     ``classes.txt`` has their names.
     """
 
-    def __init__(self, folder: OutputFolder, code: MaskCode) -> None:
+    def __init__(self, folder: OutputFolder, code: MaskEncoding) -> None:
         super().__init__(folder)
         (names,) = folder.free("classes", [".txt"])
         write_atomic(names, "".join(f"{printable(name)}\n" for name in code.classes))
@@ -99,7 +99,7 @@ class SegmentationPredictor(Predictor):
 
     model: Segmenter
     arguments: dict[str, Any]
-    code: MaskCode
+    code: MaskEncoding
     inference: Inference
     source: str | None = None
     name: str = field(init=False)
@@ -156,7 +156,7 @@ class SegmentationPredictor(Predictor):
         how = self.how(options)
         for index in range(len(images)):
             try:
-                picture = Pictures(images, options.max_pixels)[index]
+                picture = ImageCache(images, options.max_pixels)[index]
             except (UnreadableImageError, OSError) as error:
                 yield images.name(index), str(error)
                 continue
@@ -180,7 +180,7 @@ class SegmentationPredictor(Predictor):
     ) -> SegmenterEvaluation:
         """Evaluate on the held-out images, one at a time."""
         code, how, model = source.code, self.how(options), self.model
-        images = EvalPixels(Pictures(source.val, options.max_pixels), code, options.strict)
+        images = EvalPixels(ImageCache(source.val, options.max_pixels), code, options.strict)
         workers = default_workers() if options.workers is None else options.workers
         loader = in_order(images, listed, 2, workers)
         with Progress(console=console, transient=True) as progress:
@@ -188,7 +188,7 @@ class SegmentationPredictor(Predictor):
             told = evaluate_segmenter(model, len(code.classes), batches, how, device)
         model.cpu()
 
-        def look(index: int) -> tuple[Image.Image, Labels, Labels]:
+        def look(index: int) -> tuple[Image.Image, ClassMap, ClassMap]:
             picture, truth, _ = images.pair(index)
             pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
             return picture, truth.numpy(), segment(model, pixels, how, torch.device("cpu")).numpy()

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image, ImageDraw, ImageFont
 
-from convneur.data.semantic import IGNORED, MaskCode
-from convneur.data.semantic.masks import Labels
+from convneur.data.semantic import IGNORED, MaskEncoding
+from convneur.data.semantic.masks import ClassMap
 from convneur.printing import markdown_code, shortened
 from convneur.reports import Section, figures
 from convneur.reports.drawing import drawable
@@ -59,8 +59,8 @@ class SegmenterEvaluation(EvaluationResult):
 
     name: str
     answers: Evaluation
-    code: MaskCode
-    look: Callable[[int], tuple[Image.Image, Labels, Labels]]
+    code: MaskEncoding
+    look: Callable[[int], tuple[Image.Image, ClassMap, ClassMap]]
     file: Callable[[int], str]
     classes: Sequence[str] = field(init=False)
 
@@ -85,7 +85,7 @@ class SegmenterEvaluation(EvaluationResult):
             "boundary_f": self._by_class(told.boundary.tolist()),
             "confusion": told.confusion.tolist(),
             "ms_per_image": {str(q): float(np.quantile(told.seconds, q)) * 1e3 for q in (0.1, 0.5, 0.9)},
-            "odd": told.odd,
+            "unknown_labels": told.unknown_labels,
         }
 
     def _by_class(self, values: Sequence[float]) -> dict[str, float | None]:
@@ -98,13 +98,13 @@ class SegmenterEvaluation(EvaluationResult):
 
     def add_summary(self, run: RunSummary) -> None:
         """Training masks may have pixels of no class, too."""
-        self.answers.odd |= run.odd
+        self.answers.unknown_labels |= run.unknown_labels
 
     def notes(self) -> list[str]:
         """Lines on what could not be used."""
         return [
             *first_of(self.unreadable, "files could not be used"),
-            *first_of(self.answers.odd, "masks have pixels of no class"),
+            *first_of(self.answers.unknown_labels, "masks have pixels of no class"),
         ]
 
     def lead(self) -> str:
@@ -133,7 +133,7 @@ class SegmenterEvaluation(EvaluationResult):
         ]
 
     def sections(self) -> list[Section]:
-        """Classes, confusion, worst images and odd masks."""
+        """Classes, confusion, worst images, and masks with unknown labels."""
         told = self.answers
         shares = 100 * told.confusion / told.confusion.sum(1, keepdim=True).clamp(min=1)
         worst = [told.indices[place] for place in told.worst(SHOWN)]
@@ -155,10 +155,13 @@ class SegmenterEvaluation(EvaluationResult):
                 table=files,
             ),
         ]
-        if told.odd:
-            rows = [["file", "pixels"], *([name, str(count)] for name, count in sorted(told.odd.items())[:100])]
-            text = f"{len(told.odd)} masks have numbers or colours that are no class; those pixels count nowhere."
-            sections.append(Section("Odd masks", text, table=rows))
+        if told.unknown_labels:
+            rows = [
+                ["file", "pixels"],
+                *([name, str(count)] for name, count in sorted(told.unknown_labels.items())[:100]),
+            ]
+            text = f"{len(told.unknown_labels)} masks have numbers or colours of no class; their pixels count nowhere."
+            sections.append(Section("Masks with unknown labels", text, table=rows))
         return sections
 
     def class_rows(self) -> list[list[str]]:
@@ -200,12 +203,12 @@ def _or_null(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def overlay(picture: Image.Image, labels: Labels, code: MaskCode, opacity: float = OPACITY) -> Image.Image:
+def overlay(picture: Image.Image, labels: ClassMap, code: MaskEncoding, opacity: float = OPACITY) -> Image.Image:
     """Classes (H, W) in their colours over a picture; black where none counts."""
     return Image.blend(picture, code.picture(labels).convert("RGB"), opacity)
 
 
-def marked(picture: Image.Image, labels: Labels, code: MaskCode) -> Image.Image:
+def marked(picture: Image.Image, labels: ClassMap, code: MaskEncoding) -> Image.Image:
     """A picture with its classes (H, W) in their colours, and a legend below; a class "background" is not painted."""
     seen = [int(number) for number in np.unique(labels) if number != IGNORED]
     painted = [number for number in seen if code.classes[number].strip().lower() != BACKGROUND]
@@ -259,7 +262,7 @@ def side_by_side(result: SegmenterEvaluation, indices: Sequence[int]) -> Figure:
     return figure
 
 
-def legend(figure: Figure, code: MaskCode, seen: set[int]) -> None:
+def legend(figure: Figure, code: MaskEncoding, seen: set[int]) -> None:
     """Colours of the classes that are seen, below a figure; as they look over a picture of middle grey."""
     numbers = sorted(seen - {IGNORED})
     names = [drawable(code.classes[number]) for number in numbers]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convneur.data.semantic import MaskCode
+from convneur.data.semantic import MaskEncoding
 from convneur.files import StrPath
 from convneur.models.hub import CONFIG
 from convneur.models.metadata import (
@@ -35,7 +35,7 @@ class SavedSegmenter(NamedTuple):
 
     model: Segmenter
     arguments: dict[str, Any]
-    code: MaskCode
+    code: MaskEncoding
     inference: Inference
 
 
@@ -45,7 +45,7 @@ def segmenter_folder(source: StrPath) -> Path | None:
 
 
 def save_segmenter(
-    model: Segmenter, folder: StrPath, arguments: Mapping[str, Any], code: MaskCode, inference: Inference, card: str
+    model: Segmenter, folder: StrPath, arguments: Mapping[str, Any], code: MaskEncoding, inference: Inference, card: str
 ) -> None:
     """Write a model so that `load_segmenter` brings it back; whole, or what was there stays.
 
@@ -91,7 +91,7 @@ def load_segmenter(source: StrPath) -> SavedSegmenter:
         several(colours, "colours", (len(classes),), _colour)
         inference = inference_of(config.get("inference"), "inference")
     return SavedSegmenter(
-        model, {"decoder": "semantic_fpn"} | arguments, MaskCode(classes, np.array(colours, np.uint8)), inference
+        model, {"decoder": "semantic_fpn"} | arguments, MaskEncoding(classes, np.array(colours, np.uint8)), inference
     )
 
 

@@ -1,4 +1,4 @@
-"""Tar files of samples, as WebDataset has them, read as plain files."""
+"""Tar files of samples, as WebDataset has them: read in a row, or each image from where it begins."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ import re
 import tarfile
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any, Generic, TypeVar
 
+import numpy as np
+
 from convneur.data.decode import SUFFIXES
+from convneur.data.formats.images import FileImages
 from convneur.data.paths import LARGEST_FILE, is_clutter
+from convneur.files import regular_file
 
 T = TypeVar("T")
 ENDINGS = (".tar", ".tar.gz", ".tgz")  # of shards, in small letters
@@ -229,3 +234,102 @@ def _taken_apart(name: str) -> tuple[str, str, str]:
 def is_image(kind: str) -> bool:
     """Whether files of that ending, in small letters and without the dot, are images."""
     return f".{kind}" in SUFFIXES
+
+
+def read(
+    path: Path, take: Callable[[tarfile.TarInfo, tarfile.TarFile], T], seekable: bool = False
+) -> Iterator[Sample[T]]:
+    """The samples of a shard on this machine, in order.
+
+    Args:
+        path: Of the shard.
+        take: What to keep of an image.
+        seekable: Refuse a shard that cannot be read from the middle.
+
+    Raises:
+        ValueError: If it is damaged or, where that is asked for, compressed.
+    """
+    with regular_file(path).open("rb") as file, whole(str(path)):
+        mode = mode_of(file)
+        if seekable and mode != "r:":
+            raise ValueError("it is compressed, and cannot be read from the middle")
+        yield from samples(file, mode, str(path), take)
+
+
+class TarImages:
+    """Images in uncompressed tar files, found by where they begin; their headers are read once, not the images.
+
+    Args:
+        root: Folder of the shards.
+        shards: Their names.
+
+    Attributes:
+        own: What the ``.cls`` file of each image says, None without one: a number, or else text.
+        several: Samples with several images, of which the first is used.
+
+    Raises:
+        ValueError: If a shard is damaged or compressed.
+    """
+
+    def __init__(self, root: Path, shards: Sequence[str]) -> None:
+        self.root, self.shards = root, list(shards)
+        self.own: list[int | str | None] = []
+        self.several: list[str] = []
+        keys: list[str] = []
+        places: list[tuple[int, int, int]] = []
+        for number, shard in enumerate(shards):
+            labels: dict[str, int | str | None] = {}
+            began = len(keys)
+            for sample in read(root / shard, _place, seekable=True):
+                key = f"{shard}:{sample.key}"
+                if sample.label is not None:
+                    labels[key] = _own(sample.label)
+                if sample.image is not None:
+                    keys.append(key)
+                    places.append((number, *sample.image))
+                if sample.more:
+                    self.several.append(key)
+            self.own += [labels.get(key) for key in keys[began:]]
+        if any(isinstance(label, str) for label in self.own):
+            self.own = [None if label is None else str(label) for label in self.own]
+        self.keys = FileImages(keys)  # which holds them in an array
+        self.labels = self.keys.labels
+        self.places = np.array(places, np.int64).reshape(-1, 3)  # shard, first byte and length
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> bytes:
+        """Return the bytes of the image; an OSError if the shard is cut off."""
+        shard, first, length = self.places[index].tolist()
+        if length > LARGEST_FILE:
+            raise OSError(f"it has {length:,} bytes; an image may have {LARGEST_FILE:,}")
+        with (self.root / self.shards[shard]).open("rb") as file:
+            file.seek(first)
+            content = file.read(length)
+        if len(content) < length:
+            raise OSError("the shard is cut off")
+        return content
+
+    def identity(self, index: int) -> str:
+        """Shard and key."""
+        return self.keys.identity(index)
+
+    name = identity
+
+    def known_labels(self, first: int, stop: int) -> list[Any]:
+        """Of the images from ``first`` up to ``stop``."""
+        return self.own[first:stop]
+
+
+def _place(member: tarfile.TarInfo, tar: tarfile.TarFile) -> tuple[int, int]:
+    return member.offset_data, member.size
+
+
+def _own(content: bytes) -> int | str | None:
+    """A label as it is handed on: numbers, or else text; nothing is learned from it here."""
+    try:
+        number = label(content, "")
+    except ValueError:
+        return content.decode("utf-8", "backslashreplace").strip()
+    return number if number is None or abs(number) < 2**63 else str(number)

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from convneur.data.decode import SUFFIXES
+from convneur.data.formats.images import FileImages, Images
 from convneur.data.image_files import find_image_files, unused_notes
-from convneur.data.labels import numbered
-from convneur.data.paths import LARGEST_FILE, class_names, read_text
-from convneur.data.sources import FileImages, Images, Source, assemble, labelled
-from convneur.data.split_names import Judged, Part, find_parts, part_of
+from convneur.data.paths import LARGEST_FILE, read_text
+from convneur.data.split import Source, Wanted, assemble, labelled, listed_classes
+from convneur.data.split_names import Part, find_parts, part_of
 from convneur.json_files import shown
 
 FILES = ("filename", "file_name", "image", "image_id", "id")  # names of the column, the first that is there
@@ -36,8 +36,8 @@ class _Row:
     split: str
 
 
-def open_label_list(file: Path, val_share: float | None, seed: int, part: Judged, learns: bool) -> Source:
-    """Find the images that a CSV file labels; arguments are as for `convneur.data.sources.open_source`.
+def open_label_list(file: Path, wanted: Wanted) -> Source:
+    """Find the images that a CSV file labels.
 
     Raises:
         FileNotFoundError: If an image is not there.
@@ -53,22 +53,21 @@ def open_label_list(file: Path, val_share: float | None, seed: int, part: Judged
         raise ValueError(
             f"{file}, line {odd[0].line}: the split {shown(odd[0].split)} is no part; write train, val or test"
         )
-    listed = file.parent / "classes.txt"
-    known = class_names(listed) if listed.exists() else None
+    known = listed_classes(file.parent)
 
     def read(part: Part, classes: list[str] | None) -> tuple[Images, list[str]]:
         own = [number for number, row in enumerate(rows) if not parts or row.split == parts[part]]
-        images = FileImages([paths[number] for number in own], [0] * len(own))
-        found = numbered(
+        return labelled(
+            FileImages([paths[number] for number in own]),
             [labels[number] for number in own],
             classes or known,
             str(file),
+            notes,
             lambda place: f"{file}, line {rows[own[place]].line},",
         )
-        return labelled(images, found, notes)
 
     there: dict[Part, str] = {part: f"split {name}" for part, name in parts.items()} or {"train": file.name}
-    return assemble(str(file), there, read, val_share, seed, part, notes, learns)
+    return assemble(str(file), there, read, wanted, notes)
 
 
 def _rows(file: Path) -> list[_Row]:

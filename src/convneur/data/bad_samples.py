@@ -9,7 +9,7 @@ import torch.distributed
 from lightning.pytorch.callbacks import Callback
 
 
-class Unreadable(Callback):
+class BadSamples(Callback):
     """Gathers the names of unreadable files and why; training ends when they are more than a share of the set.
 
     Args:
@@ -20,7 +20,7 @@ class Unreadable(Callback):
     def __init__(self, total: int, limit: float = 0.01) -> None:
         self.total, self.limit = total, limit
         self.found: dict[str, str] = {}
-        self.odd: dict[str, int] = {}  # masks with pixels of no class, and how many; of segmentation
+        self.unknown_labels: dict[str, int] = {}  # masks with pixels of no class, and how many; of segmentation
 
     def add(self, unreadable: list[tuple[str, str]]) -> None:
         """Add files of a batch.
@@ -41,7 +41,7 @@ class Unreadable(Callback):
     ) -> None:
         """Look at a training batch."""
         self.add(batch.unreadable)
-        self.odd |= dict(getattr(batch, "odd", ()))
+        self.unknown_labels |= dict(getattr(batch, "unknown_labels", ()))
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
@@ -53,15 +53,15 @@ class Unreadable(Callback):
         """Tell every process what the others found."""
         if trainer.world_size > 1:
             told: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(told, (self.found, self.odd))
+            torch.distributed.all_gather_object(told, (self.found, self.unknown_labels))
             for found, odd in told:
                 self.add(list(found.items()))
-                self.odd |= odd
+                self.unknown_labels |= odd
 
     def state_dict(self) -> dict[str, Any]:
         """Into the checkpoint."""
-        return {"found": self.found, "odd": self.odd}
+        return {"found": self.found, "unknown_labels": self.unknown_labels}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """From the checkpoint."""
-        self.found, self.odd = dict(state_dict["found"]), dict(state_dict.get("odd", {}))
+        self.found, self.unknown_labels = dict(state_dict["found"]), dict(state_dict.get("unknown_labels", {}))

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from convneur.data.labels import numbered, shown_names
+from convneur.data.formats.images import Images, LabelArray, image_bytes
+from convneur.data.labels import shown_names
 from convneur.data.paths import first_line, inside, read_json, read_text
-from convneur.data.sources import Images, Labels, Source, assemble, image_bytes, labelled
-from convneur.data.split_names import Judged, Part, find_parts
+from convneur.data.split import Source, Wanted, assemble, labelled
+from convneur.data.split_names import Part, find_parts
 
 CARD, LARGEST_CARD = "README.md", 2**20  # bytes
 _FRONT_MATTER = re.compile(
@@ -25,7 +26,7 @@ class HubImages:
 
     def __init__(self, rows: Any, image: str, labels: Sequence[int], origin: str, folders: Sequence[Path]) -> None:
         self.rows, self.image, self.origin, self.folders = rows, image, origin, list(folders)
-        self.labels: Labels = np.array(labels, dtype=np.int64)
+        self.labels: LabelArray = np.array(labels, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -39,18 +40,13 @@ class HubImages:
         return f"{self.origin} row {index}"
 
 
-def open_hub(
-    name: str, val_share: float | None, seed: int, allow_remote: bool, part: Judged = "val", learns: bool = True
-) -> Source:
+def open_hub(name: str, wanted: Wanted, allow_remote: bool) -> Source:
     """Open a dataset by its name on the hub, or a folder.
 
     Args:
         name: Of the dataset, or the folder.
-        val_share: As for `convneur.data.sources.open_source`.
-        seed: Of that split.
+        wanted: What is asked of it.
         allow_remote: Let the card of a folder name files elsewhere.
-        part: To judge by.
-        learns: As for `convneur.data.sources.open_source`.
 
     Raises:
         FileNotFoundError: If it cannot be loaded.
@@ -88,7 +84,7 @@ def open_hub(
         return _images(splits[parts[part]], name, parts[part], classes, folders, notes)
 
     there: dict[Part, str] = {part: f"split {split}" for part, split in parts.items()}
-    return assemble(f"hf:{name}", there, read, val_share, seed, part, notes, learns)
+    return assemble(f"hf:{name}", there, read, wanted, notes)
 
 
 def _images(
@@ -106,8 +102,7 @@ def _images(
     labels = rows[label][:]
     undecoded = rows.cast_column(image, datasets.Image(decode=False))
     images = HubImages(undecoded, image, [0] * len(labels), f"hf:{origin}", folders)
-    found = numbered(labels, classes, f"hf:{origin} {split}")
-    return labelled(images, found, notes)
+    return labelled(images, labels, classes, f"hf:{origin} {split}", notes)
 
 
 def _check_folder(folder: Path, allow_remote: bool) -> None:

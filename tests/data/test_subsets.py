@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from convneur.data.parts import fewer, hold_out
 from convneur.data.sources import open_source
+from convneur.data.subsets import fewer, hold_out
 from tests.data.test_sources import make_shards
 
 

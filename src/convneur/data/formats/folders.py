@@ -6,15 +6,16 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from convneur.data.formats.images import FileImages, Images
 from convneur.data.image_files import find_image_files, looks_like_image, unused_notes
 from convneur.data.labels import check_names, shown_names
 from convneur.data.paths import is_clutter
-from convneur.data.sources import FileImages, Images, Source, assemble, need_two
-from convneur.data.split_names import Judged, Part, find_parts, look_alike, part_of
+from convneur.data.split import Source, Wanted, assemble, need_two
+from convneur.data.split_names import Part, find_parts, look_alike, part_of
 
 
-def open_class_folders(root: Path, val_share: float | None, seed: int, part: Judged, learns: bool) -> Source:
-    """Find the images of a folder; arguments are as for `convneur.data.sources.open_source`.
+def open_class_folders(root: Path, wanted: Wanted) -> Source:
+    """Find the images of a folder.
 
     Raises:
         ValueError: If it has no such folders, one is empty, or what is a part and what a class cannot be told.
@@ -28,7 +29,7 @@ def open_class_folders(root: Path, val_share: float | None, seed: int, part: Jud
     if parts:
         _refuse_classes_beside(root, parts.values(), folders)
 
-    needs_two = learns and ("train" in parts or not parts)
+    needs_two = wanted.learns and ("train" in parts or not parts)
 
     def read(part: Part, classes: list[str] | None) -> tuple[Images, list[str]]:
         place = root / parts[part] if parts else root
@@ -45,15 +46,12 @@ def open_class_folders(root: Path, val_share: float | None, seed: int, part: Jud
         return _images(place, classes, notes, may_lack=True), classes
 
     there: dict[Part, str] = {part: f"folder {name}" for part, name in parts.items()} or {"train": "the images"}
-    return assemble(str(root), there, read, val_share, seed, part, notes, learns)
+    return assemble(str(root), there, read, wanted, notes)
 
 
 def _subfolders(root: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _hidden(entry.name))
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or is_clutter(name)
+    names = (entry.name for entry in os.scandir(root) if entry.is_dir())
+    return sorted(name for name in names if not name.startswith(".") and not is_clutter(name))
 
 
 def _class_folders(root: Path) -> list[str]:

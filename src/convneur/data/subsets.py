@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from convneur.data.formats.images import Subset
 from convneur.data.shards import Shards
-from convneur.data.sources import Source, Subset
+from convneur.data.sources import Source
 from convneur.data.split import Split, share_of, stratified_split
 
 
