@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -163,7 +164,30 @@ def test_the_best_and_the_last_epoch_can_be_asked_for(run):
         convneur.load(made.folder / "model", which="best")
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_a_file_of_weights_is_taken_for_the_model_of_its_run(run, images, tmp_path):
+    _, data, made = run
+    expected = made.model.predict(images[2], progress=False)[0].to_dict()
+    checkpoint = max((made.folder / "checkpoints").glob("*.ckpt"))
+    for file in (made.folder / "model" / "model.safetensors", checkpoint):
+        found = convneur.load(file)
+        assert found.predict(images[2], progress=False)[0].to_dict() == expected
+        numbers = found.evaluate(data, progress=False, workers=0).numbers  # by what its run held out
+        for key in {"top1", "miou"} & set(numbers):
+            assert numbers[key] == pytest.approx(made.numbers[key], abs=0.003)
+    alone = tmp_path / "alone" / "in" / "x.ckpt"
+    alone.parent.mkdir(parents=True)
+    alone.write_bytes(checkpoint.read_bytes())
+    with pytest.raises(FileNotFoundError, match="says of which model"):
+        convneur.load(alone)
+    damaged = tmp_path / "run" / "checkpoints" / "x.ckpt"
+    shutil.copytree(made.folder / "model", tmp_path / "run" / "model")
+    damaged.parent.mkdir()
+    damaged.write_bytes(checkpoint.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match="cannot be read"):
+        convneur.load(damaged)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", pytest.param("test_vit", marks=pytest.mark.slow)])
 def test_any_model_of_timm_is_trained_evaluated_and_loaded_as_a_classifier(name, tmp_path):
     settings = {"model": name, "image_size": 64, "batch_size": 64, "train_images": 128} | CPU
     made = convneur.train("digits", out=tmp_path / "run", progress=False, **settings)

@@ -68,6 +68,7 @@ def test_a_model_that_there_is_not_is_told_in_one_line(models, capsys):
     assert (stopped.value.code, *capsys.readouterr()) == (2, "", told)
 
 
+@pytest.mark.slow
 def test_without_transformers_the_example_says_what_to_install():
     script = str(EXAMPLES / "transformers_models.py")
     code = f"import runpy, sys; sys.modules['transformers'] = None; runpy.run_path({script!r}, run_name='__main__')"
@@ -76,6 +77,7 @@ def test_without_transformers_the_example_says_what_to_install():
     assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("epochs", "line"), [("0", "0 epochs are too few; give at least 1"), ("two", "invalid int value: 'two'")]
 )

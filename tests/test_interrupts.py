@@ -80,6 +80,7 @@ def test_a_signal_waits_where_it_is_asked_to(number):
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_signal_in_a_finalizer_is_not_lost(number):
@@ -148,7 +149,7 @@ def test_training_that_ends_or_fails_leaves_no_handler(tmp_path):
         small.run(None, callbacks=[Failing()])
 
 
-@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("fails", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("what", ["train", "embed", "stream"])
 def test_calls_from_python_leave_no_handler(what, fails, tmp_path, monkeypatch):
     """The fixture looks at them afterwards."""

@@ -156,6 +156,7 @@ def test_linked_files_exist():
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
+@pytest.mark.slow
 def test_example_runs():
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples" / "train_loop.py"), "1"], capture_output=True, text=True, check=True

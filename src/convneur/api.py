@@ -15,10 +15,10 @@ from convneur.data.image_files import find_images
 from convneur.files import StrPath
 from convneur.models.registry_utils import choose
 from convneur.notes import AlreadyDone, files_hash, model_identity, resolved
-from convneur.outputs import OutputFolder
+from convneur.outputs import OutputFolder, made_once
 from convneur.printing import Console
 from convneur.tasks.predictor import Predictor
-from convneur.tasks.registry import predictor_class_of, task_named
+from convneur.tasks.registry import open_predictor, predictor_class_of, task_named
 from convneur.tasks.results import EvaluationResult, Prediction, Predictions
 from convneur.training.run import train as train_run
 from convneur_options.use import EvaluateOptions, PredictOptions
@@ -149,8 +149,8 @@ def load(model: StrPath, *, which: str | None = None, trust: bool = False) -> Pr
     """A trained model, to predict, evaluate and export with.
 
     Args:
-        model: Folder of a run or model, ``hf-hub:USER/NAME``, a timm name with pretrained weights, or a file of
-            ``convneur export``.
+        model: Folder of a run or model, ``hf-hub:USER/NAME``, a timm name with pretrained weights, a file of
+            ``convneur export``, or a ``.safetensors`` or ``.ckpt`` file of a finished run.
         which: Of a run, ``last`` or ``best`` epoch; the one that ``keep`` made the model if None.
         trust: Load a .pt2 of ``convneur export``, which runs the code in it.
 
@@ -162,9 +162,7 @@ def load(model: StrPath, *, which: str | None = None, trust: bool = False) -> Pr
     source = str(model)
     if which is not None:
         source = str(_epoch_folder(Path(source).expanduser(), choose(which, ("last", "best"), "which")))
-    found: Any = predictor_class_of(source)
-    loaded: Predictor = found.load(source, trust)
-    return loaded
+    return open_predictor(source, trust)
 
 
 def _epoch_folder(run: Path, which: str) -> Path:
@@ -301,13 +299,6 @@ def predict(
         "score": chosen.score,
         "inference": [chosen.window, chosen.scales, chosen.flip],
     }
-    with OutputFolder(Path(out or "runs/predict"), "predict", overwrite) as folder:
-        try:
-            folder.check(made_from)
-        except AlreadyDone as done:
-            console.print(f"convneur: {done}")
-            rows, unreadable = done.told
-            return rows, unreadable
-        found = ask(folder)
-        folder.finish(found)
-        return found
+    folder = OutputFolder(Path(out or "runs/predict"), "predict", overwrite)
+    rows, unreadable = made_once(folder, made_from, ask, console.print)
+    return rows, unreadable

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from convneur.files import NEW, check_folder, file_stem, new_for, remove_entry
 from convneur.locks import acquire, locked, release
-from convneur.notes import OURS, as_json, compare, read_note, write_note
+from convneur.notes import OURS, AlreadyDone, as_json, compare, read_note, write_note
 
+T = TypeVar("T")
 LOCK = ".convneur-lock"
 MODEL = ("config.json", "model.safetensors", "README.md")
 
@@ -266,6 +267,20 @@ class OutputFolder:
                 return verb
         begun = {path.suffix for path in (self.path / "runs").glob("*")}
         return "ablate" if begun == {".lock"} and _names(self.path) == ["runs"] else None
+
+
+def made_once(folder: OutputFolder, made_from: Mapping[str, Any], make: Callable[[OutputFolder], T], tell: Any) -> T:
+    """What ``make`` gives, or what it gave when the same was asked before; ``tell`` is told of the latter."""
+    with folder:
+        try:
+            folder.check(made_from)
+        except AlreadyDone as done:
+            tell(f"convneur: {done}")
+            told: T = done.told
+            return told
+        found = make(folder)
+        folder.finish(found)
+        return found
 
 
 class OutputFile:

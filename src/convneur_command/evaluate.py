@@ -29,8 +29,8 @@ def eval_(
     class, boundaries, confusion matrix, the worst images.
 
     Args:
-        model: Folder of a run or model, hf-hub:USER/NAME, a timm name with pretrained weights, or a
-            file of convneur export.
+        model: Folder of a run or model, hf-hub:USER/NAME, a timm name with pretrained weights, a file of convneur
+            export, or a .safetensors or .ckpt file of a finished run.
         data: As for convneur train. Its validation images are judged by; where it has none, what was held out if the
             model learned from the same --data, and else all training images. See --part for test images.
         out: Folder for metrics.json, predictions.csv and report.html.

@@ -31,8 +31,8 @@ def predict(
 
     Args:
         paths: Image files, folders (searched to the bottom) and globs such as 'photos/*.jpg'.
-        model: Folder of a run or model, hf-hub:USER/NAME, a timm name with pretrained weights, or a
-            file of convneur export.
+        model: Folder of a run or model, hf-hub:USER/NAME, a timm name with pretrained weights, a file of convneur
+            export, or a .safetensors or .ckpt file of a finished run.
         format: Table for people; JSON lines or CSV for programs.
         out: Folder for the pictures of a detector or a segmentation model; for detections.json with all detections in
             COCO's form; for masks, PNG files whose numbers are the classes. runs/predict if not given.

@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
+OURS = ("convneur", "convneur_options", "timm")  # whose lines give no arguments by themselves
 NEW_NAMES = {"globalizer": "token_mixer", "carry_tokens": "token_skip"}
 NEW_VALUES = {("preset", "default"): "linear"}
 SLOT_WEIGHT = ".memory.to_steps.weight"  # how a tensor's name ends that the memory of slots alone has
@@ -70,6 +71,6 @@ def _depth() -> int:
     Python shows a DeprecationWarning only if it is of the program itself.
     """
     depth, frame = 0, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("convneur", "timm"):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in OURS:
         depth, frame = depth + 1, frame.f_back
     return depth

@@ -32,6 +32,7 @@ def file(photo):  # noqa: F811
     return photo.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_classifier_is_told_as_explain_and_predict_tell_it(service, runs, file):  # noqa: F811
     told = service.explain(file, "classifier")
     model, config, _ = load_model(runs / "classifier")
@@ -74,6 +75,7 @@ def test_what_a_model_lacks_is_left_out_and_said(service, file, name, maps, base
     assert note in told.numbers["notes"]
 
 
+@pytest.mark.slow
 def test_only_named_models_are_opened_and_only_once(file):
     opened = []
 

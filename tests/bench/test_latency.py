@@ -103,6 +103,7 @@ def counter(monkeypatch):
     return counter
 
 
+@pytest.mark.slow
 def test_each_model_is_compiled_once_and_apart_from_the_others(counter):
     """Several of one class, which run the same functions, at two sizes; and never while they are timed."""
     names = ["test_convnext", "test_convnext2", "test_convnext3"]
@@ -112,6 +113,7 @@ def test_each_model_is_compiled_once_and_apart_from_the_others(counter):
         assert len(counter.graphs) == count
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compiled_does_not_take_the_others_with_it(monkeypatch):
     compile_ = torch.compile
 
@@ -146,6 +148,7 @@ def test_forms_of_a_model(name, state, placement):
     assert latency.baseline_of(name) == "convnext_femto"
 
 
+@pytest.mark.slow
 def test_titans_can_be_looked_at_before_anything_else_is_built():
     """Its package cannot be imported on the meta device, where the command line and the floor build models."""
     pytest.importorskip("titans_pytorch")

@@ -96,6 +96,7 @@ def test_other_devices_do_not_say():
     assert peak_bytes(lambda: None, torch.device("meta")) is None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the C library is another")
 def test_a_heap_that_is_kept_takes_no_new_pages_and_goes_back_afterwards():
     """In a process of its own, whose heap is its own."""

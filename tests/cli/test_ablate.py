@@ -59,6 +59,7 @@ def test_killed_in_the_middle_it_repeats_nothing_and_ends_with_table_picture_and
     assert "| per_layer" in (out / "placement.md").read_text(), "what was trained before stays in the table"
 
 
+@pytest.mark.slow
 def test_mosaics_are_told_by_distance_and_photographs_by_size(tmp_path):
     few = ["--only", "squeeze-excitation", "--dims", "4", "8", "8", "--depths", "1", "1", "1", "--epochs", "1"]
     small = ["--data", "digits", "--budget", "tiny", "--batch-size", "4", "--fit.accelerator", "cpu", "--workers", "0"]
@@ -75,6 +76,7 @@ def test_mosaics_are_told_by_distance_and_photographs_by_size(tmp_path):
     assert "| accuracy at | 96 px |" in (out / "core.md").read_text()
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_cells(tmp_path, capsys):
     """What another process is at is left to it; what it leaves unfinished is taken up."""
     out = tmp_path / "lab"

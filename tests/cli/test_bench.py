@@ -13,7 +13,9 @@ from convneur_command.main import main
 QUICK = "--models convneur_m1 convnext_atto --rounds 2 --device cpu".split()
 
 
-@pytest.mark.parametrize(("what", "sizes"), [("latency", ["32"]), ("scaling", ["32", "64"])])
+@pytest.mark.parametrize(
+    ("what", "sizes"), [("latency", ["32"]), pytest.param("scaling", ["32", "64"], marks=pytest.mark.slow)]
+)
 def test_table_picture_csv_and_json(what, sizes, tmp_path, capsys):
     assert main(["bench", what, *QUICK, "--sizes", *sizes, "--batches", "1", "--out", str(tmp_path), "--json"]) == 0
     printed = capsys.readouterr()
@@ -76,6 +78,7 @@ def test_tables_fit_whatever_the_numbers():
         assert ("1.234" in text) == bool(exponents)
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_run_is_named_and_the_others_are_timed(tmp_path, capsys):
     shared = ["--rounds", "1", "--sizes", "64", "--batches", "1", "--device", "cpu", "--out", str(tmp_path)]
     assert main(["bench", "latency", "test_convnext", "vit_tiny_patch16_224", *shared]) == 0

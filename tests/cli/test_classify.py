@@ -163,6 +163,7 @@ def test_eval_judges_as_training_did(trained, photos, tmp_path, capsys):
     assert (tmp_path / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_eval_judges_all_images_that_no_run_is_known_to_have_seen(trained, tmp_path, capsys):
     out, _ = trained
     files.odd_folder(tmp_path / "other", good=10)
@@ -222,6 +223,7 @@ def test_finetune_from_our_own_weights(trained, tmp_path, capsys):
     assert "of another variant or memory than --model convneur_m2" in err
 
 
+@pytest.mark.slow
 def test_finetune_from_a_convnext_file(photos, tmp_path, capsys):
     """The model that comes of it is of the right variant; another --model is refused with the name to give."""
     theirs = timm.create_model("convnext_femto", num_classes=5)
@@ -352,6 +354,7 @@ def test_what_cannot_be_compiled_is_refused_before_anything_is_read(tmp_path, ca
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting a small disk needs root")
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, photos):
     mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80m", "tmpfs", str(tmp_path)], check=False)

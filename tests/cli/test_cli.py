@@ -53,6 +53,7 @@ def test_info_fits_a_terminal_and_says_what_it_counts(monkeypatch):
     assert re.search(r"convneur_m3\s+64/128/256/512\s+196/196/196/49\s+9.62\s+1.447", out)
 
 
+@pytest.mark.slow
 def test_info_json():
     code, out, _ = call("info", "--json")
     rows = json.loads(out)["variants"]
@@ -62,6 +63,7 @@ def test_info_json():
     assert rows["convneur_m4"]["local_only"]["params"] == 15593560
 
 
+@pytest.mark.slow
 def test_info_says_which_kernels_serve_here_and_if_not_why(monkeypatch):
     monkeypatch.setattr(ops.linear, "missing", None)
     monkeypatch.setattr(ops.global_branch, "missing", "there is no compiler")
@@ -92,6 +94,7 @@ def demo(tmp_path_factory):
     return folder, out, err
 
 
+@pytest.mark.slow
 def test_demo_prints_one_table(demo):
     _, out, err = demo
     assert re.search(r"convneur .*%.*k.*M", out)
@@ -119,6 +122,7 @@ def test_demo_writes_numbers_weights_and_report(demo):
     assert model.pretrained_cfg["mean"] == [0.0]
 
 
+@pytest.mark.slow
 def test_demo_again_replaces_what_was_there_if_told_to(demo):
     folder, _, _ = demo
     (folder / "convneur" / "mine.txt").write_text("mine")
@@ -135,6 +139,7 @@ def test_demo_again_replaces_what_was_there_if_told_to(demo):
     assert json.loads((folder / "metrics.json").read_text())["recipe"]["seed"] == 1
 
 
+@pytest.mark.slow
 def test_mosaic_demo(tmp_path, monkeypatch):
     from convneur.lab import demo as pair
 
@@ -146,6 +151,7 @@ def test_mosaic_demo(tmp_path, monkeypatch):
     assert (tmp_path / "report.html").read_text().count("data:image/png;base64,") == 2
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_one_line_and_keeps_what_was_done(tmp_path):
     """In a terminal, as people see it: the bar shows the first epoch's accuracy, then comes Ctrl-C."""
     ours, theirs = pty.openpty()

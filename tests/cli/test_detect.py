@@ -120,6 +120,7 @@ def test_predict_needs_a_folder_to_draw_into(trained, scenes, capsys):
     assert call(capsys, "predict", image, "--model", str(trained), "--out", image) == (2, "", line)
 
 
+@pytest.mark.slow
 def test_a_run_begins_from_a_detector_of_other_classes_or_from_a_classifier(trained, scenes, tmp_path, capsys):
     """A step at a rate of almost nothing leaves in place what was loaded."""
     still = [*SMALL, "--epochs", "1", "--optim.lr", "1e-12", "--ema", "0"]
@@ -274,6 +275,7 @@ def test_backbones_of_one_size_are_refused(scenes, tmp_path, capsys):
     assert "takes images of one size only" in stderr
 
 
+@pytest.mark.slow
 def test_an_image_of_one_pixel_a_side_ends_nothing(trained, tmp_path, capsys):
     for name, size in (("flat", (600, 1)), ("thin", (1, 600)), ("dot", (1, 1)), ("usual", (64, 64))):
         Image.new("RGB", size, "red").save(tmp_path / f"{name}.png")

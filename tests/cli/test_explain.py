@@ -171,6 +171,7 @@ def test_backbones_of_other_runs_are_given_what_prediction_gives_them(name, runs
     assert len(inspect(subject.backbone, prepared).stages) == 4
 
 
+@pytest.mark.slow
 def test_a_detector_is_explained_at_another_size(runs, photo, tmp_path, capsys):
     arguments = ["--model", str(runs / "detector"), "--out", str(tmp_path), "--image-size", "40"]
     code, table, err = call(capsys, "explain", str(photo.parent), *arguments)
@@ -191,6 +192,7 @@ def test_a_name_has_random_weights_and_says_so(photo, tmp_path, capsys):
     assert "The weights are random" in (tmp_path / f"{photo.stem}.html").read_text()
 
 
+@pytest.mark.slow
 def test_without_grad_cam_all_else_is_told(runs, photo, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
     bad = tmp_path / "bad.png"

@@ -105,6 +105,7 @@ def test_predict_answers_as_with_the_model(exported, folder, photos):
         assert [each["score"] for each in one["top"]] == pytest.approx([e["score"] for e in other["top"]], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_eval_judges_as_with_the_model(exported, fixed, folder, photos, tmp_path):
     judged = {}
     for name, model in (("model", folder), ("file", exported[0]), ("fixed", fixed)):
@@ -118,6 +119,7 @@ def test_eval_judges_as_with_the_model(exported, fixed, folder, photos, tmp_path
     assert set(judged["fixed"]["top1_by_image_size"]) == {"40"}, "the file takes no other"
 
 
+@pytest.mark.slow
 def test_a_file_for_one_size(fixed, photos):
     assert load_exported(fixed, trust=True).config["input_size"] == [3, 40, 40]
     image = str(photos / "one" / "0.png")
@@ -126,6 +128,7 @@ def test_a_file_for_one_size(fixed, photos):
     assert "48 x 48 px do not fit this file, which is for 40 x 40 px; leave --image-size out" in line
 
 
+@pytest.mark.slow
 def test_a_file_that_calls_our_operations_answers_as_the_model(folder, photos, tmp_path):
     file, image = tmp_path / "kept.pt2", str(photos / "one" / "0.png")
     code, _, err = call("export", str(folder), *QUICK, "--keep-ops", "--out", str(file))
@@ -203,6 +206,7 @@ def test_what_is_not_installed(folder, tmp_path, monkeypatch):
         assert "needs a C++ compiler; install g++" in refused("export", str(folder), "--format", "aoti")
 
 
+@pytest.mark.slow
 def test_a_wrong_export_is_taken_away(folder, tmp_path, monkeypatch):
     export = convneur.export.export_model
 
@@ -219,6 +223,7 @@ def test_a_wrong_export_is_taken_away(folder, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_what_was_there(folder, tmp_path, monkeypatch):
     batches = checks.photo_batches
 

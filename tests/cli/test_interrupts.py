@@ -76,7 +76,9 @@ def places(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("verb", "where", "arguments"), PHASES, ids=lambda value: str(value).rpartition(".")[2][:20])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)], ids=["SIGINT", "SIGTERM"]
+)
 def test_a_signal_ends_the_verb_and_nothing_stays(verb, where, arguments, number, places, tmp_path, monkeypatch):
     module, _, path = where.partition(":")
     *owner, name = path.split(".")

@@ -91,7 +91,7 @@ def test_images_of_one_of_the_classes_are_judged_and_the_others_named(kind, tmp_
 
 
 @pytest.mark.parametrize("options", [(), ("--val-share", "0.5"), ("--seed", "3")], ids=" ".join)
-@pytest.mark.parametrize("part", ["val", "test"])
+@pytest.mark.parametrize("part", ["val", pytest.param("test", marks=pytest.mark.slow)])
 def test_data_without_images_to_train_on_is_judged_whole(part, options, tmp_path, capsys):
     save_model(create("convneur_m1", **CLASSIFIER), tmp_path / "model", CLASSIFIER, ["a", "b", "0"])
     formats.class_folders(tmp_path / "data", {part: 4})

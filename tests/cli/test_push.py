@@ -85,6 +85,7 @@ def push(hub, folder: Path, *arguments: str, token: str) -> subprocess.Completed
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=120)
 
 
+@pytest.mark.slow
 def test_a_pushed_model_is_on_the_hub_as_it_is_on_disk(hub, tmp_path):
     folder = tmp_path / "run" / "model"
     save_model(create_model("convneur_m1", num_classes=2), folder, {"num_classes": 2}, card="# Card")

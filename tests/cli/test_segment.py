@@ -124,7 +124,7 @@ def test_masks_that_are_odd_are_refused_if_asked(scenes, tmp_path, capsys):
     assert "1.png" in stderr
 
 
-def test_odd_held_out_masks_are_counted(trained, scenes, tmp_path, capsys):
+def test_unknown_labels_in_held_out_masks_are_counted(trained, scenes, tmp_path, capsys):
     root = tmp_path / "data"
     shutil.copytree(scenes, root)
     copied = (scenes / "train" / "images" / "1.png").read_bytes()
@@ -136,7 +136,7 @@ def test_odd_held_out_masks_are_counted(trained, scenes, tmp_path, capsys):
     assert code == 0, stderr
     assert "1 masks have pixels of no class" in stdout
     assert list(json.loads((out / "metrics.json").read_text())["unknown_labels"].values()) == [4]
-    assert "Odd masks" in (out / "report.html").read_text()
+    assert "Masks with unknown labels" in (out / "report.html").read_text()
 
 
 def test_classes_without_a_pixel_to_judge_by_are_named(trained, scenes, tmp_path, capsys):
@@ -152,6 +152,7 @@ def test_classes_without_a_pixel_to_judge_by_are_named(trained, scenes, tmp_path
     assert "nan" not in stdout + stderr
 
 
+@pytest.mark.slow
 def test_colours_a_run_of_another_task_and_the_baseline(scenes, tmp_path, capsys):
     """Masks of colours; weights of a classifier; no memory; U-Net with all losses on."""
     root = tmp_path / "data"
@@ -234,10 +235,10 @@ def test_what_would_fetch_something_is_refused(trained, tmp_path, change):
         load_segmenter(tmp_path)
 
 
-def test_odd_training_masks_are_in_the_report(trained):
+def test_unknown_labels_of_training_masks_are_in_the_report(trained):
     numbers = json.loads((trained / "metrics.json").read_text())
     assert {name.rsplit("/", 1)[-1]: count for name, count in numbers["unknown_labels"].items()} == {"1.png": 4}
-    assert "Odd masks" in (trained / "report.html").read_text()
+    assert "Masks with unknown labels" in (trained / "report.html").read_text()
 
 
 def test_sizes_and_parts_that_are_none(trained, scenes, tmp_path, capsys):

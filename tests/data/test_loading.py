@@ -48,7 +48,7 @@ def source_of(kind, tmp_path) -> Source:
     )
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_neither_workers_nor_a_later_start_change_what_comes(workers):
     source = open_source("digits")
     reference = batches(ImageData(source, TO, AUGMENT, 256, seed=5, workers=0))
@@ -131,7 +131,7 @@ def test_workers_share_what_is_kept(start):
     assert saved[4] == pytest.approx(saved[1], abs=0.03)
 
 
-@pytest.mark.parametrize("workers", [0, 2, 3])
+@pytest.mark.parametrize("workers", [0, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_shards_go_on_at_the_sample(tmp_path, workers):
     data = ImageData(source_of("wds", tmp_path), TO, AUGMENT, 8, seed=5, workers=workers)
     whole = batches(data)
@@ -316,6 +316,7 @@ time.sleep(0.3)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="processes hand memory over by other means here")
 @pytest.mark.parametrize("how", ["as it is", "as a loader's worker"])
 def test_workers_whose_process_ends_while_it_fetches_say_nothing(how):

@@ -68,6 +68,7 @@ def test_it_is_for_the_sizes_that_a_portable_file_is_for(kept, portable):
     assert bounds[0] == bounds[1]
 
 
+@pytest.mark.slow
 def test_a_process_without_convneur_runs_a_portable_file_and_refuses_the_other(kept, portable, tmp_path):
     write_program(portable.program, tmp_path / "portable.pt2", {})
     images = photos(kept.model, SIZES)[3]

@@ -51,6 +51,7 @@ def photo(tmp_path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_the_file_that_is_refused_below_does_run_code(evil, tmp_path):
     file, marker = evil
     with contextlib.suppress(ValueError):  # what the pickle gives is no sample input

@@ -155,6 +155,7 @@ def test_stems_of_other_scripts_are_cut_between_letters():
     assert [file_stem(name) for name in ("a[1] b", "..", "")] == ["a[1] b", "..", ""]
 
 
+@pytest.mark.slow
 def test_no_encoding_ends_a_command():
     script = (
         "from convneur.printing import Console, guard_process, print_csv, print_json, print_row\n"
@@ -219,6 +220,7 @@ def test_a_table_that_goes_to_a_file_breaks_no_name(monkeypatch):
     assert max(map(len, out.getvalue().splitlines())) < 400
 
 
+@pytest.mark.slow
 def test_the_same_warning_is_shown_once():
     """Whatever a library does to the filters meanwhile."""
     code = (

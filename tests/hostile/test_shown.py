@@ -111,6 +111,7 @@ def test_answers_hold_names_as_they_are(name, format, capsys, monkeypatch):
             assert out.count(printable(name).strip()) >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_figures_draw_names_as_they_are():
     names = list(NASTY.values())
@@ -202,6 +203,7 @@ def test_predict_names_a_folder_of_nasty_names(photos, classifier, capsys, monke
     assert {answer["label"] for answer in rows[0]["top"]} == set(NASTY.values())
 
 
+@pytest.mark.slow
 def test_explain_shows_a_folder_of_nasty_names(photos, classifier, tmp_path, capsys):
     names = ("\x1b[31mred\x9b0m.png", "q[/b].png", "<script>alert(1)</script>".replace("/", "") + ".png")
     paths = [photos / name for name in names]

@@ -5,47 +5,14 @@ Shape letters: B batch, C channels, H W pixels, D width of the features.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-import timm
 import torch
 from torch import Tensor, nn
 
-from convneur.data.semantic.loading import MEAN, STD
 from convneur.data.transforms import Preprocessing
-from convneur.models import load_model
-from convneur.models.hub import model_folder
 from convneur.models.weights import weights_hash
-from convneur.tasks.detection.saved import detector_folder, load_detector
-from convneur.tasks.saved import find_model, read_config
-from convneur.tasks.segmentation.saved import load_segmenter, segmenter_folder
-
-
-class ClassifierFeatures(nn.Module):
-    """What the last layer of a classifier sees: images (B, C, H, W) -> (B, D)."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Pooled, normed where the model does so."""
-        model = cast(Any, self.model)
-        return model.forward_head(model.forward_features(images), pre_logits=True)
-
-
-class BodyFeatures(nn.Module):
-    """The mean over the last map of a detector's or a segmentation model's backbone: images (B, C, H, W) -> (B, D)."""
-
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
-        self.body = body
-        self.channels_last = getattr(body, "output_fmt", "NCHW") == "NHWC"  # Swin's maps, for one
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Pooled over height and width."""
-        last: Tensor = self.body(images)[-1]
-        return last.mean((1, 2) if self.channels_last else (2, 3))
+from convneur.tasks.registry import open_predictor
 
 
 class FeatureModel(NamedTuple):
@@ -71,36 +38,12 @@ def load_features(source: str, image_size: int | None = None) -> FeatureModel:
         FileNotFoundError: If there is no such folder or name.
         ValueError: If it cannot be loaded, or gives no features of images of that size.
     """
-    if detector_folder(source) is not None:
-        detector: Any = load_detector(source).model
-        stats = {"mean": detector.transform.image_mean, "std": detector.transform.image_std}
-        module, config = _of_body(detector.backbone.body, source, "detector", stats)
-    elif segmenter_folder(source) is not None:
-        body = load_segmenter(source).model.body
-        module, config = _of_body(body, source, "segmenter", {"mean": MEAN, "std": STD})
-    else:
-        loaded = load_model(source)
-        folder = model_folder(source)
-        arguments = read_config(folder).get("model_args") if folder is not None else None
-        module, config = ClassifierFeatures(loaded.model), loaded.config | {"model_args": arguments}
-    preprocessing = Preprocessing.of(config, image_size)
-    identity = {
-        "architecture": config.get("architecture"),
-        "arguments": config["model_args"] or {},  # weights fit several memories
-        "weights": weights_hash(module),
-    }
+    predictor = open_predictor(source)
+    module, preprocessing = predictor.feature_module(), predictor.preprocessing(image_size)
+    architecture, arguments = predictor.architecture
+    # Weights fit several memories: the arguments tell them apart.
+    identity = {"architecture": architecture, "arguments": arguments, "weights": weights_hash(module)}
     return FeatureModel(module.eval(), preprocessing, _width(module, preprocessing, source), identity)
-
-
-def _of_body(body: nn.Module, source: str, key: str, stats: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
-    """The backbone of a larger model, and timm's description of it with that model's mean and std of pixels."""
-    folder = find_model(source, key)
-    assert folder is not None
-    arguments = read_config(folder)[key]
-    name = arguments["backbone"]
-    told = {"architecture": name, "model_args": arguments.get("backbone_args")}
-    described: Any = timm.get_pretrained_cfg(name)
-    return BodyFeatures(body), described.to_dict() | told | stats
 
 
 @torch.inference_mode()

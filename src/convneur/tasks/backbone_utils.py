@@ -13,6 +13,7 @@ from timm.optim import param_groups_layer_decay
 from timm.utils.model import freeze_batch_norm_2d
 from torch import Tensor, nn
 
+from convneur.data.transforms import Preprocessing
 from convneur.models import VARIANTS, ConvNeur
 from convneur_options.run import RunConfig
 
@@ -61,6 +62,12 @@ def body_of(detector: nn.Module) -> nn.Module:
     pyramid: Any = detector.get_submodule("backbone")
     body: nn.Module = pyramid.body
     return body
+
+
+def backbone_preprocessing(name: str, mean: Any, std: Any, image_size: int | None) -> Preprocessing:
+    """What timm says that a backbone expects, with the mean and deviation of pixels of what stands on it."""
+    described: Any = timm.get_pretrained_cfg(name)
+    return Preprocessing.of(described.to_dict() | {"mean": mean, "std": std}, image_size)
 
 
 def body_maps(body: nn.Module, images: Tensor) -> list[Tensor]:

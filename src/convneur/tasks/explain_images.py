@@ -17,8 +17,8 @@ from convneur.explain.inspected_model import InspectedModel
 from convneur.explain.page import write_page
 from convneur.files import StrPath, write_atomic
 from convneur.models import ConvNeur
-from convneur.notes import AlreadyDone, files_hash, model_identity
-from convneur.outputs import OutputFolder
+from convneur.notes import files_hash, model_identity
+from convneur.outputs import OutputFolder, made_once
 from convneur.printing import Console, Progress
 from convneur.reports.page import made_by, png, versions
 from convneur.tasks.inspection import open_inspected
@@ -67,20 +67,16 @@ def explain(
         "image_size": image_size,
         "max_megapixels": max_megapixels,
     }
-    with OutputFolder(Path(out), "explain", overwrite) as folder:
-        try:
-            folder.check(made_from)
-        except AlreadyDone as done:
-            console.print(f"convneur: {done}")
-            rows, unreadable = done.told
-            return rows, unreadable
+
+    def make(folder: OutputFolder) -> Explained:
         with console.status(f"Loading {name}"):
             inspected = open_inspected(name, image_size)
         if not inspected.trained:
             console.print(f"{name} has no trained weights: its maps show what can be seen, and mean nothing")
-        found = _explain(folder, files, inspected, round(max_megapixels * 1e6), console, command)
-        folder.finish(found)
-        return found
+        return _explain(folder, files, inspected, round(max_megapixels * 1e6), console, command)
+
+    rows, unreadable = made_once(OutputFolder(Path(out), "explain", overwrite), made_from, make, console.print)
+    return rows, unreadable
 
 
 def _explain(

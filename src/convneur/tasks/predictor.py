@@ -18,6 +18,7 @@ from convneur.files import StrPath
 from convneur.models.prepare_for_inference import prepare_for_inference
 from convneur.outputs import OutputFolder
 from convneur.printing import Console, Progress, tell_notes
+from convneur.tasks.features import Features
 from convneur.tasks.results import EvaluationResult, Prediction, Predictions
 from convneur.tasks.run_data import RunData, run_data_of
 from convneur_options.run import RunConfig
@@ -174,7 +175,8 @@ class Predictor(ABC):
         Raises:
             ValueError: If an image cannot be read: rows belong to images by their number.
         """
-        return torch.cat([self._pooled(batch).float().cpu() for batch in self._batches(images, progress, options)])
+        module = self.feature_module()
+        return torch.cat([module(batch).float().cpu() for batch in self._batches(images, progress, options)])
 
     @torch.inference_mode()
     def features(
@@ -185,7 +187,8 @@ class Predictor(ABC):
         Raises:
             ValueError: If an image cannot be read.
         """
-        found = [[each.float().cpu() for each in self._maps(x)] for x in self._batches(images, progress, options)]
+        module = self.feature_module()
+        found = [[each.float().cpu() for each in module.maps(x)] for x in self._batches(images, progress, options)]
         return [torch.cat(maps) for maps in zip(*found, strict=True)]
 
     def _batches(
@@ -207,12 +210,17 @@ class Predictor(ABC):
         """What the backbone expects of an image, at another size if one is given."""
 
     @abstractmethod
-    def _pooled(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) -> vectors (B, D)."""
+    def feature_module(self) -> Features:
+        """What comes before the head.
 
+        Raises:
+            ValueError: If the model is a file that only answers.
+        """
+
+    @property
     @abstractmethod
-    def _maps(self, images: Tensor) -> list[Tensor]:
-        """Images (B, C, H, W) -> maps of the stages (B, C, H, W)."""
+    def architecture(self) -> tuple[str, dict[str, Any]]:
+        """Name in timm of the classifier or backbone, and its arguments."""
 
     def to_device(self) -> torch.device:
         """Make the model ready for where it computes best here."""

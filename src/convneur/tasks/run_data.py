@@ -77,7 +77,8 @@ def run_data_of(model: Path) -> RunData:
     Raises:
         ValueError: If what the run kept is damaged.
     """
-    for folder in (model, model.parent):
+    model = model.expanduser()
+    for folder in (model.parent, model.parent.parent) if model.is_file() else (model, model.parent):
         if (folder / "run.json").is_file():
             settings = read_json(folder / "run.json", "give --val-share and --seed, and the folder of the model alone")
             with within(str(folder / "run.json")):

@@ -15,7 +15,9 @@ from tests.tasks.detection.builders import TINY, detector, scenes
 KINDS = get_args(DetectorKind)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in ("faster_rcnn", "cascade_rcnn"))) for kind in KINDS]
+)
 def test_losses_reach_every_parameter_and_detections_have_their_form(kind):
     model = detector(kind)
     images, targets = scenes()

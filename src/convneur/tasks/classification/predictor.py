@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image, ImageDraw
@@ -19,15 +19,18 @@ from convneur.data.shards import Shards
 from convneur.data.sources import Source, open_source
 from convneur.data.transforms import Preprocessing, eval_transform
 from convneur.devices import require_finite
-from convneur.export import export_model, open_model
+from convneur.export import Runtime, export_model, open_model
 from convneur.export.export_metadata import ExportMetadata
 from convneur.files import StrPath
 from convneur.models import save_model
+from convneur.models.hub import model_folder
 from convneur.printing import Console, Progress
 from convneur.tasks.classification.evaluation import Evaluation, evaluate
 from convneur.tasks.classification.report import ClassifierEvaluation
+from convneur.tasks.features import ClassifierFeatures
 from convneur.tasks.predictor import Predictor
 from convneur.tasks.results import EvaluationResult, Prediction
+from convneur.tasks.saved import read_config
 from convneur_options.use import EvaluateOptions, PredictOptions
 
 SCALES = (0.75, 1.5)  # other sizes that a classifier is evaluated at, over its own
@@ -118,7 +121,9 @@ class Classifier(Predictor):
         """
         model, config, labels = open_model(source, trust)
         classes = labels or [str(number) for number in range(config["num_classes"])]
-        return cls(Path(source).name, model, classes, config, source=source, named=labels is not None)
+        folder = None if isinstance(model, Runtime) else model_folder(source)
+        arguments = read_config(folder).get("model_args") if folder is not None else None
+        return cls(Path(source).name, model, classes, config, arguments or {}, source, labels is not None)
 
     def save(self, folder: StrPath, card: str) -> None:
         """As timm and the hub have models; see `convneur.models.save_model`."""
@@ -128,19 +133,16 @@ class Classifier(Predictor):
         """What the model expects of an image."""
         return Preprocessing.of(self.config, image_size)
 
-    def _pooled(self, images: Tensor) -> Tensor:
-        model = self._open_inside()
-        pooled: Tensor = model.forward_head(model.forward_features(images), pre_logits=True)
-        return pooled
-
-    def _maps(self, images: Tensor) -> list[Tensor]:
-        maps: list[Tensor] = self._open_inside().forward_intermediates(images, intermediates_only=True)
-        return maps
-
-    def _open_inside(self) -> Any:
+    def feature_module(self) -> ClassifierFeatures:
+        """All but the last layer."""
         if not hasattr(self.model, "forward_features"):
             raise ValueError(f"{self.name} is a file that answers and has no features; give the model it was made from")
-        return cast(Any, self.model)
+        return ClassifierFeatures(self.model)
+
+    @property
+    def architecture(self) -> tuple[str, dict[str, Any]]:
+        """Of the classifier."""
+        return self.config.get("architecture", self.name), self.model_args
 
     def _predict(
         self, images: Any, options: PredictOptions, device: torch.device

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import timm
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ from convneur.data.transforms import Preprocessing
 from convneur.files import StrPath, write_atomic, write_image
 from convneur.outputs import OutputFolder
 from convneur.printing import Console, Progress
-from convneur.tasks.backbone_utils import body_maps, body_of
+from convneur.tasks.backbone_utils import backbone_preprocessing, body_of
 from convneur.tasks.detection.drawing import draw_found
 from convneur.tasks.detection.evaluation import evaluate_detector
 from convneur.tasks.detection.mask_paste import masks_of_boxes
@@ -31,6 +30,7 @@ from convneur.tasks.detection.metrics import coco_results
 from convneur.tasks.detection.models import WITH_MASKS
 from convneur.tasks.detection.report import DetectorEvaluation
 from convneur.tasks.detection.saved import load_detector, save_detector
+from convneur.tasks.features import BodyFeatures
 from convneur.tasks.predictor import Predictor, Saver
 from convneur.tasks.results import Prediction
 from convneur_options.use import EvaluateOptions, PredictOptions
@@ -175,17 +175,18 @@ class Detector(Predictor):
 
     def preprocessing(self, image_size: int | None = None) -> Preprocessing:
         """What timm says of the backbone, with the detector's mean and deviation of pixels."""
-        described: Any = timm.get_pretrained_cfg(self.arguments["backbone"])
         transform: Any = self.model.get_submodule("transform")
-        return Preprocessing.of(
-            described.to_dict() | {"mean": transform.image_mean, "std": transform.image_std}, image_size
-        )
+        backbone = self.arguments["backbone"]
+        return backbone_preprocessing(backbone, transform.image_mean, transform.image_std, image_size)
 
-    def _pooled(self, images: Tensor) -> Tensor:
-        return self._maps(images)[-1].mean((2, 3))
+    def feature_module(self) -> BodyFeatures:
+        """The backbone."""
+        return BodyFeatures(body_of(self.model))
 
-    def _maps(self, images: Tensor) -> list[Tensor]:
-        return body_maps(body_of(self.model), images)
+    @property
+    def architecture(self) -> tuple[str, dict[str, Any]]:
+        """Of the backbone."""
+        return self.arguments["backbone"], self.arguments.get("backbone_args") or {}
 
     def _predict(
         self, images: Any, options: PredictOptions, device: torch.device

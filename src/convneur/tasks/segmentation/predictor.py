@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import timm
 import torch
 from PIL import Image
-from torch import Tensor
 
 from convneur.data.decode import UnreadableImageError
 from convneur.data.known_classes import pixels_of
@@ -25,7 +23,8 @@ from convneur.data.transforms import Preprocessing
 from convneur.files import StrPath, write_atomic, write_image
 from convneur.outputs import OutputFolder
 from convneur.printing import Console, Progress, printable
-from convneur.tasks.backbone_utils import body_maps
+from convneur.tasks.backbone_utils import backbone_preprocessing
+from convneur.tasks.features import BodyFeatures
 from convneur.tasks.predictor import Predictor, Saver
 from convneur.tasks.results import EvaluationResult, Prediction
 from convneur.tasks.segmentation.evaluation import evaluate_segmenter
@@ -141,14 +140,16 @@ class SegmentationPredictor(Predictor):
 
     def preprocessing(self, image_size: int | None = None) -> Preprocessing:
         """What timm says of the backbone, with our mean and deviation of pixels."""
-        described: Any = timm.get_pretrained_cfg(self.arguments["backbone"])
-        return Preprocessing.of(described.to_dict() | {"mean": MEAN, "std": STD}, image_size)
+        return backbone_preprocessing(self.arguments["backbone"], MEAN, STD, image_size)
 
-    def _pooled(self, images: Tensor) -> Tensor:
-        return self._maps(images)[-1].mean((2, 3))
+    def feature_module(self) -> BodyFeatures:
+        """The backbone."""
+        return BodyFeatures(self.model.body)
 
-    def _maps(self, images: Tensor) -> list[Tensor]:
-        return body_maps(self.model.body, images)
+    @property
+    def architecture(self) -> tuple[str, dict[str, Any]]:
+        """Of the backbone."""
+        return self.arguments["backbone"], self.arguments.get("backbone_args") or {}
 
     def _predict(
         self, images: Any, options: PredictOptions, device: torch.device
