@@ -111,6 +111,7 @@ def few_streets(data_dir: Path) -> tuple[Image.Image, dict]:
     return Image.open(file).convert("RGB"), settings
 
 
+@pytest.mark.slow
 def test_python_blocks_of_the_guide_run():
     mosaics, detection = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guide.md").read_text(), re.DOTALL)
     names: dict = {}

@@ -105,8 +105,8 @@ def train(
     spec = task_named(task)
     config, chosen = settings_of(spec, str(data), recipe, settings)
     named = {"recipe": recipe} | settings if isinstance(recipe, str) else settings
-    told = "".join(f", {name}={value!r}" for name, value in named.items())
-    command = f"convneur.train({str(data)!r}, {task!r}{told})"
+    given = "".join(f", {name}={value!r}" for name, value in named.items())
+    command = f"convneur.train({str(data)!r}, {task!r}{given})"
     console = Console(stderr=True, quiet=not progress)
     try:
         train_run(spec, config, chosen, out, resume, overwrite, console, command)
@@ -225,11 +225,11 @@ def evaluate(
         predictor_class_of(name).checked(EvaluateOptions, options)
         with console.status(f"Loading {name}"):
             predictor = load(name, trust=trust)
-        told = predictor.evaluate(data, progress=progress, **options)
+        result = predictor.evaluate(data, progress=progress, **options)
         folder.start()
-        told.save(folder.path, command or f"convneur.evaluate({name!r}, {data!r})")
+        result.save(folder.path, command or f"convneur.evaluate({name!r}, {data!r})")
         folder.finish()
-    return told
+    return result
 
 
 Found = tuple[list[dict[str, Any]], list[tuple[str, str]]]

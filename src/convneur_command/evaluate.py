@@ -45,5 +45,5 @@ def eval_(
         from convneur.api import evaluate
 
     command = " ".join(["convneur", *sys.argv[1:]])
-    told = evaluate(model, data, out, trust=trust, overwrite=overwrite, command=command, **asdict(options))
-    told.show(f"Report: {out / 'report.html'}   numbers: {out / 'metrics.json'}")
+    result = evaluate(model, data, out, trust=trust, overwrite=overwrite, command=command, **asdict(options))
+    result.show(f"Report: {out / 'report.html'}   numbers: {out / 'metrics.json'}")

@@ -103,5 +103,5 @@ def _train(task: str, config: Any, recipe: Any, run: RunOptions) -> None:
     if trained is not None:
         out = run.out
         where = f"Report: {out / 'report.html'}   model: {out / 'model'}   numbers: {out / 'metrics.json'}"
-        told, kept = trained
-        told.show(epochs_line(kept), where)
+        result, kept = trained
+        result.show(epochs_line(kept), where)

@@ -63,7 +63,7 @@ class PredictOptions(ImageOptions):
 
     Attributes:
         top_k: Answers per image, of a classifier; 3 if not given.
-        score: Of a detector: from which a detection is drawn and told; 0.5 if not given.
+        score: Of a detector: from which a detection is drawn and listed; 0.5 if not given.
     """
 
     top_k: int | None = None

@@ -61,8 +61,8 @@ def test_a_classifier_is_told_as_explain_and_predict_tell_it(service, runs, file
     [
         ("local", False, False, True, NO_GATES),
         ("added", False, True, True, NO_GATES),
-        ("detector", True, True, False, NO_ANSWERS),
-        ("segmenter", True, True, False, NO_ANSWERS),
+        pytest.param("detector", True, True, False, NO_ANSWERS, marks=pytest.mark.slow),
+        pytest.param("segmenter", True, True, False, NO_ANSWERS, marks=pytest.mark.slow),
         ("resnet", False, False, False, NO_GATES),
     ],
 )

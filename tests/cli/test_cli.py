@@ -103,6 +103,7 @@ def test_demo_prints_one_table(demo):
     assert "Traceback" not in out + err
 
 
+@pytest.mark.slow
 def test_demo_writes_numbers_weights_and_report(demo):
     folder, _, _ = demo
     assert sorted(p.name for p in folder.iterdir()) == [

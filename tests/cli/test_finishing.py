@@ -35,7 +35,7 @@ TASKS = {
 }
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ["classification", pytest.param("detection", marks=pytest.mark.slow), "segmentation"])
 def test_a_model_is_safe_before_it_is_judged_and_judged_by_resume(task, tmp_path, monkeypatch, capsys):
     write, small, judge, load = TASKS[task]
     command = ["train", task, "--data", str(write(tmp_path / "data")), *small, "--workers", "0", "--keep", "best"]

@@ -131,7 +131,7 @@ def test_workers_share_what_is_kept(start):
     assert saved[4] == pytest.approx(saved[1], abs=0.03)
 
 
-@pytest.mark.parametrize("workers", [0, 2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [0, *(pytest.param(each, marks=pytest.mark.slow) for each in (2, 3))])
 def test_shards_go_on_at_the_sample(tmp_path, workers):
     data = ImageData(source_of("wds", tmp_path), TO, AUGMENT, 8, seed=5, workers=workers)
     whole = batches(data)

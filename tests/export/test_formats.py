@@ -14,6 +14,7 @@ from tests.export.builders import (
     EXPECTS,
     LABELS,
     ONE_STAGE,
+    KINDS,
     QUICK,
     SIZES,
     Exported,
@@ -25,7 +26,11 @@ from tests.export.builders import (
 )
 
 
-@pytest.fixture(scope="module", params=[*QUICK, pytest.param("aoti", marks=pytest.mark.slow)], ids=str)
+@pytest.fixture(
+    scope="module",
+    params=[*QUICK, *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind not in QUICK)],
+    ids=str,
+)
 def found(request, tmp_path_factory) -> Exported:
     whole = request.param == "keep-ops"  # others take long; the slow part of test_variants.py has two stages for them
     return exported(tmp_path_factory.mktemp(request.param), request.param, small(**{} if whole else ONE_STAGE))

@@ -24,8 +24,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "concat": {"fusion": "concat"},
     "attention": {"token_mixer": "attention"},
 }
-# With those in test_formats.py each format but OpenVINO meets the default memory and another, any size and one size; the
-# rest of the product is slow.
+# With those in test_formats.py each format but OpenVINO meets the default memory and another, any size and one size.
+# The rest of the product is slow.
 COVER = [
     ("onnx", "published", False),
     ("keep-ops", "published", False),

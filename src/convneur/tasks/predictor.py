@@ -26,7 +26,7 @@ from convneur_options.use import EvaluateOptions, ImageOptions, PredictOptions
 
 
 class Saver:
-    """Writes predictions to a folder; of those that are told in words, nothing."""
+    """Writes predictions to a folder; of those that are words, nothing."""
 
     def __init__(self, folder: OutputFolder) -> None:
         self.folder = folder
@@ -133,12 +133,12 @@ class Predictor(ABC):
         source = run.not_learned(source, data, console)
         if source.held_out.startswith("all of "):  # nothing is held out: no known run of the model's learned from it
             console.print(f"all {len(source.val):,} images are judged by; --val-share judges by a share of them")
-        told = self._evaluate(source, chosen, self.to_device(), console)
-        missing = [name for name in source.classes if name not in set(self._judged_classes(source, found, told))]
+        result = self._evaluate(source, chosen, self.to_device(), console)
+        missing = [name for name in source.classes if name not in set(self._judged_classes(source, found, result))]
         if missing:
             before, after = self.missing
             console.print(f"classes that the data does not have{before}: {', '.join(missing)}{after}", style="yellow")
-        return told
+        return result
 
     missing: ClassVar[tuple[str, str]] = (", and are not judged", "")  # what becomes of such classes
 
@@ -156,7 +156,7 @@ class Predictor(ABC):
     ) -> EvaluationResult:
         """Ask about all held-out images."""
 
-    def _judged_classes(self, source: Any, found: Sequence[str], told: EvaluationResult) -> Sequence[str]:
+    def _judged_classes(self, source: Any, found: Sequence[str], result: EvaluationResult) -> Sequence[str]:
         """Classes that there was something to judge by."""
         return found
 

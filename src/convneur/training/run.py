@@ -165,9 +165,9 @@ def _finish(trained: Trained, out: Path, config: RunConfig, recipe: Any, console
     # Judging may fail, on a held-out file or for want of memory; the models are safe before.
     for each, kept in zip(trained.predictors, summary.kept, strict=True):
         each.save(out / kept.folder, kept.card(predictor.name))
-    told = predictor.evaluate_run(trained.source, config, recipe, console)
-    told.save(out, command, summary)
-    return told, summary.kept
+    evaluation = predictor.evaluate_run(trained.source, config, recipe, console)
+    evaluation.save(out, command, summary)
+    return evaluation, summary.kept
 
 
 def _tell_found(source: Any, config: RunConfig, recipe: Any, world: int, out: Path, console: Console) -> None:
@@ -188,8 +188,8 @@ def _tell_found(source: Any, config: RunConfig, recipe: Any, world: int, out: Pa
 
 def _counted(images: Any) -> str:
     """How many images there are, and objects on them."""
-    told = f"{len(images):,} images"
+    text = f"{len(images):,} images"
     if not hasattr(images, "objects"):
-        return told
+        return text
     counts = [len(each) for each in images.objects]
-    return f"{told} with {sum(counts):,} objects ({sum(not count for count in counts):,} with none)"
+    return f"{text} with {sum(counts):,} objects ({sum(not count for count in counts):,} with none)"

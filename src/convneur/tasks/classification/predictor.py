@@ -43,7 +43,7 @@ class ClassifierPrediction(Prediction):
     Attributes:
         scores: (classes,) probabilities.
         classes: Names.
-        top_k: Answers that are told.
+        top_k: Answers that are listed.
     """
 
     scores: Tensor
@@ -178,7 +178,7 @@ class Classifier(Predictor):
             )
         return source
 
-    def _judged_classes(self, source: Source, found: Any, told: EvaluationResult) -> list[str]:
+    def _judged_classes(self, source: Source, found: Any, result: EvaluationResult) -> list[str]:
         return judged_classes(source)
 
     def _evaluate(

@@ -73,25 +73,29 @@ class ClassifierEvaluation(EvaluationResult):
     @property
     def numbers(self) -> dict[str, Any]:
         """Accuracy, calibration, per class, and the confusion matrix."""
-        told = self.answers
+        answers = self.answers
         return {
-            "top1": told.top1,
-            "top5": told.top5,
-            "loss": told.loss,
-            "calibration_error": told.calibration_error,
+            "top1": answers.top1,
+            "top5": answers.top5,
+            "loss": answers.loss,
+            "calibration_error": answers.calibration_error,
             "top1_by_image_size": {str(size): value for size, value in self.resolutions.items()},
             "per_class": {
                 name: None if math.isnan(share) else share
-                for name, share in zip(self.classes, told.per_class().tolist(), strict=True)
+                for name, share in zip(self.classes, answers.per_class().tolist(), strict=True)
             },
-            "confusion": told.confusion.tolist(),
+            "confusion": answers.confusion.tolist(),
         }
 
     def predictions(self) -> Iterator[Mapping[str, Any]]:
         """The truth, the answer and its probability."""
-        told = self.answers
+        answers = self.answers
         for index, truth, answer, score in zip(
-            told.indices.tolist(), told.labels.tolist(), told.answers.tolist(), told.confidences.tolist(), strict=True
+            answers.indices.tolist(),
+            answers.labels.tolist(),
+            answers.answers.tolist(),
+            answers.confidences.tolist(),
+            strict=True,
         ):
             yield {
                 "file": self.file(index),
@@ -102,21 +106,21 @@ class ClassifierEvaluation(EvaluationResult):
 
     def lead(self) -> str:
         """Accuracy and calibration."""
-        told = self.answers
+        answers = self.answers
         return (
-            f"{self.name} on {len(told.labels):,} held-out images of {len(self.classes)} classes: "
-            f"top-1 {told.top1:.1%}, top-5 {told.top5:.1%}, calibration error {told.calibration_error:.3f}."
+            f"{self.name} on {len(answers.labels):,} held-out images of {len(self.classes)} classes: "
+            f"top-1 {answers.top1:.1%}, top-5 {answers.top5:.1%}, calibration error {answers.calibration_error:.3f}."
         )
 
     def rows(self) -> list[list[str]]:
         """Table of the whole."""
-        told = self.answers
+        answers = self.answers
         rows = [
             ["", "value"],
-            ["top-1 accuracy", f"{told.top1:.2%}"],
-            ["top-5 accuracy", f"{told.top5:.2%}"],
-            ["cross-entropy", f"{told.loss:.4f}"],
-            ["calibration error (ECE)", f"{told.calibration_error:.4f}"],
+            ["top-1 accuracy", f"{answers.top1:.2%}"],
+            ["top-5 accuracy", f"{answers.top5:.2%}"],
+            ["cross-entropy", f"{answers.loss:.4f}"],
+            ["calibration error (ECE)", f"{answers.calibration_error:.4f}"],
         ]
         return rows + [[f"top-1 at {size} px", f"{accuracy:.2%}"] for size, accuracy in self.resolutions.items()]
 
@@ -154,16 +158,16 @@ class ClassifierEvaluation(EvaluationResult):
         return rows
 
     def _mistakes(self) -> list[Section]:
-        told, worst = self.answers, self.answers.worst_mistakes(SHOWN).tolist()
+        answers, worst = self.answers, self.answers.worst_mistakes(SHOWN).tolist()
         if not worst:
             return []
         rows = [["file", "truth", "answer", "sure"]]
         rows += [
             [
-                self.file(int(told.indices[i])),
-                self.classes[int(told.labels[i])],
-                self.classes[int(told.answers[i])],
-                f"{float(told.confidences[i]):.0%}",
+                self.file(int(answers.indices[i])),
+                self.classes[int(answers.labels[i])],
+                self.classes[int(answers.answers[i])],
+                f"{float(answers.confidences[i]):.0%}",
             ]
             for i in worst
         ]
@@ -174,7 +178,7 @@ class ClassifierEvaluation(EvaluationResult):
             f"{drawable(Path(name).name)}\n{drawable(truth)}\nsaid {drawable(answer)}, {sure}"
             for name, truth, answer, sure in rows[1:]
         ]
-        pictures = [self.look(int(told.indices[i]))[0] for i in worst]
+        pictures = [self.look(int(answers.indices[i]))[0] for i in worst]
         text += ": the file, what it is, and what was said. predictions.csv has the answers to all images."
         return [Section("Worst mistakes", text, figures.gallery(pictures, captions), table=rows)]
 

@@ -35,7 +35,7 @@ from convneur.tasks.predictor import Predictor, Saver
 from convneur.tasks.results import Prediction
 from convneur_options.use import EvaluateOptions, PredictOptions
 
-SCORE = 0.5  # from which a detection is drawn and told
+SCORE = 0.5  # from which a detection is drawn and listed
 
 
 @dataclass
@@ -46,7 +46,7 @@ class DetectorPrediction(Prediction):
         results: All detections, in COCO's form, the surest first.
         classes: Names.
         category_ids: Their numbers.
-        least: Score from which a detection is drawn and told.
+        least: Score from which a detection is drawn and listed.
     """
 
     results: list[dict[str, Any]]
@@ -56,7 +56,7 @@ class DetectorPrediction(Prediction):
 
     @property
     def sure(self) -> list[dict[str, Any]]:
-        """Detections that are told."""
+        """Detections that are listed."""
         return [each for each in self.results if each["score"] >= self.least]
 
     @property
@@ -231,11 +231,11 @@ class Detector(Predictor):
         model = self.at_size(options.image_size)
         with Progress(console=console, transient=True) as progress:
             batches = progress.track(loader, len(loader), description="evaluating")
-            told = evaluate_detector(
+            answers = evaluate_detector(
                 model, source.val, source.classes, source.category_ids, batches, device, self.with_masks
             )
         model.cpu()
-        return DetectorEvaluation(self.name, told, source.classes, source.category_ids, options.max_pixels)
+        return DetectorEvaluation(self.name, answers, source.classes, source.category_ids, options.max_pixels)
 
 
 def full_name(kind: str, backbone: str) -> str:

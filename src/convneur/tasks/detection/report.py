@@ -72,11 +72,11 @@ class DetectorEvaluation(EvaluationResult):
     @property
     def numbers(self) -> dict[str, Any]:
         """Average precision of boxes and masks, and times."""
-        told = self.answers
+        answers = self.answers
         return {
-            "boxes": _plain(told.boxes),
-            "masks": _plain(told.masks) if told.masks else None,
-            "ms_per_image": {str(q): float(np.quantile(told.seconds, q)) * 1e3 for q in (0.1, 0.5, 0.9)},
+            "boxes": _plain(answers.boxes),
+            "masks": _plain(answers.masks) if answers.masks else None,
+            "ms_per_image": {str(q): float(np.quantile(answers.seconds, q)) * 1e3 for q in (0.1, 0.5, 0.9)},
         }
 
     def predictions(self) -> Iterator[Mapping[str, Any]]:
@@ -97,18 +97,18 @@ class DetectorEvaluation(EvaluationResult):
 
     def lead(self) -> str:
         """Average precision."""
-        told = self.answers
-        objects = sum(len(told.images.objects[index]) for index in told.indices)
+        answers = self.answers
+        objects = sum(len(answers.images.objects[index]) for index in answers.indices)
         lead = (
-            f"{self.name} on {len(told.indices):,} held-out images with {objects:,} objects of {len(self.classes)} "
-            f"classes: boxes AP {told.boxes.ap:.3f}, AP50 {told.boxes.ap50:.3f}"
+            f"{self.name} on {len(answers.indices):,} held-out images with {objects:,} objects of {len(self.classes)} "
+            f"classes: boxes AP {answers.boxes.ap:.3f}, AP50 {answers.boxes.ap50:.3f}"
         )
-        return lead + (f"; masks AP {told.masks.ap:.3f}, AP50 {told.masks.ap50:.3f}." if told.masks else ".")
+        return lead + (f"; masks AP {answers.masks.ap:.3f}, AP50 {answers.masks.ap50:.3f}." if answers.masks else ".")
 
     def rows(self) -> list[list[str]]:
         """Table of the whole."""
-        told = self.answers
-        kinds = [("boxes", told.boxes)] + ([("masks", told.masks)] if told.masks else [])
+        answers = self.answers
+        kinds = [("boxes", answers.boxes)] + ([("masks", answers.masks)] if answers.masks else [])
         rows = [["", *(name for name, _ in kinds)]]
         for attribute, label in (
             ("ap", "AP (IoU 0.50 to 0.95)"),
@@ -119,25 +119,25 @@ class DetectorEvaluation(EvaluationResult):
             ("large", "AP of large ones"),
         ):
             rows.append([label, *(_number(getattr(worth, attribute)) for _, worth in kinds)])
-        low, middle, high = np.quantile(told.seconds, (0.1, 0.5, 0.9)) * 1e3
+        low, middle, high = np.quantile(answers.seconds, (0.1, 0.5, 0.9)) * 1e3
         time = f"{middle:.0f} ms ({low:.0f} to {high:.0f} from the first to the last tenth)"
         return [*rows, ["time per image, median", time, *[""] * (len(kinds) - 1)]]
 
     def sections(self) -> list[Section]:
         """Precision over recall, classes, and the images with most mistakes."""
-        told = self.answers
-        worths = {"boxes": told.boxes} | ({"masks": told.masks} if told.masks else {})
+        answers = self.answers
+        worths = {"boxes": answers.boxes} | ({"masks": answers.masks} if answers.masks else {})
         text = "How much of what was found is right, over how much of what is there was found; mean of the classes."
         sections = [
             Section("Precision over recall", text, precision_recall(worths)),
             Section("Per class", "The hardest class first.", table=self.class_rows()),
         ]
-        worst = [each for each in told.mistakes if len(each)][:SHOWN]
+        worst = [each for each in answers.mistakes if len(each)][:SHOWN]
         if worst:
             rows = [["file", "objects", "missed", "wrong"]]
             for each in worst:
-                count = str(len(told.images.objects[each.index]))
-                rows.append([told.images.name(each.index), count, str(len(each.missed)), str(len(each.wrong))])
+                count = str(len(answers.images.objects[each.index]))
+                rows.append([answers.images.name(each.index), count, str(len(each.missed)), str(len(each.wrong))])
             text = (
                 "The images with most mistakes. Left: what is there, in red what was missed. Right: what was found "
                 f"with a score of at least {SURE}, in yellow what is wrong. predictions.csv has all images."
@@ -147,28 +147,28 @@ class DetectorEvaluation(EvaluationResult):
 
     def class_rows(self) -> list[list[str]]:
         """Table of the classes that have objects, the hardest first."""
-        told = self.answers
-        labels = np.concatenate([told.images.objects[index].labels for index in told.indices])
+        answers = self.answers
+        labels = np.concatenate([answers.images.objects[index].labels for index in answers.indices])
         counts = np.bincount(labels, minlength=len(self.classes))
-        order = sorted(np.flatnonzero(counts).tolist(), key=lambda i: told.boxes.per_class[self.classes[i]])
-        rows = [["class", "objects", "AP of boxes", *(["AP of masks"] if told.masks else [])]]
+        order = sorted(np.flatnonzero(counts).tolist(), key=lambda i: answers.boxes.per_class[self.classes[i]])
+        rows = [["class", "objects", "AP of boxes", *(["AP of masks"] if answers.masks else [])]]
         for i in order:
             name = self.classes[i]
-            worths = [told.boxes, *([told.masks] if told.masks else [])]
+            worths = [answers.boxes, *([answers.masks] if answers.masks else [])]
             rows.append([name, str(counts[i]), *(_number(worth.per_class[name]) for worth in worths)])
         return rows
 
     def card(self, command: str, epochs: str) -> str:
         """Model card."""
-        told = self.answers
+        answers = self.answers
         return CARD.format(
             name=self.name,
             count=len(self.classes),
             classes=listed_classes(self.classes),
-            ap=told.boxes.ap,
-            ap50=told.boxes.ap50,
-            masks=f" Of masks: {told.masks.ap:.3f} and {told.masks.ap50:.3f}." if told.masks else "",
-            pipeline="image-segmentation" if told.masks else "object-detection",
+            ap=answers.boxes.ap,
+            ap50=answers.boxes.ap50,
+            masks=f" Of masks: {answers.masks.ap:.3f} and {answers.masks.ap50:.3f}." if answers.masks else "",
+            pipeline="image-segmentation" if answers.masks else "object-detection",
             command=markdown_code(command),
             epochs=epochs,
         )

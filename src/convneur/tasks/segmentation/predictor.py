@@ -172,8 +172,8 @@ class SegmentationPredictor(Predictor):
     def _renumbered(self, source: PixelSource) -> PixelSource:
         return pixels_of(source, self.classes)
 
-    def _judged_classes(self, source: PixelSource, found: Any, told: EvaluationResult) -> list[str]:
-        counts = told.answers.confusion.sum(1).tolist()
+    def _judged_classes(self, source: PixelSource, found: Any, result: EvaluationResult) -> list[str]:
+        counts = result.answers.confusion.sum(1).tolist()
         return [name for name, count in zip(self.classes, counts, strict=True) if count]
 
     def _evaluate(
@@ -186,7 +186,7 @@ class SegmentationPredictor(Predictor):
         loader = in_order(images, listed, 2, workers)
         with Progress(console=console, transient=True) as progress:
             batches = progress.track(loader, len(loader), description="evaluating")
-            told = evaluate_segmenter(model, len(code.classes), batches, how, device)
+            answers = evaluate_segmenter(model, len(code.classes), batches, how, device)
         model.cpu()
 
         def look(index: int) -> tuple[Image.Image, ClassMap, ClassMap]:
@@ -194,7 +194,7 @@ class SegmentationPredictor(Predictor):
             pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
             return picture, truth.numpy(), segment(model, pixels, how, torch.device("cpu")).numpy()
 
-        return SegmenterEvaluation(self.name, told, code, look, source.val.name)
+        return SegmenterEvaluation(self.name, answers, code, look, source.val.name)
 
 
 def full_name(decoder: str, backbone: str) -> str:

@@ -76,16 +76,16 @@ class SegmenterEvaluation(EvaluationResult):
     @property
     def numbers(self) -> dict[str, Any]:
         """Intersection over union, accuracy, boundaries, confusion, and times."""
-        told, scores = self.answers, self.answers.scores
+        answers, scores = self.answers, self.answers.scores
         return {
             "miou": _or_null(scores.miou),
             "pixel_accuracy": _or_null(scores.pixel_accuracy),
             "mean_accuracy": _or_null(scores.mean_accuracy),
             "iou": self._by_class(scores.iou.tolist()),
-            "boundary_f": self._by_class(told.boundary.tolist()),
-            "confusion": told.confusion.tolist(),
-            "ms_per_image": {str(q): float(np.quantile(told.seconds, q)) * 1e3 for q in (0.1, 0.5, 0.9)},
-            "unknown_labels": told.unknown_labels,
+            "boundary_f": self._by_class(answers.boundary.tolist()),
+            "confusion": answers.confusion.tolist(),
+            "ms_per_image": {str(q): float(np.quantile(answers.seconds, q)) * 1e3 for q in (0.1, 0.5, 0.9)},
+            "unknown_labels": answers.unknown_labels,
         }
 
     def _by_class(self, values: Sequence[float]) -> dict[str, float | None]:
@@ -117,9 +117,9 @@ class SegmenterEvaluation(EvaluationResult):
 
     def rows(self) -> list[list[str]]:
         """Table of the whole."""
-        told, scores = self.answers, self.answers.scores
-        boundary = float(told.boundary.nanmean())
-        low, middle, high = np.quantile(told.seconds, (0.1, 0.5, 0.9)) * 1e3
+        answers, scores = self.answers, self.answers.scores
+        boundary = float(answers.boundary.nanmean())
+        low, middle, high = np.quantile(answers.seconds, (0.1, 0.5, 0.9)) * 1e3
         return [
             ["", "value"],
             ["mIoU", f"{scores.miou:.4f}"],
@@ -134,11 +134,11 @@ class SegmenterEvaluation(EvaluationResult):
 
     def sections(self) -> list[Section]:
         """Classes, confusion, worst images, and masks with unknown labels."""
-        told = self.answers
-        shares = 100 * told.confusion / told.confusion.sum(1, keepdim=True).clamp(min=1)
-        worst = [told.indices[place] for place in told.worst(SHOWN)]
+        answers = self.answers
+        shares = 100 * answers.confusion / answers.confusion.sum(1, keepdim=True).clamp(min=1)
+        worst = [answers.indices[place] for place in answers.worst(SHOWN)]
         files = [["file", "right"]] + [
-            [self.file(told.indices[place]), f"{told.by_image[place]:.0%}"] for place in told.worst(SHOWN)
+            [self.file(answers.indices[place]), f"{answers.by_image[place]:.0%}"] for place in answers.worst(SHOWN)
         ]
         sections = [
             Section("Per class", "The hardest class first; pixels are those of the truth.", table=self.class_rows()),
@@ -155,26 +155,28 @@ class SegmenterEvaluation(EvaluationResult):
                 table=files,
             ),
         ]
-        if told.unknown_labels:
+        if answers.unknown_labels:
             rows = [
                 ["file", "pixels"],
-                *([name, str(count)] for name, count in sorted(told.unknown_labels.items())[:100]),
+                *([name, str(count)] for name, count in sorted(answers.unknown_labels.items())[:100]),
             ]
-            text = f"{len(told.unknown_labels)} masks have numbers or colours of no class; their pixels count nowhere."
+            text = (
+                f"{len(answers.unknown_labels)} masks have numbers or colours of no class; their pixels count nowhere."
+            )
             sections.append(Section("Masks with unknown labels", text, table=rows))
         return sections
 
     def class_rows(self) -> list[list[str]]:
         """Table of the classes that occur, the hardest first."""
-        told = self.answers
-        iou = told.scores.iou.tolist()
-        counts = told.confusion.sum(1)
+        answers = self.answers
+        iou = answers.scores.iou.tolist()
+        counts = answers.confusion.sum(1)
         order = sorted((i for i in range(len(iou)) if not math.isnan(iou[i])), key=lambda i: iou[i])
-        mixed = told.confusion - torch.diag(told.confusion.diag())
+        mixed = answers.confusion - torch.diag(answers.confusion.diag())
         rows = [["class", "pixels", "IoU", "boundary F-score", "most often taken for"]]
         for i in order:
             other = self.classes[int(mixed[i].argmax())] if mixed[i].any() else ""
-            boundary = float(told.boundary[i])
+            boundary = float(answers.boundary[i])
             share = counts[i] / counts.sum()
             rows.append(
                 [
