@@ -12,9 +12,9 @@ from convneur.export import FORMATS, Agreement, Runtime, agreement, export_model
 from convneur.export.program import trace
 from tests.export.builders import (
     EXPECTS,
+    KINDS,
     LABELS,
     ONE_STAGE,
-    KINDS,
     QUICK,
     SIZES,
     Exported,
