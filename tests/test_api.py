@@ -88,6 +88,7 @@ def test_images_of_all_kinds_have_the_same_answer(run, images):
         del each["file"]
         json.dumps(each)
     assert told[1:5] == told[:1] * 4
+    assert len(run[2].model.predict([images[0], images[0]], progress=False)) == 2, "an answer for each"
     for answer in (answers[0], answers[2]):
         assert isinstance(answer.plot(), Image.Image)
         assert answer._repr_png_().startswith(b"\x89PNG")

@@ -107,12 +107,12 @@ def train(
     named = {"recipe": recipe} | settings if isinstance(recipe, str) else settings
     given = "".join(f", {name}={value!r}" for name, value in named.items())
     command = f"convneur.train({str(data)!r}, {task!r}{given})"
-    console = Console(stderr=True, quiet=not progress)
+    console, out = Console(stderr=True, quiet=not progress), Path(out).expanduser()
     try:
         train_run(spec, config, chosen, out, resume, overwrite, console, command)
     except AlreadyDone as done:
         console.print(str(done))
-    return TrainedRun(Path(out))
+    return TrainedRun(out)
 
 
 def settings_of(spec: Any, data: str, recipe: Any, settings: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -220,7 +220,7 @@ def evaluate(
         "max_megapixels": chosen.max_megapixels,
         "inference": [chosen.window, chosen.scales, chosen.flip],
     }
-    with OutputFolder(Path(out), "eval", overwrite) as folder:
+    with OutputFolder(Path(out).expanduser(), "eval", overwrite) as folder:
         folder.check(made_from)
         predictor_class_of(name).checked(EvaluateOptions, options)
         with console.status(f"Loading {name}"):
@@ -236,7 +236,7 @@ Found = tuple[list[dict[str, Any]], list[tuple[str, str]]]
 
 
 def predict(
-    images: Sequence[str],
+    images: StrPath | Sequence[StrPath],
     model: StrPath,
     out: StrPath | None = None,
     *,
@@ -299,6 +299,6 @@ def predict(
         "score": chosen.score,
         "inference": [chosen.window, chosen.scales, chosen.flip],
     }
-    folder = OutputFolder(Path(out or "runs/predict"), "predict", overwrite)
+    folder = OutputFolder(Path(out or "runs/predict").expanduser(), "predict", overwrite)
     rows, unreadable = made_once(folder, made_from, ask, console.print)
     return rows, unreadable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 from convneur.data.decode import SUFFIXES, UnreadableImageError, image_format
 from convneur.data.paths import before_wildcards, matching, walk
+from convneur.files import StrPath
 
 # Endings of files that hold pictures; those of `SUFFIXES` are used.
 PICTURES = frozenset(
@@ -70,11 +72,11 @@ def unused_notes(unused: Sequence[str]) -> list[str]:
     ]
 
 
-def find_images(paths: Sequence[str], tell: Callable[[str], object] = lambda note: None) -> list[str]:
+def find_images(paths: StrPath | Sequence[StrPath], tell: Callable[[str], object] = lambda note: None) -> list[str]:
     """Files that ``paths`` name, in order and without repetition.
 
     Args:
-        paths: Files, folders and globs.
+        paths: Files, folders and globs; one or several.
         tell: Called with what to say of files in folders that look like images and are not used.
 
     Raises:
@@ -85,7 +87,7 @@ def find_images(paths: Sequence[str], tell: Callable[[str], object] = lambda not
         raise ValueError("no images given; give image files, folders or globs")
     found: dict[str, None] = {}
     unused: dict[str, None] = {}
-    for path in paths:
+    for path in map(str, [paths] if isinstance(paths, str | os.PathLike) else paths):
         if "://" in path:
             raise ValueError(f"{path} is on the web; download it first, then give the file")
         files, others = _expanded(path)

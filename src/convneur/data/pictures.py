@@ -74,12 +74,10 @@ def open_images(
     several = [images] if isinstance(images, str | os.PathLike | Image.Image | np.ndarray | Tensor) else list(images)
     if not several:
         raise ValueError("no images given; give image files, folders or globs")
-    if all(isinstance(each, str | os.PathLike) for each in several):
-        return OpenedImages(find_images([os.fspath(each) for each in several], tell))  # type: ignore[arg-type]
     items: list[str | Image.Image] = []
     for each in several:
         if isinstance(each, str | os.PathLike):
-            items += find_images([os.fspath(each)], tell)
+            items += find_images(each, tell)
         else:
             items.append(as_picture(each))
     return OpenedImages(items)

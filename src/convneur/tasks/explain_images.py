@@ -27,7 +27,7 @@ Explained = tuple[list[list[str]], list[tuple[str, str]]]
 
 
 def explain(
-    images: Sequence[str],
+    images: StrPath | Sequence[StrPath],
     model: StrPath,
     out: StrPath = "runs/explain",
     *,
@@ -75,7 +75,9 @@ def explain(
             console.print(f"{name} has no trained weights: its maps show what can be seen, and mean nothing")
         return _explain(folder, files, inspected, round(max_megapixels * 1e6), console, command)
 
-    rows, unreadable = made_once(OutputFolder(Path(out), "explain", overwrite), made_from, make, console.print)
+    rows, unreadable = made_once(
+        OutputFolder(Path(out).expanduser(), "explain", overwrite), made_from, make, console.print
+    )
     return rows, unreadable
 
 

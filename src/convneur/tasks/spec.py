@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
+from torch import nn
+
 from convneur.data.module import PictureData
 from convneur.printing import Console
 from convneur.tasks.base import Task
@@ -74,6 +76,10 @@ class TaskSpec(ABC, Generic[C, R, P]):
             source: The images: their classes are the model's.
             console: Where it is said which parts of the model are new; None for nowhere.
         """
+
+    @abstractmethod
+    def create_again(self, predictor: P, config: C, recipe: R) -> nn.Module:
+        """The same model on the CPU, whose weights are to be replaced: what training did to the first does not show."""
 
     @abstractmethod
     def make_data(self, predictor: P, source: Any, config: C, recipe: R) -> PictureData:

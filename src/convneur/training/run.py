@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,9 +152,7 @@ def fit_model(
     if not first:
         return None
 
-    def create() -> Any:
-        return spec.build_model(replace(config, weights=None), recipe, source).model
-
+    create = partial(spec.create_again, predictor, config, recipe)
     kept = kept_models(out, curve, module.metric, best.best, config.keep, averaged, create)
     summary = RunSummary(curve, unreadable.found, unreadable.unknown_labels, kept)
     return Trained([predictor.with_model(each.model) for each in kept], source, summary)

@@ -12,12 +12,16 @@ from PIL import Image
 from convneur.data.objects import ObjectImages, ObjectSource, open_objects
 from convneur.data.objects.loading import Jitter, ObjectData, train_transform
 from convneur.printing import Console
+from convneur.tasks.detection import create_detector
 from convneur.tasks.detection.learning import boxes_in_full_precision
 from convneur.tasks.detection.module import Detection
+from convneur.tasks.detection.predictor import Detector
+from convneur.tasks.detection.spec import DetectionSpec
 from convneur.training.callbacks import Curve
 from convneur.training.fit import fit
+from convneur_options.detection import DetectionConfig, DetectionRecipe
 from convneur_options.optim import OptimConfig
-from tests.tasks.detection.builders import detector, scenes, write_scenes
+from tests.tasks.detection.builders import TINY, detector, scenes, write_scenes
 
 
 def source(folder: Path) -> ObjectSource:
@@ -138,3 +142,12 @@ def test_mixed_precision_leaves_coordinates_alone():
     assert set(seen) == {torch.float32}
     assert inside == [torch.bfloat16]
     assert model.backbone.mixed is None
+
+
+def test_the_model_that_is_kept_sees_images_as_the_one_that_learned():
+    """Mean and deviation of pixels are arguments, and in no state dict."""
+    arguments = {"kind": "fcos", "backbone": "convneur_m1", "num_classes": 2, "image_mean": [0.1, 0.2, 0.3]}
+    arguments |= {"backbone_args": dict(TINY), "out_channels": 32}
+    predictor = Detector(create_detector(**arguments), arguments, ["a", "b"], [1, 2])
+    again = DetectionSpec().create_again(predictor, DetectionConfig(data=""), DetectionRecipe())
+    assert again.transform.image_mean == [0.1, 0.2, 0.3]

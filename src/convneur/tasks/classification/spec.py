@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from convneur.data.module import ImageData
 from convneur.data.sources import Source, open_source
@@ -61,6 +63,12 @@ class ClassificationSpec(TaskSpec[ClassificationConfig, ClassificationRecipe, Cl
         model, arguments = create_classifier(config, recipe, len(source.classes), console)
         described: Any = model.pretrained_cfg
         return Classifier(config.model, model, source.classes, dict(described), arguments)
+
+    def create_again(
+        self, predictor: Classifier, config: ClassificationConfig, recipe: ClassificationRecipe
+    ) -> nn.Module:
+        """The same architecture."""
+        return create_classifier(replace(config, weights=None), recipe, len(predictor.classes))[0]
 
     def make_data(
         self, predictor: Classifier, source: Source, config: ClassificationConfig, recipe: ClassificationRecipe

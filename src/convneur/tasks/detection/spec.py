@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import timm
+from torch import nn
 
 from convneur.data.contents import smaller
 from convneur.data.objects import ObjectSource, open_objects
@@ -103,6 +104,10 @@ class DetectionSpec(TaskSpec[DetectionConfig, DetectionRecipe, Detector]):
 
         model = start_from(create, body_of, config, recipe.backbone.arguments(), console)
         return Detector(model, arguments, list(source.classes), list(source.category_ids))
+
+    def create_again(self, predictor: Detector, config: DetectionConfig, recipe: DetectionRecipe) -> nn.Module:
+        """By the same arguments, the mean of pixels among them."""
+        return create_detector(**predictor.arguments)
 
     def make_data(
         self, predictor: Detector, source: ObjectSource, config: DetectionConfig, recipe: DetectionRecipe

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from convneur.data.contents import smaller
 from convneur.data.decode import decode_image
@@ -103,6 +104,12 @@ class SegmentationSpec(TaskSpec[SegmentationConfig, SegmentationRecipe, Segmenta
         model = start_from(create, lambda made: made.body, config, recipe.backbone.arguments(), console)
         inference = inference_of(dict(vars(recipe.inference)), "--inference")
         return SegmentationPredictor(model, arguments, source.code, inference)
+
+    def create_again(
+        self, predictor: SegmentationPredictor, config: SegmentationConfig, recipe: SegmentationRecipe
+    ) -> nn.Module:
+        """By the same arguments."""
+        return create_segmenter(**predictor.arguments)
 
     def make_data(
         self,
