@@ -15,6 +15,7 @@ from PIL import Image
 import convneur
 from convneur.tasks.registry import TASKS, task_named
 from tests.data.semantic.builders import write_scenes as write_pixels
+from tests.data.test_contents import classes
 from tests.tasks.detection.builders import write_scenes as write_objects
 
 BACKBONE = {"dims": (8, 16, 24, 32), "depths": (1, 1, 1, 1), "memory_width": 16}
@@ -120,6 +121,8 @@ def test_options_that_mean_nothing_are_refused_by_name(run):
     foreign = {"classification": "score", "detection": "top_k", "segmentation": "batch_size"}[task]
     with pytest.raises(ValueError, match=f"--{foreign.replace('_', '-')} means nothing to a"):
         made.model.predict("x.png", **{foreign: 1})
+    with pytest.raises(ValueError, match="flip is no option of features"):
+        made.model.embed("x.png", flip=True)
     with pytest.raises(ValueError, match="sze is no option of it"):
         made.model.evaluate(data, sze=1)
 
@@ -155,6 +158,34 @@ def test_what_is_no_image_is_refused_and_what_cannot_be_read_is_listed(run, imag
             model.predict(wrong, progress=False)
     with pytest.raises(ValueError, match="cannot be read"):
         model.embed(broken, progress=False)
+
+
+def test_a_pillow_image_is_seen_as_its_file_is(run, tmp_path):
+    draw, model = np.random.default_rng(1), run[2].model
+    clear = Image.fromarray(draw.integers(0, 256, (72, 96, 4), np.uint8), "RGBA")
+    deep = Image.fromarray(draw.integers(0, 2**16, (72, 96), np.uint16))
+    for name, image in (("clear.png", clear), ("deep.png", deep)):
+        image.save(tmp_path / name)
+        by_file, by_image = model.predict([tmp_path / name, Image.open(tmp_path / name)], progress=False)
+        assert by_file.to_dict() | {"file": ""} == by_image.to_dict() | {"file": ""}
+
+
+def test_what_its_run_learned_from_is_known_however_the_model_is_named(tmp_path, monkeypatch):
+    """And a part, or an epoch, that there is not is refused."""
+    classes(tmp_path / "flat", 10)
+    settings = {"image_size": 32, "batch_size": 4, "backbone": BACKBONE, **CPU}
+    with pytest.raises(ValueError, match="--keep bset"):
+        convneur.train(tmp_path / "flat", out=tmp_path / "none", keep="bset", progress=False, **settings)
+    convneur.train(tmp_path / "flat", out=tmp_path / "run", progress=False, **settings)
+    (tmp_path / "link").symlink_to(tmp_path / "run" / "model")
+    monkeypatch.chdir(tmp_path / "run" / "model")
+    counts = [
+        convneur.load(name).evaluate(tmp_path / "flat", progress=False, workers=0).images
+        for name in (tmp_path / "run", ".", "model.safetensors", f"local-dir:{tmp_path / 'run'}", tmp_path / "link")
+    ]
+    assert set(counts) == {4}
+    with pytest.raises(ValueError, match="did you mean 'test'"):
+        convneur.load(".").evaluate(tmp_path / "flat", part="tets", progress=False)
 
 
 def test_the_best_and_the_last_epoch_can_be_asked_for(run):

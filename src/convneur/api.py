@@ -167,9 +167,6 @@ def load(model: StrPath, *, which: str | None = None, trust: bool = False) -> Pr
 
 def _epoch_folder(run: Path, which: str) -> Path:
     """Folder of the model of an epoch, in that of a run."""
-    beside = run / f"model-{which}"
-    if beside.is_dir():
-        return beside
     try:
         models = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["models"]
         return run / next(folder for folder, each in models.items() if each["weights"] == which)
@@ -219,7 +216,7 @@ def evaluate(
         "share": [chosen.val_share, chosen.seed, chosen.part],
         "max_megapixels": chosen.max_megapixels,
         "inference": [chosen.window, chosen.scales, chosen.flip],
-    }
+    } | ({"strict": True} if chosen.strict else {})
     with OutputFolder(Path(out).expanduser(), "eval", overwrite) as folder:
         folder.check(made_from)
         predictor_class_of(name).checked(EvaluateOptions, options)

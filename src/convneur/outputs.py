@@ -30,7 +30,8 @@ STEP = f"step-{'[0-9]' * 9}"
 PART = f"part-{'[0-9]' * 5}"
 # What is removed goes in this order: a run whose removal is cut off is no finished one, and still known as a run.
 RUN = (
-    *("report.html", "split.json", "metrics.json", "detections.json", "images.json.gz", *_model("model")),
+    *("report.html", "split.json", "metrics.json", "predictions.csv", "detections.json", "images.json.gz"),
+    *_model("model"),
     *(*_model("model-best"), *_model("model-last"), f"best/{STEP}.safetensors"),
     *(f"checkpoints/{STEP}.ckpt", f"checkpoints/{STEP}.damaged", f"checkpoints/.{STEP}.ckpt.part"),
     *("logs/version_*/metrics.csv", "logs/version_*/hparams.yaml"),
@@ -44,7 +45,7 @@ RUN = (
 WRITES: dict[str, tuple[str, ...]] = {
     "train": RUN,
     "demo": ("metrics.json", "report.html", *_model("convneur"), *_model("local-only")),
-    "eval": ("metrics.json", "report.html", "detections.json"),
+    "eval": ("metrics.json", "report.html", "predictions.csv", "detections.json"),
     "predict": (),
     "explain": (),
     "embed": ("embed.json", "failed.jsonl", *(f"{PART}{'[0-9]' * more}.parquet" for more in range(3))),

@@ -46,4 +46,5 @@ def eval_(
 
     command = " ".join(["convneur", *sys.argv[1:]])
     result = evaluate(model, data, out, trust=trust, overwrite=overwrite, command=command, **asdict(options))
+    out = out.expanduser()
     result.show(f"Report: {out / 'report.html'}   numbers: {out / 'metrics.json'}")

@@ -85,7 +85,13 @@ def test_values_of_config(task, tmp_path):
 
 def test_settings_of_a_run(tmp_path):
     """What eval and --resume read of run.json."""
-    kept = {"data": "digits", "seed": 3, "val_share": 0.25, "recipe": {"epochs": 2, "optim": {"betas": [0.9, 0.99]}}}
+    kept = {
+        "data": "digits",
+        "seed": 3,
+        "val_share": 0.25,
+        "max_pixels": 10**8,
+        "recipe": {"epochs": 2, "optim": {"betas": [0.9, 0.99]}},
+    }
     path = tmp_path / "run.json"
     path.write_text(json.dumps(kept))
     content = path.read_bytes()
@@ -95,7 +101,7 @@ def test_settings_of_a_run(tmp_path):
         (folder / f"{number:03}").write_bytes(each)
     script = """
 import sys, json, shutil
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from convneur.tasks.run_data import run_data_of
 from convneur.data.sources import open_source
@@ -106,12 +112,13 @@ class Config:
     data: str = "digits"
     seed: int = 3
     val_share: float = 0.25
+    max_megapixels: float = 100.0
     recipe: dict = field(default_factory=lambda: {"epochs": 2, "optim": {"betas": [0.9, 0.99]}})
 run = Path(sys.argv[1])
 source = open_source("digits")
 refused = 0
 for mutant in sorted(Path(sys.argv[2]).iterdir()):
-    for read in (lambda: run_data_of(run), lambda: claim(Config(), {}, source, run, True, Console())):
+    for read in (lambda: run_data_of(run), lambda: claim(asdict(Config()), source, source, run, True, Console())):
         shutil.copyfile(mutant, run / "run.json")
         try:
             read()

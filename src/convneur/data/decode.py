@@ -76,7 +76,7 @@ def decode_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Im
                 warnings.warn(samples.note, Told, stacklevel=1)  # once, wherever images are read
             if not _pillow_reads(image, samples):
                 return _by_tifffile(image, max_pixels)
-        return _as_seen(image)
+        return as_seen(image)
 
 
 @contextmanager
@@ -262,7 +262,7 @@ def _bytes(light: Values) -> Values:
     return np.asarray(np.rint(light * 255), np.uint8)
 
 
-def _as_seen(image: ImageFile.ImageFile) -> Image.Image:
+def as_seen(image: Any) -> Image.Image:
     """RGB; some rows at a time, or the steps on the way would take several times the memory of the image."""
     declared = image.size
     opaque = image.format == "JPEG2000" and image.mode in ("RGBA", "LA") and not _declares_alpha(image)
@@ -295,7 +295,8 @@ def _floats(image: Image.Image) -> Image.Image:
 def _spread_transparency(image: ImageFile.ImageFile) -> None:
     """Pillow spreads values of few bits over a byte, and takes the first byte of 16 bits, but not of what is clear."""
     clear = image.info.get("transparency")
-    mode = image.tile[0].args if image.tile else None
+    tiles = getattr(image, "tile", None)  # of a file alone
+    mode = tiles[0].args if tiles else None
     if isinstance(clear, int) and mode in ("L;2", "L;4"):
         image.info["transparency"] = clear * (85 if mode == "L;2" else 17)
     elif isinstance(clear, tuple) and mode == "RGB;16B":

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
-from convneur.data.decode import MAX_PIXELS, UnreadableImageError, decode_image
+from convneur.data.decode import MAX_PIXELS, UnreadableImageError, as_seen, decode_image
 from convneur.data.image_files import find_images
 from convneur.data.paths import read_file
 
@@ -90,7 +90,7 @@ def as_picture(image: Image.Image | npt.NDArray[Any] | Tensor) -> Image.Image:
         ValueError: If it is none.
     """
     if isinstance(image, Image.Image):
-        return image.convert("RGB")
+        return as_seen(image.copy())  # as a file is: turned, scaled, over white
     if isinstance(image, Tensor):
         pixels = image.detach().cpu()
         if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):

@@ -157,13 +157,20 @@ def body_and_head_groups(
     return groups
 
 
+def classifier_parts(model: nn.Module) -> tuple[nn.Module, ...]:
+    """The last layers of a classifier of timm; distilled ones have two."""
+    inner: Any = model
+    found = inner.get_classifier()
+    return tuple(found) if isinstance(found, tuple | list | nn.ModuleList) else (found,)
+
+
 def classifier_groups(
     model: nn.Module, lr: float, weight_decay: float = 0.05, layer_decay: float = 1.0
 ) -> list[dict[str, Any]]:
     """Groups for an optimizer of any classifier of timm: timm's, with the classifier apart."""
     inner: Any = model
     kept = inner.no_weight_decay() if hasattr(inner, "no_weight_decay") else ()
-    head = {id(parameter) for parameter in inner.get_classifier().parameters()}
+    head = {id(parameter) for part in classifier_parts(model) for parameter in part.parameters()}
     groups: list[dict[str, Any]] = []
     for number, each in enumerate(param_groups_layer_decay(model, weight_decay, kept, layer_decay=layer_decay)):
         for name, inside in (("body", False), ("head", True)):

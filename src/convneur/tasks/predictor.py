@@ -16,6 +16,7 @@ from convneur.data.transforms import Preprocessing, eval_transform
 from convneur.devices import device_for
 from convneur.files import StrPath
 from convneur.models.prepare_for_inference import prepare_for_inference
+from convneur.models.registry_utils import choose
 from convneur.outputs import OutputFolder
 from convneur.printing import Console, Progress, tell_notes
 from convneur.tasks.features import Features
@@ -23,6 +24,8 @@ from convneur.tasks.results import EvaluationResult, Prediction, Predictions
 from convneur.tasks.run_data import RunData, run_data_of
 from convneur_options.run import RunConfig
 from convneur_options.use import EvaluateOptions, ImageOptions, PredictOptions
+
+EMBED_OPTIONS = {"image_size", "batch_size", "max_megapixels"}
 
 
 class Saver:
@@ -194,7 +197,9 @@ class Predictor(ABC):
     def _batches(
         self, images: ImageLike | Sequence[ImageLike], progress: bool, options: Mapping[str, Any]
     ) -> Iterator[Tensor]:
-        chosen = PredictOptions(**self.checked(PredictOptions, options))
+        for name in set(options) - EMBED_OPTIONS:
+            raise ValueError(f"{name} is no option of features; give some of {', '.join(sorted(EMBED_OPTIONS))}")
+        chosen = PredictOptions(**options)
         console, device = Console(stderr=True, quiet=not progress), self.to_device()
         transform = eval_transform(self.preprocessing(chosen.image_size))
         opened, size = open_images(images, console.print), chosen.batch_size or 16
@@ -244,6 +249,8 @@ class Predictor(ABC):
                 raise ValueError(f"{name} is no option of it; give some of {', '.join(fields)}")
             if name not in cls.uses and value != fields[name]:
                 raise ValueError(f"{flag} means nothing to {cls.noun}, which this model is; leave it out")
+            if name == "part":
+                choose(value, ("val", "test"), "--part")
             least = {"image_size": cls.smallest_size, "batch_size": 1, "top_k": 1, "workers": 0, "window": 0}.get(name)
             if least is not None and value is not None and value < least:
                 raise ValueError(f"{flag} {value} is out of range; give at least {least}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def run_data_of(model: Path) -> RunData:
     Raises:
         ValueError: If what the run kept is damaged.
     """
-    model = model.expanduser()
+    model = Path(os.path.realpath(Path(str(model).removeprefix("local-dir:")).expanduser()))
     for folder in (model.parent, model.parent.parent) if model.is_file() else (model, model.parent):
         if (folder / "run.json").is_file():
             settings = read_json(folder / "run.json", "give --val-share and --seed, and the folder of the model alone")

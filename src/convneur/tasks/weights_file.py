@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def model_of_weights(source: str) -> Path | None:
     Raises:
         FileNotFoundError: If there is no model in its folder, nor in the run that it is in.
     """
-    file = Path(source).expanduser()
+    file = Path(os.path.realpath(Path(source).expanduser()))
     if file.suffix not in SUFFIXES or not file.is_file():
         return None
     for folder in (file.parent, file.parent / "model", file.parent.parent / "model"):
@@ -41,8 +42,8 @@ def with_weights(predictor: Any, source: str) -> Any:
     Raises:
         ValueError: If they cannot be read, do not fit, or are no finite numbers.
     """
-    file = Path(source).expanduser()
-    if file.name == WEIGHTS:
+    file = Path(os.path.realpath(Path(source).expanduser()))
+    if file.name == WEIGHTS and (file.parent / CONFIG).is_file():
         return predictor  # which was loaded from it
     try:
         weights = _checkpoint(file) if file.suffix == ".ckpt" else load_file(regular_file(file))

@@ -75,7 +75,7 @@ def train(
         BlockingIOError: If another process is at work there.
         ValueError: For settings that do not fit the data, each other, or the run to be resumed.
     """
-    out, console = Path(out), console or Console(stderr=True)
+    out, console = Path(out).expanduser(), console or Console(stderr=True)
     try:
         with run_folder(out, resume, overwrite):
             trained = fit_model(spec, config, recipe, out, resume, overwrite, console)

@@ -57,6 +57,8 @@ def check_numbers(config: RunConfig, recipe: Any) -> None:
     at_least(0, {"seed": config.seed, "cache-gb": config.cache_gb, "max-megapixels": config.max_megapixels})
     optim = {f"optim.{name.replace('_', '-')}": number for name, number in vars(recipe.optim).items()}
     at_least(0, {name: each for name, each in optim.items() if not isinstance(each, tuple)})
+    if config.keep not in ("last", "best"):
+        raise ValueError(f"--keep {config.keep} is none of the epochs that are kept; give last or best")
 
 
 def at_least(least: float, numbers: Mapping[str, float]) -> None:
@@ -239,8 +241,9 @@ def claim(
 def _settings_of(kept: Path) -> dict[str, Any]:
     """Settings of a run, with the names of today."""
     found = with_new_names(read_json(kept, "give another --out"))
-    if "max_pixels" in found:
-        found["max_megapixels"] = found.pop("max_pixels") / 1e6
+    pixels = found.pop("max_pixels", None)
+    if isinstance(pixels, int | float):
+        found["max_megapixels"] = pixels / 1e6
     return found
 
 
@@ -284,7 +287,7 @@ def _differences(before: dict[str, Any], now: dict[str, Any], free: Sequence[str
             old != new and name not in (*FREE, *free) and key in before
         ):  # a setting that is newer than the run is its default
             if name == "max_megapixels":
-                old, new = f"{old:g}", f"{new:g}"
+                old, new = (f"{each:g}" if isinstance(each, int | float) else each for each in (old, new))
             what = (
                 name
                 if name.startswith(("images.", "processes"))

@@ -13,6 +13,7 @@ from convneur.models import VARIANTS, ConvNeur, create_model, from_convnext, loa
 from convneur.models.convert import names_of_memory, with_new_memory
 from convneur.models.metadata import ModelMetadata
 from convneur.printing import Console
+from convneur.tasks.backbone_utils import classifier_parts
 from convneur.tasks.given_weights import PRETRAINED, tell_new, what_to_give
 from convneur_options.classification import ClassificationConfig, ClassificationRecipe
 
@@ -94,7 +95,10 @@ def _from_ours(
 
 def _of_timm(config: ClassificationConfig, classes: int, overlay: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
     """Any other model of timm, and what creates it again beside its name and the number of classes."""
-    described: Any = timm.get_pretrained_cfg(config.model)
+    try:
+        described: Any = timm.get_pretrained_cfg(config.model)
+    except RuntimeError as error:  # a tag that there is not
+        raise ValueError(f"--model {config.model} has no such tag ({why_unreadable(error)}); leave it out") from error
     size = overlay["input_size"][-1]
     arguments = {"img_size": size} if described.fixed_input_size and described.input_size[-1] != size else {}
     pretrained = config.weights == PRETRAINED
@@ -120,7 +124,7 @@ def _of_timm(config: ClassificationConfig, classes: int, overlay: dict[str, Any]
         )
     wanted, given = model.state_dict(), load_model(folder).model.state_dict()
     fits = {name: value for name, value in given.items() if name in wanted and wanted[name].shape == value.shape}
-    head = {id(value) for value in model.get_classifier().state_dict(keep_vars=True).values()}  # type: ignore[operator]
+    head = {id(value) for part in classifier_parts(model) for value in part.state_dict(keep_vars=True).values()}
     own = {name for name, value in model.state_dict(keep_vars=True).items() if id(value) not in head}
     if misfits := sorted(own - set(fits)):
         raise ValueError(

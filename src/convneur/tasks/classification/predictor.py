@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from convneur.data.decode import decode_image
 from convneur.data.known_classes import images_of, judged_classes
+from convneur.data.loading import default_workers
 from convneur.data.module import eval_loader
 from convneur.data.shards import Shards
 from convneur.data.sources import Source, open_source
@@ -149,7 +150,7 @@ class Classifier(Predictor):
     ) -> Iterator[Prediction | tuple[str, str]]:
         size = options.batch_size or 64
         # A few images need no other process.
-        workers = min(len(images) // size, 8) if options.workers is None else options.workers
+        workers = min(len(images) // size, default_workers()) if options.workers is None else options.workers
         to = self.preprocessing(options.image_size)
         with torch.inference_mode():
             for batch in eval_loader(images, to, size, workers, max_pixels=options.max_pixels):
@@ -190,7 +191,7 @@ class Classifier(Predictor):
         evaluations: dict[int, Evaluation] = {}
         for scale in (1.0,) if fixed else (1.0, *SCALES):
             size = round(base * scale)
-            if size < getattr(model, "total_stride", 32):
+            if scale != 1.0 and size < getattr(model, "total_stride", 32):
                 continue  # the model cannot take images as small as that
             loader = eval_loader(
                 source.val,

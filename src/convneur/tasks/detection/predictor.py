@@ -192,7 +192,7 @@ class Detector(Predictor):
         self, images: Any, options: PredictOptions, device: torch.device
     ) -> Iterator[Prediction | tuple[str, str]]:
         model = self.at_size(options.image_size)
-        workers = min(len(images) // 4, 8) if options.workers is None else options.workers
+        workers = min(len(images) // 4, default_workers()) if options.workers is None else options.workers
         with torch.inference_mode():
             for batch in in_order(EvalObjects(ImageCache(images, options.max_pixels)), collate_objects, 1, workers):
                 yield from batch.unreadable
