@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import convneur
+from convneur.printing import Console
 from convneur.tasks.registry import TASKS, task_named
 from tests.data.semantic.builders import write_scenes as write_pixels
 from tests.data.test_contents import classes
@@ -104,6 +105,9 @@ def test_an_evaluation_can_be_had_and_kept(run, tmp_path):
             np.testing.assert_allclose(flat, again, rtol=0.02, atol=0.01, err_msg=key)
     assert "<table>" in told._repr_html_()
     told.save(tmp_path)
+    with pytest.raises(FileExistsError, match="holds a training run"):
+        told.save(made.folder)
+    assert all(len(repr(each)) < 400 for each in (told, made.model)), "a line each"
     assert {"report.html", "metrics.json", "predictions.csv"} <= {path.name for path in tmp_path.iterdir()}
 
 
@@ -136,6 +140,20 @@ def test_settings_that_are_unknown_are_refused_with_what_was_meant(tmp_path):
     with pytest.raises(ValueError, match="did you mean 'finetune'"):
         convneur.train("digits", recipe="fine-tune")
     assert not (tmp_path / "run").exists()
+
+
+def test_answers_do_not_depend_on_what_else_is_asked(run, images):
+    """Each call has its options; between the answers of an iteration nothing is switched off for the caller."""
+    model, console = run[2].model, Console(quiet=True)
+
+    def asked(size):
+        return model.predict_each([images[2]] * 3, [], console, image_size=size)
+
+    alone = [[each.to_dict() for each in asked(size)] for size in (64, 96)]
+    both = list(zip(asked(64), asked(96), strict=True))
+    assert [[each.to_dict() for each in answers] for answers in zip(*both, strict=True)] == alone
+    next(asked(64))
+    assert not torch.is_inference_mode_enabled()
 
 
 def test_what_is_no_image_is_refused_and_what_cannot_be_read_is_listed(run, images, tmp_path):

@@ -61,6 +61,9 @@ class Predictor(ABC):
     classes: list[str]
     source: str | None = None
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, {len(self.classes)} classes, from {self.source!r})"
+
     # Using it
 
     def predict(self, images: ImageLike | Sequence[ImageLike], *, progress: bool = True, **options: Any) -> Predictions:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from PIL import Image
 
 from convneur.files import StrPath, write_atomic
-from convneur.printing import Console, Table, csv_text, html_text, markdown_code
+from convneur.printing import Console, Table, csv_text, html_text, markdown_code, shortened
 from convneur.reports import Section, figures, write_report
 from convneur.reports.page import made_by, unreadable_files, versions
 from convneur.training.kept import epochs_line
@@ -80,8 +80,14 @@ class EvaluationResult(ABC):
             folder: Made if it is not there.
             command: That made it, for the report.
             run: What is to be said of the training.
+
+        Raises:
+            FileExistsError: If the folder holds a training run, and this is no evaluation of that run at its end.
+            OSError: If it cannot be written.
         """
         out = Path(folder).expanduser()
+        if run is NO_RUN and (out / "run.json").is_file():
+            raise FileExistsError(f"{out} holds a training run, which would be written over; give another folder")
         out.mkdir(parents=True, exist_ok=True)
         epochs = epochs_line(run.kept)
         if run.kept:
@@ -134,6 +140,9 @@ class EvaluationResult(ABC):
         """Lines on what could not be used."""
         return first_of(self.unreadable, "files could not be read")
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.lead()!r})"
+
     def _repr_html_(self) -> str:
         head, *rows = ([html_text(cell) for cell in row] for row in self.rows())
         body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
@@ -178,6 +187,9 @@ class Prediction(ABC):
     @abstractmethod
     def plot(self) -> Image.Image:
         """The image with the answer on it."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({shortened(str(self.to_dict()), 200)})"
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()

@@ -37,7 +37,7 @@ from convneur_options.use import EvaluateOptions, PredictOptions
 SCALES = (0.75, 1.5)  # other sizes that a classifier is evaluated at, over its own
 
 
-@dataclass
+@dataclass(repr=False)
 class ClassifierPrediction(Prediction):
     """What a classifier says of one image.
 
@@ -84,7 +84,7 @@ class ClassifierPrediction(Prediction):
         return page
 
 
-@dataclass
+@dataclass(repr=False)
 class Classifier(Predictor):
     """A classifier.
 
@@ -152,20 +152,20 @@ class Classifier(Predictor):
         # A few images need no other process.
         workers = min(len(images) // size, default_workers()) if options.workers is None else options.workers
         to = self.preprocessing(options.image_size)
-        with torch.inference_mode():
-            for batch in eval_loader(images, to, size, workers, max_pixels=options.max_pixels):
-                yield from batch.unreadable
-                known = batch.labels >= 0
+        for batch in eval_loader(images, to, size, workers, max_pixels=options.max_pixels):
+            yield from batch.unreadable
+            known = batch.labels >= 0
+            with torch.inference_mode():
                 logits = self.model(batch.images.to(device)).float().cpu()[known]
-                require_finite(logits)
-                for index, scores in zip(batch.indices[known].tolist(), logits.softmax(1), strict=True):
-                    yield ClassifierPrediction(
-                        images.name(index),
-                        partial(images.picture, index, options.max_pixels),
-                        scores.clone(),
-                        self.classes,
-                        options.top_k or 3,
-                    )
+            require_finite(logits)
+            for index, scores in zip(batch.indices[known].tolist(), logits.softmax(1), strict=True):
+                yield ClassifierPrediction(
+                    images.name(index),
+                    partial(images.picture, index, options.max_pixels),
+                    scores.clone(),
+                    self.classes,
+                    options.top_k or 3,
+                )
 
     def _open(self, data: str, options: EvaluateOptions) -> Source:
         return open_source(data, options.val_share, options.seed or 0, options.allow_remote, options.part, learns=False)

@@ -41,7 +41,7 @@ model = timm.create_model("local-dir:FOLDER", pretrained=True)  # or hf-hub:USER
 """
 
 
-@dataclass
+@dataclass(repr=False)
 class ClassifierEvaluation(EvaluationResult):
     """How good a classifier is on its held-out images.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,7 +39,7 @@ from convneur_options.use import EvaluateOptions, PredictOptions
 SCORE = 0.5  # from which a detection is drawn and listed
 
 
-@dataclass
+@dataclass(repr=False)
 class DetectorPrediction(Prediction):
     """What a detector finds on one image.
 
@@ -120,7 +121,7 @@ class DetectorSaver(Saver):
         write_atomic(self.path, json.dumps(self.results) + "\n")
 
 
-@dataclass
+@dataclass(repr=False)
 class Detector(Predictor):
     """A detector, with masks or without.
 
@@ -169,6 +170,14 @@ class Detector(Predictor):
         transform.max_size = round(made["max_size"] * size / made["min_size"])
         return self.model
 
+    @contextmanager
+    def _at_size(self, image_size: int | None) -> Iterator[nn.Module]:
+        """The same as long as the context is open: the next call may ask for another size."""
+        try:
+            yield self.at_size(image_size)
+        finally:
+            self.at_size(None)
+
     def saver(self, folder: OutputFolder) -> DetectorSaver:
         """Pictures, and a list of all that is found."""
         return DetectorSaver(folder)
@@ -191,25 +200,23 @@ class Detector(Predictor):
     def _predict(
         self, images: Any, options: PredictOptions, device: torch.device
     ) -> Iterator[Prediction | tuple[str, str]]:
-        model = self.at_size(options.image_size)
         workers = min(len(images) // 4, default_workers()) if options.workers is None else options.workers
-        with torch.inference_mode():
-            for batch in in_order(EvalObjects(ImageCache(images, options.max_pixels)), collate_objects, 1, workers):
-                yield from batch.unreadable
-                if batch.unreadable:
-                    continue
-                index, image = int(batch.indices[0]), batch.images[0]
-                with masks_of_boxes(model):
-                    found = {key: value.cpu() for key, value in model([image.to(device)])[0].items()}
-                results = coco_results(index + 1, found, self.category_ids, (image.shape[1], image.shape[2]))
-                yield DetectorPrediction(
-                    images.name(index),
-                    partial(images.picture, index, options.max_pixels),
-                    results,
-                    self.classes,
-                    self.category_ids,
-                    SCORE if options.score is None else options.score,
-                )
+        for batch in in_order(EvalObjects(ImageCache(images, options.max_pixels)), collate_objects, 1, workers):
+            yield from batch.unreadable
+            if batch.unreadable:
+                continue
+            index, image = int(batch.indices[0]), batch.images[0]
+            with torch.inference_mode(), self._at_size(options.image_size) as model, masks_of_boxes(model):
+                found = {key: value.cpu() for key, value in model([image.to(device)])[0].items()}
+            results = coco_results(index + 1, found, self.category_ids, (image.shape[1], image.shape[2]))
+            yield DetectorPrediction(
+                images.name(index),
+                partial(images.picture, index, options.max_pixels),
+                results,
+                self.classes,
+                self.category_ids,
+                SCORE if options.score is None else options.score,
+            )
 
     def _open(self, data: str, options: EvaluateOptions) -> ObjectSource:
         return open_objects(data, options.part, self._known(), self.with_masks, options.val_share, options.seed or 0)
@@ -228,8 +235,7 @@ class Detector(Predictor):
             source.val.check_masks(source.classes)
         workers = default_workers() if options.workers is None else options.workers
         loader = in_order(EvalObjects(ImageCache(source.val, options.max_pixels)), collate_objects, 2, workers)
-        model = self.at_size(options.image_size)
-        with Progress(console=console, transient=True) as progress:
+        with self._at_size(options.image_size) as model, Progress(console=console, transient=True) as progress:
             batches = progress.track(loader, len(loader), description="evaluating")
             answers = evaluate_detector(
                 model, source.val, source.classes, source.category_ids, batches, device, self.with_masks

@@ -45,7 +45,7 @@ found = convneur.load("FOLDER").predict("image.jpg")[0]  # .boxes, .labels, .sco
 """
 
 
-@dataclass
+@dataclass(repr=False)
 class DetectorEvaluation(EvaluationResult):
     """How good a detector is on its held-out images.
 

@@ -37,7 +37,7 @@ from convneur_options.use import EvaluateOptions, ImageOptions, PredictOptions
 NAMES = {"semantic_fpn": "Semantic FPN", "upernet": "UPerNet", "unet": "U-Net", "deeplabv3plus": "DeepLabV3+"}
 
 
-@dataclass
+@dataclass(repr=False)
 class SegmenterPrediction(Prediction):
     """The class of every pixel of one image.
 
@@ -84,7 +84,7 @@ class SegmenterSaver(Saver):
         return {"mask": str(mask), "overlay": str(shown)}
 
 
-@dataclass
+@dataclass(repr=False)
 class SegmentationPredictor(Predictor):
     """A segmentation model.
 

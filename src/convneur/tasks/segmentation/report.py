@@ -45,7 +45,7 @@ marked = convneur.load("FOLDER").predict("image.jpg")[0]  # .mask (H, W), .share
 """
 
 
-@dataclass
+@dataclass(repr=False)
 class SegmenterEvaluation(EvaluationResult):
     """How good a segmentation model is on its held-out images.
 
