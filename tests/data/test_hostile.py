@@ -111,7 +111,7 @@ def test_want_of_memory_is_told_in_words(error, monkeypatch):
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("convneur.data.decode._as_seen", fail)
+    monkeypatch.setattr("convneur.data.decode.as_seen", fail)
     with one_line(UnreadableImageError, "takes more memory than there is"):
         decode_image(PNG)
 
