@@ -271,7 +271,7 @@ class OutputFolder:
 
 
 def made_once(folder: OutputFolder, made_from: Mapping[str, Any], make: Callable[[OutputFolder], T], tell: Any) -> T:
-    """What ``make`` gives, or what it gave when the same was asked before; ``tell`` is told of the latter."""
+    """What ``make`` gives, or what it gave when the same was asked before, which ``tell`` gets a line on."""
     with folder:
         try:
             folder.check(made_from)

@@ -47,18 +47,17 @@ def train_verb(arguments: Sequence[str]) -> Callable[..., None]:
 
     tyro's overridable configs would make a subcommand of each recipe, and of --recipe something else.
     """
-    named = next((word for word in arguments[1:2] if word in TASKS), "classification")
+    named: Any = next((word for word in arguments[1:2] if word in TASKS), "classification")
     config_class, recipes = TASKS[named]
     name, recipe_defaults = recipe_named(arguments, next(each for each in recipes if each.startswith("quick")), recipes)
     defaults = config_class(data=tyro.MISSING)
-    off = tyro.conf.FlagCreatePairsOff
 
     def train(
-        task: Annotated[TaskName, tyro.conf.Positional] = named,  # type: ignore[assignment]
-        recipe: Literal[tuple(recipes)] = name,  # type: ignore[valid-type]
-        options: Annotated[config_class, tyro.conf.arg(name=""), off] = defaults,  # type: ignore[valid-type]
-        run: Annotated[RunOptions, tyro.conf.arg(name=""), off] = HERE,
-        settings: Annotated[Any, tyro.conf.arg(name="")] = recipe_defaults,
+        task: Annotated[TaskName, tyro.conf.Positional] = named,
+        recipe: Any = name,
+        options: Any = defaults,
+        run: Annotated[RunOptions, tyro.conf.arg(name=""), tyro.conf.FlagCreatePairsOff] = HERE,
+        settings: Any = recipe_defaults,
     ) -> None:
         """Train a model on images, evaluate it, and write model, numbers and a report.
 
@@ -79,11 +78,10 @@ def train_verb(arguments: Sequence[str]) -> Callable[..., None]:
             raise ValueError(f"write convneur train {task} ..., the task first")
         _train(task, options, settings, run)
 
-    # Annotations are read as text, and these are made here.
+    # What differs with the task; annotations are read as text, which cannot name these.
     train.__annotations__ |= {
         "recipe": Literal[tuple(recipes)],
-        "options": Annotated[config_class, tyro.conf.arg(name=""), off],
-        "run": Annotated[RunOptions, tyro.conf.arg(name=""), off],
+        "options": Annotated[config_class, tyro.conf.arg(name=""), tyro.conf.FlagCreatePairsOff],
         "settings": Annotated[type(recipe_defaults), tyro.conf.arg(name="")],
     }
     return train

@@ -56,7 +56,7 @@ class SharedPixels:
                 return
             self.end.value = start + size
         self.memory.buffer[start : start + size] = picture.tobytes()
-        # Its place is told last, and after a lock was taken: who sees the place sees the pixels.
+        # Its place is published last, and after a lock was taken: who sees the place sees the pixels.
         with self.end.get_lock():
             self._heads()[number, 1:] = picture.size
             self._heads()[number, 0] = start

@@ -29,7 +29,7 @@ from convneur.data.paths import before_wildcards, is_clutter, matching
 
 
 class UnlabelledImages:
-    """Images that are told apart by their names, which are the same wherever the files are.
+    """Images that are distinguished by their names, which are the same wherever the files are.
 
     Args:
         images: Of a format; it has ``read``, ``identity``, and ``known_labels`` if they have labels.

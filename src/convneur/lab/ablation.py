@@ -227,12 +227,20 @@ def _has(results: dict[str, Any], name: str, seed: int) -> bool:
 def _results(path: Path, config: AblationConfig) -> dict[str, Any]:
     """What is in the file, if it was begun with the same settings."""
     settings = json.loads(json.dumps(asdict(config)))
-    for free in (settings, "only"), (settings, "workers"), (settings["budget"], "seeds"):
-        del free[0][free[1]]  # more cells and seeds may be added later
+    fit = settings["recipe"]["fit"]
+    for free in (settings, "only"), (settings, "workers"), (settings["budget"], "seeds"), (fit, "loggers"):
+        del free[0][free[1]]  # more cells and seeds may be added later, and curves go elsewhere
     if not path.exists():
         return {"settings": settings, "runs": []}
     results = read_json(path, "remove it, or give another --out")
-    if results.get("settings") != settings:
+    begun = results.get("settings")
+    if (
+        isinstance(begun, dict)
+        and isinstance(begun.get("recipe"), dict)
+        and isinstance(begun["recipe"].get("fit"), dict)
+    ):
+        begun["recipe"]["fit"].pop("wandb", None)  # of earlier versions, in the place of loggers
+    if begun != settings:
         raise ValueError(
             f"{path} was begun with other settings; give the same, add --overwrite to replace it, or give another --out"
         )
