@@ -124,6 +124,21 @@ def test_tables_and_shards_of_other_names_are_known_by_their_bytes(tmp_path):
             assert not_learned(judged, given, kept) == ([] if learned else every)
 
 
+def test_files_whose_names_end_as_those_of_rows_do_are_files(tmp_path):
+    """Sizes tell apart what has the same name in two folders that are not there any more to be compared."""
+    data = classes(tmp_path / "data" / "plots row 1")
+    for file in sorted(data.glob("*/*.png")):
+        file.rename(file.with_name(f"plot.parquet row {file.name}"))
+    kept = Contents.of(open_source(str(data), None), str(data))
+    assert [size for _, size in kept.val] == [file.stat().st_size for file in sorted(data.glob("*/*.png"))]
+    other = classes(tmp_path / "other" / "plots row 1", seed=1)
+    for file in sorted(other.glob("*/*.png")):
+        file.rename(file.with_name(f"plot.parquet row {file.name}"))
+    learned = Contents(kept.root, kept.val, [])
+    shutil.rmtree(data)
+    assert len(not_learned(open_source(str(other), None).val, str(other), learned)) == 12
+
+
 def test_digits_of_both_parts_are_told_apart():
     source = open_source("digits")
     kept = Contents.of(source, "digits")

@@ -9,6 +9,7 @@ import filecmp
 import gzip
 import json
 import os
+import re
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ from convneur.files import write_atomic
 
 FILE = "images.json.gz"
 MOST_BYTES = 2**31  # of the list, unpacked
-ROW = " row "  # between the name of a table and the number of a row
+ROW = re.compile(r"(.*\.parquet) row \d+", re.IGNORECASE | re.DOTALL)  # how the rows of a table are named
 
 Listed = list[tuple[str, int]]
 
@@ -102,10 +103,10 @@ def listed(images: Any, data: str) -> Listed:
         return [(f"scan {zlib.crc32(base.pixels[number].tobytes()):08x}", 0) for number in numbers.tolist()]
     rows = getattr(base, "rows", None)  # of the package datasets: its parts have rows of the same numbers
     if rows is not None:
-        return [(f"{rows.split}{ROW}{number}", int(rows.data.nbytes)) for number in numbers.tolist()]
+        return [(f"{rows.split} row {number}", int(rows.data.nbytes)) for number in numbers.tolist()]
     names = [base.name(number) for number in numbers.tolist()]
     size_of = lru_cache(maxsize=1024)(_size)  # rows of a table have that of the table
-    sizes = [size_of(name.rpartition(ROW)[0] or name) for name in names]
+    sizes = [size_of(_table(name) or name) for name in names]
     return [(_below(name, data), size) for name, size in zip(names, sizes, strict=True)]
 
 
@@ -144,11 +145,7 @@ def not_learned(images: Any, data: str, contents: Contents) -> list[int]:
 
 def _first_names(images: Any, folder: Path, contents: Contents) -> Callable[[str, int], str]:
     """Of what is in a table or shard that was copied to another name: the name that the run knows."""
-    shards = isinstance(images, Shards)
-
-    def file_of(name: str) -> str:
-        return name if shards else name.rpartition(ROW)[0]
-
+    file_of: Callable[[str], str] = str if isinstance(images, Shards) else _table
     known = {file_of(name): size for name, size in (*contents.train, *contents.val)}
     of_size: dict[int, list[str]] = defaultdict(list)
     for file, size in known.items():
@@ -208,6 +205,12 @@ def _folder(data: str) -> Path:
     """What names of images are relative to."""
     path = _path(data)
     return path.parent if path.is_file() else path
+
+
+def _table(name: str) -> str:
+    """The table that a name means a row of; none for a file, whatever is in its name."""
+    found = ROW.fullmatch(name)
+    return found[1] if found else ""
 
 
 def _below(name: str, data: str) -> str:
