@@ -147,3 +147,15 @@ def test_an_image_of_one_pixel_a_side_is_looked_at_and_learned_from(kind):
     target["masks"] = torch.ones(1, 1, 600, dtype=torch.uint8)
     losses = model.train()([torch.rand(3, 1, 600)], [target])
     assert all(loss.isfinite() for loss in losses.values())
+
+
+def test_answers_are_the_same_whatever_image_comes_first():
+    """torchvision would take the scales of the maps from it: of a thin one, which is mostly padding, too large ones."""
+    model, other = detector("faster_rcnn").eval(), detector("faster_rcnn").eval()
+    other.load_state_dict(model.state_dict())
+    image = torch.rand(3, 96, 128)
+    with torch.inference_mode():
+        other([torch.rand(3, 4, 128)])
+        (found,), (expected,) = other([image]), model([image])
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from math import log2
 from typing import Any, Literal, get_args
 
 from torch import nn
@@ -13,6 +14,7 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
+from torchvision.ops.poolers import initLevelMapper
 
 from convneur.models.metadata import (
     MAX_CLASSES,
@@ -89,6 +91,11 @@ def create_detector(
     given: dict[str, Any] = {"min_size": min_size, "max_size": max_size} | arguments
     detector: Any = _with_heads(kind, pyramid, num_classes, smallest_anchor, mask_channels, given)
     detector.transform = PastingTransform(detector.transform)
+    for module in detector.modules():
+        if isinstance(module, MultiScaleRoIAlign):
+            # torchvision takes them from the first image that it sees, and is wrong for all others where that is thin.
+            module.scales = [1 / stride for stride in STRIDES]
+            module.map_levels = initLevelMapper(int(log2(STRIDES[0])), int(log2(STRIDES[-1])))
     return detector
 
 
