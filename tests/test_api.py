@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -28,6 +29,12 @@ SETTINGS = {
 }
 HEADS = {"out_channels": 16, "mask_channels": 16, "smallest_anchor": 16, "boxes_per_image": 32, "proposals": 100}
 SETTINGS["detection"]["heads"] = HEADS
+
+
+def asked(model, image, **options):
+    """All that a model says of an image; of a detector also what it is not sure of."""
+    options |= {"score": 0.0} if "score" in model.uses else {}
+    return model.predict(image, progress=False, **options)[0].to_dict()
 
 
 def flattened(value):
@@ -154,6 +161,45 @@ def test_answers_do_not_depend_on_what_else_is_asked(run, images):
     assert [[each.to_dict() for each in answers] for answers in zip(*both, strict=True)] == alone
     next(asked(64))
     assert not torch.is_inference_mode_enabled()
+
+
+def test_answers_do_not_depend_on_what_other_threads_ask(run, images):
+    model, between = run[2].model, []
+
+    def ask(size):
+        return asked(model, images[2], image_size=size)
+
+    def ask_another(*_):
+        if not between:
+            between.append(None)
+            with ThreadPoolExecutor(1) as thread:
+                between.append(thread.submit(ask, 128).result())
+
+    alone = {size: ask(size) for size in (64, 128)}
+    assert alone[64] != alone[128]
+    hook = model.model.register_forward_pre_hook(ask_another)
+    try:
+        assert ask(64) == alone[64]
+    finally:
+        hook.remove()
+    assert between[1] == alone[128]
+
+
+def test_the_model_is_plain_and_answers_follow_what_it_learns(run, images):
+    found = convneur.load(run[2].folder)
+    before = asked(found, images[2])
+    found.embed(images[2], progress=False)
+    model = found.model.train()
+    weights = [each for name, each in model.named_parameters() if "mlp.fc1.weight" in name]
+    inputs = [torch.ones(3, 64, 64)] if run[0] == "detection" else torch.ones(1, 3, 64, 64)
+    with torch.no_grad():
+        for weight in weights:
+            weight.mul_(-50)
+    assert asked(found, images[2]) != before
+    if run[0] != "detection":
+        model(inputs).square().sum().backward()
+        assert all(weight.grad is not None for weight in weights)
+    assert model.training
 
 
 def test_what_is_no_image_is_refused_and_what_cannot_be_read_is_listed(run, images, tmp_path):

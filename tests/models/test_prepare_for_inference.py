@@ -21,13 +21,24 @@ CPU = torch.device("cpu")
 @pytest.mark.skipif(ops.local_branch.missing is not None, reason="there are no CPU kernels to fuse for")
 def test_convneur_blocks_are_fused_wherever_they_are():
     model = nn.ModuleDict({"body": stirred(dims=(16, 24, 32))}).eval()
-    plain, images = copy.deepcopy(model), torch.randn(2, 3, 64, 48)
-    assert prepare_for_inference(model, CPU) is model
-    assert all(module.fused is not None for module in model.modules() if isinstance(module, ConvNeurBlock))
+    images, ready = torch.randn(2, 3, 64, 48), prepare_for_inference(model, CPU)
+    assert all(module.fused is not None for module in ready.modules() if isinstance(module, ConvNeurBlock))
+    assert not any(module.fused is not None for module in model.modules() if isinstance(module, ConvNeurBlock))
     with torch.inference_mode():
-        torch.testing.assert_close(model["body"](images), plain["body"](images), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ready["body"](images), model["body"](images), rtol=1e-5, atol=1e-5)
+    assert all(one is other for one, other in zip(model.parameters(), ready.parameters(), strict=True)), "shared"
     with pytest.raises(ValueError, match="cannot be trained"):
-        model.train()
+        ready.train()
+
+
+def test_what_is_in_several_places_and_what_has_hooks_is_so_in_the_other_model():
+    shared, seen = nn.Linear(2, 2), []
+    model = nn.Sequential(shared, nn.ReLU(), shared)
+    shared.register_forward_hook(lambda *_: seen.append("called"))
+    ready = prepare_for_inference(model, CPU)
+    assert ready[0] is ready[2] is not shared
+    ready(torch.ones(1, 2))
+    assert seen == ["called"] * 2
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -41,8 +52,12 @@ def test_models_of_timm_stay_as_they_are(frozen):
         assert torch.equal(prepare_for_inference(model, CPU)(images), expected)
 
 
-def test_a_model_in_training_mode_is_refused_where_it_would_be_fused():
-    model = stirred().train()
-    with pytest.raises(ValueError, match="call eval"):
-        prepare_for_inference(model, CPU)
-    assert prepare_for_inference(model, torch.device("meta")).training
+@pytest.mark.parametrize("make", [stirred, lambda: timm.create_model("test_resnet")])
+def test_a_model_goes_on_training_while_the_other_is_asked(make):
+    model, images = make().train(), torch.randn(2, 3, 64, 64)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.inference_mode():
+        answers = prepare_for_inference(model, CPU)(images)
+        assert model.training
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()), "statistics stay"
+        torch.testing.assert_close(answers, copy.deepcopy(model).eval()(images), rtol=1e-4, atol=1e-4)

@@ -49,7 +49,7 @@ class Predictor(ABC):
         noun: What it is, in messages.
         uses: Options of evaluating and predicting that mean something to it.
         name: Of the model.
-        model: What computes.
+        model: In eval mode, plain: asking does not change it, and it may be trained on; answers follow its weights.
         classes: Names, in the order of the model's answers.
         source: Where it was loaded from; None for nowhere.
     """
@@ -100,10 +100,11 @@ class Predictor(ABC):
         """As `predict`, one answer after the other; names of what cannot be read are added to ``unreadable``."""
         chosen = PredictOptions(**self.checked(PredictOptions, options))
         opened = open_images(images, console.print)
-        device = self.to_device()
+        device = device_for()
+        model = prepare_for_inference(self.model, device)
         with Progress(console=console, transient=True) as progress:
             row = progress.add_task("predicting", total=len(opened))
-            for found in self._predict(opened, chosen, device):
+            for found in self._predict(opened, chosen, model, device):
                 progress.advance(row)
                 if isinstance(found, Prediction):
                     yield found
@@ -112,7 +113,7 @@ class Predictor(ABC):
 
     @abstractmethod
     def _predict(
-        self, images: Any, options: PredictOptions, device: torch.device
+        self, images: Any, options: PredictOptions, model: nn.Module, device: torch.device
     ) -> Iterator[Prediction | tuple[str, str]]:
         """Per image an answer, or its name and why it cannot be read."""
 
@@ -139,7 +140,8 @@ class Predictor(ABC):
         source = run.not_learned(source, data, console)
         if source.held_out.startswith("all of "):  # nothing is held out: no known run of the model's learned from it
             console.print(f"all {len(source.val):,} images are judged by; --val-share judges by a share of them")
-        result = self._evaluate(source, chosen, self.to_device(), console)
+        device = device_for()
+        result = self._evaluate(source, chosen, prepare_for_inference(self.model, device), device, console)
         missing = [name for name in source.classes if name not in set(self._judged_classes(source, found, result))]
         if missing:
             before, after = self.missing
@@ -158,7 +160,7 @@ class Predictor(ABC):
 
     @abstractmethod
     def _evaluate(
-        self, source: Any, options: EvaluateOptions, device: torch.device, console: Console
+        self, source: Any, options: EvaluateOptions, model: nn.Module, device: torch.device, console: Console
     ) -> EvaluationResult:
         """Ask about all held-out images."""
 
@@ -170,7 +172,7 @@ class Predictor(ABC):
         """Judge by the held-out images of the run that has just trained the model."""
         strict = getattr(config, "strict", False)
         options = EvaluateOptions(workers=config.workers, max_megapixels=config.max_megapixels, strict=strict)
-        return self._evaluate(source, options, device_for(recipe.fit.accelerator), console)
+        return self._evaluate(source, options, self.model, device_for(recipe.fit.accelerator), console)
 
     @torch.inference_mode()
     def embed(self, images: ImageLike | Sequence[ImageLike], *, progress: bool = True, **options: Any) -> Tensor:
@@ -181,8 +183,9 @@ class Predictor(ABC):
         Raises:
             ValueError: If an image cannot be read: rows belong to images by their number.
         """
-        module = self.feature_module()
-        return torch.cat([module(batch).float().cpu() for batch in self._batches(images, progress, options)])
+        device = device_for()
+        module = prepare_for_inference(self.feature_module(), device)
+        return torch.cat([module(x.to(device)).float().cpu() for x in self._batches(images, progress, options)])
 
     @torch.inference_mode()
     def features(
@@ -193,8 +196,10 @@ class Predictor(ABC):
         Raises:
             ValueError: If an image cannot be read.
         """
-        module = self.feature_module()
-        found = [[each.float().cpu() for each in module.maps(x)] for x in self._batches(images, progress, options)]
+        device = device_for()
+        module: Any = prepare_for_inference(self.feature_module(), device)
+        batches = self._batches(images, progress, options)
+        found = [[each.float().cpu() for each in module.maps(x.to(device))] for x in batches]
         return [torch.cat(maps) for maps in zip(*found, strict=True)]
 
     def _batches(
@@ -203,14 +208,14 @@ class Predictor(ABC):
         for name in set(options) - EMBED_OPTIONS:
             raise ValueError(f"{name} is no option of features; give some of {', '.join(sorted(EMBED_OPTIONS))}")
         chosen = PredictOptions(**options)
-        console, device = Console(stderr=True, quiet=not progress), self.to_device()
+        console = Console(stderr=True, quiet=not progress)
         transform = eval_transform(self.preprocessing(chosen.image_size))
         opened, size = open_images(images, console.print), chosen.batch_size or 16
         with Progress(console=console, transient=True) as bar:
             row = bar.add_task("computing features", total=len(opened))
             for start in range(0, len(opened), size):
                 numbers = range(start, min(start + size, len(opened)))
-                yield torch.stack([transform(opened.picture(n, chosen.max_pixels)) for n in numbers]).to(device)
+                yield torch.stack([transform(opened.picture(n, chosen.max_pixels)) for n in numbers])
                 bar.advance(row, len(numbers))
 
     @abstractmethod
@@ -229,12 +234,6 @@ class Predictor(ABC):
     @abstractmethod
     def architecture(self) -> tuple[str, dict[str, Any]]:
         """Name in timm of the classifier or backbone, and its arguments."""
-
-    def to_device(self) -> torch.device:
-        """Make the model ready for where it computes best here."""
-        device = device_for()
-        self.model = prepare_for_inference(self.model, device)
-        return device
 
     def saver(self, folder: OutputFolder) -> Saver:
         """What writes predictions to a folder."""

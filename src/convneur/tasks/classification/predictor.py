@@ -146,7 +146,7 @@ class Classifier(Predictor):
         return self.config.get("architecture", self.name), self.model_args
 
     def _predict(
-        self, images: Any, options: PredictOptions, device: torch.device
+        self, images: Any, options: PredictOptions, model: nn.Module, device: torch.device
     ) -> Iterator[Prediction | tuple[str, str]]:
         size = options.batch_size or 64
         # A few images need no other process.
@@ -156,7 +156,7 @@ class Classifier(Predictor):
             yield from batch.unreadable
             known = batch.labels >= 0
             with torch.inference_mode():
-                logits = self.model(batch.images.to(device)).float().cpu()[known]
+                logits = model(batch.images.to(device)).float().cpu()[known]
             require_finite(logits)
             for index, scores in zip(batch.indices[known].tolist(), logits.softmax(1), strict=True):
                 yield ClassifierPrediction(
@@ -183,10 +183,10 @@ class Classifier(Predictor):
         return judged_classes(source)
 
     def _evaluate(
-        self, source: Source, options: EvaluateOptions, device: torch.device, console: Console
+        self, source: Source, options: EvaluateOptions, model: nn.Module, device: torch.device, console: Console
     ) -> ClassifierEvaluation:
         """Evaluate on the held-out images, at other image sizes too."""
-        base, model = self.preprocessing(options.image_size).input_size[1], self.model
+        base = self.preprocessing(options.image_size).input_size[1]
         fixed = bool(getattr(model, "pretrained_cfg", {}).get("fixed_input_size"))
         evaluations: dict[int, Evaluation] = {}
         for scale in (1.0,) if fixed else (1.0, *SCALES):
@@ -203,7 +203,6 @@ class Classifier(Predictor):
             with Progress(console=console, transient=True) as progress:
                 batches = progress.track(loader, len(loader), description=f"evaluating at {size} px")
                 evaluations[size] = evaluate(model, batches, device)
-        model.cpu()
         resolutions = {size: evaluations[size].top1 for size in sorted(evaluations)}
         # Shards can only be read in a row, so there are no pictures of single answers.
         in_a_row = isinstance(source.val, Shards)

@@ -47,7 +47,7 @@ class ClassifierEvaluation(EvaluationResult):
 
     Attributes:
         name: Of the model.
-        model: In eval mode, on the CPU.
+        model: In eval mode.
         answers: What it said.
         classes: Names.
         file: Name of the image of an index.
@@ -186,7 +186,8 @@ class ClassifierEvaluation(EvaluationResult):
         if self.look is None or not isinstance(self.model, ConvNeur) or not self.model.has_gates:
             return []
         picture, image = self.look(int(self.answers.indices[0]))
-        maps = [gate[0] for gate in gate_maps(self.model.cpu(), image[None])]
+        images = image[None].to(next(self.model.parameters()).device)
+        maps = [gate[0].cpu() for gate in gate_maps(self.model, images)]
         text = (
             "What the memory lets through at each stage, for the first held-out image: above the mean over all "
             "channels, below the channel that varies most."

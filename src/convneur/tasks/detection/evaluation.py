@@ -15,7 +15,7 @@ from torchvision.ops import box_iou
 
 from convneur.data.loading import PADDING
 from convneur.data.objects import ObjectImages, Objects
-from convneur.tasks.detection.mask_paste import masks_of_boxes
+from convneur.tasks.detection.mask_paste import with_transform
 from convneur.tasks.detection.metrics import AveragePrecision, average_precision, coco_results, require_counter
 
 SURE = 0.5  # score from which a detection counts as an answer, and overlap from which it counts as right
@@ -118,7 +118,7 @@ def evaluate_detector(
         ValueError: If no image can be read, or none of those has anything to find.
     """
     require_counter()
-    model.to(device).eval()
+    model = with_transform(model.to(device).eval(), pasting=False)
     indices: list[int] = []
     results: list[dict[str, Any]] = []
     mistakes: list[Mistakes] = []
@@ -130,8 +130,7 @@ def evaluate_detector(
             if index == PADDING:
                 continue
             start = time.perf_counter()
-            with masks_of_boxes(model):
-                found = {name: value.cpu() for name, value in model([image.to(device)])[0].items()}
+            found = {name: value.cpu() for name, value in model([image.to(device)])[0].items()}
             seconds.append(time.perf_counter() - start)
             indices.append(index)
             results += coco_results(images.ids[index], found, category_ids, (image.shape[1], image.shape[2]))

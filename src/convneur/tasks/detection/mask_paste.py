@@ -6,8 +6,6 @@ torchvision fills an image of zeros for each mask and stacks them; here all are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import expand_boxes, expand_masks
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+from convneur.models.prepare_for_inference import shallow_copy
 
 Size = tuple[int, int]
 
@@ -36,7 +36,8 @@ class PastingTransform(GeneralizedRCNNTransform):
             transform.fixed_size,
         )
         self.fixed_size: tuple[int, int] | None = transform.fixed_size
-        self.pasting = True  # see `masks_of_boxes`
+        # Without, masks stay (n, 1, side, side) over their boxes: hundreds on a large image would take gigabytes.
+        self.pasting = True
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
         """As torchvision does it, but to at least a pixel a side: of 600 x 1 px nothing would be left."""
@@ -46,12 +47,9 @@ class PastingTransform(GeneralizedRCNNTransform):
         scale = self.max_size / max(height, width)
         if min(height, width) * scale >= 1:
             return super().resize(image, target)
-        kept = self.fixed_size
-        self.fixed_size = max(1, round(width * scale)), max(1, round(height * scale))
-        try:
-            return super().resize(image, target)
-        finally:
-            self.fixed_size = kept
+        other = shallow_copy(self)
+        other.fixed_size = max(1, round(width * scale)), max(1, round(height * scale))
+        return super(PastingTransform, other).resize(image, target)
 
     def postprocess(
         self, result: list[dict[str, Tensor]], image_shapes: list[Size], original_image_sizes: list[Size]
@@ -67,16 +65,13 @@ class PastingTransform(GeneralizedRCNNTransform):
         return result
 
 
-@contextmanager
-def masks_of_boxes(detector: nn.Module) -> Iterator[None]:
-    """Let a detector leave its masks as they are, (n, 1, side, side) over their boxes: a few hundred on a large image
-    would take gigabytes."""
-    transform: Any = detector.get_submodule("transform")
-    transform.pasting = False
-    try:
-        yield
-    finally:
-        transform.pasting = True
+def with_transform(detector: nn.Module, **settings: Any) -> nn.Module:
+    """A detector of the same layers, with other settings of its transform; the given one stays as it is."""
+    other = shallow_copy(detector)
+    other.transform = shallow_copy(other.transform)
+    for name, value in settings.items():
+        setattr(other.transform, name, value)
+    return other
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: Size) -> Tensor:

@@ -13,7 +13,7 @@ from convneur.data.objects import ObjectImages
 from convneur.tasks.base import Task
 from convneur.tasks.detection.evaluation import judge, refuse_unknown
 from convneur.tasks.detection.learning import boxes_in_full_precision, parameter_groups
-from convneur.tasks.detection.mask_paste import masks_of_boxes
+from convneur.tasks.detection.mask_paste import with_transform
 from convneur.tasks.detection.metrics import coco_results, require_counter
 from convneur_options.optim import OptimConfig
 
@@ -76,8 +76,8 @@ class Detection(Task):
             return
         images = [batch.images[place] for place in known]
         numbers = [self.held_out.ids[batch.indices[place]] for place in known]
-        with boxes_in_full_precision(self.best_model, self.device), masks_of_boxes(self.best_model):
-            said = self.best_model(images)
+        with boxes_in_full_precision(self.best_model, self.device):
+            said = with_transform(self.best_model, pasting=False)(images)
         for number, image, found in zip(numbers, images, said, strict=True):
             self.judged.append(number)
             self.found += coco_results(number, found, self.category_ids, (image.shape[1], image.shape[2]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from convneur.printing import Console, Progress
 from convneur.tasks.backbone_utils import backbone_preprocessing, body_of
 from convneur.tasks.detection.drawing import draw_found
 from convneur.tasks.detection.evaluation import evaluate_detector
-from convneur.tasks.detection.mask_paste import masks_of_boxes
+from convneur.tasks.detection.mask_paste import with_transform
 from convneur.tasks.detection.metrics import coco_results
 from convneur.tasks.detection.models import WITH_MASKS
 from convneur.tasks.detection.report import DetectorEvaluation
@@ -161,22 +160,15 @@ class Detector(Predictor):
         """As `convneur.tasks.detection.save_detector`."""
         save_detector(self.model, folder, self.arguments, self.classes, self.category_ids, card)
 
-    def at_size(self, image_size: int | None) -> nn.Module:
-        """The model, which resizes images to another size if one is given; that of their shorter side."""
-        transform: Any = self.model.get_submodule("transform")
+    def at_size(self, image_size: int | None, model: nn.Module | None = None) -> nn.Module:
+        """The model, or another with its arguments, that resizes images to another size; that of their shorter side.
+
+        It is a copy, with the same layers: the next call may ask for another size, and another thread at the same time.
+        """
         made: Mapping[str, int] = {"min_size": 800, "max_size": 1333} | self.arguments
         size = image_size or made["min_size"]
-        transform.min_size = (size,)
-        transform.max_size = round(made["max_size"] * size / made["min_size"])
-        return self.model
-
-    @contextmanager
-    def _at_size(self, image_size: int | None) -> Iterator[nn.Module]:
-        """The same as long as the context is open: the next call may ask for another size."""
-        try:
-            yield self.at_size(image_size)
-        finally:
-            self.at_size(None)
+        longest = round(made["max_size"] * size / made["min_size"])
+        return with_transform(self.model if model is None else model, min_size=(size,), max_size=longest)
 
     def saver(self, folder: OutputFolder) -> DetectorSaver:
         """Pictures, and a list of all that is found."""
@@ -198,15 +190,16 @@ class Detector(Predictor):
         return self.arguments["backbone"], self.arguments.get("backbone_args") or {}
 
     def _predict(
-        self, images: Any, options: PredictOptions, device: torch.device
+        self, images: Any, options: PredictOptions, model: nn.Module, device: torch.device
     ) -> Iterator[Prediction | tuple[str, str]]:
         workers = min(len(images) // 4, default_workers()) if options.workers is None else options.workers
+        model = with_transform(self.at_size(options.image_size, model), pasting=False)
         for batch in in_order(EvalObjects(ImageCache(images, options.max_pixels)), collate_objects, 1, workers):
             yield from batch.unreadable
             if batch.unreadable:
                 continue
             index, image = int(batch.indices[0]), batch.images[0]
-            with torch.inference_mode(), self._at_size(options.image_size) as model, masks_of_boxes(model):
+            with torch.inference_mode():
                 found = {key: value.cpu() for key, value in model([image.to(device)])[0].items()}
             results = coco_results(index + 1, found, self.category_ids, (image.shape[1], image.shape[2]))
             yield DetectorPrediction(
@@ -228,19 +221,19 @@ class Detector(Predictor):
         return [name.strip() for name in self.classes]  # as they are read now
 
     def _evaluate(
-        self, source: ObjectSource, options: EvaluateOptions, device: torch.device, console: Console
+        self, source: ObjectSource, options: EvaluateOptions, model: nn.Module, device: torch.device, console: Console
     ) -> DetectorEvaluation:
         """Evaluate on the held-out images, one at a time."""
         if self.with_masks:
             source.val.check_masks(source.classes)
         workers = default_workers() if options.workers is None else options.workers
         loader = in_order(EvalObjects(ImageCache(source.val, options.max_pixels)), collate_objects, 2, workers)
-        with self._at_size(options.image_size) as model, Progress(console=console, transient=True) as progress:
+        model = self.at_size(options.image_size, model)
+        with Progress(console=console, transient=True) as progress:
             batches = progress.track(loader, len(loader), description="evaluating")
             answers = evaluate_detector(
                 model, source.val, source.classes, source.category_ids, batches, device, self.with_masks
             )
-        model.cpu()
         return DetectorEvaluation(self.name, answers, source.classes, source.category_ids, options.max_pixels)
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from convneur.data.decode import UnreadableImageError
 from convneur.data.known_classes import pixels_of
@@ -152,7 +153,7 @@ class SegmentationPredictor(Predictor):
         return self.arguments["backbone"], self.arguments.get("backbone_args") or {}
 
     def _predict(
-        self, images: Any, options: PredictOptions, device: torch.device
+        self, images: Any, options: PredictOptions, model: nn.Module, device: torch.device
     ) -> Iterator[Prediction | tuple[str, str]]:
         how = self.how(options)
         for index in range(len(images)):
@@ -162,7 +163,7 @@ class SegmentationPredictor(Predictor):
                 yield images.name(index), str(error)
                 continue
             pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-            mask = segment(self.model, pixels, how, device).numpy()
+            mask = segment(model, pixels, how, device).numpy()
             opened = partial(images.picture, index, options.max_pixels)
             yield SegmenterPrediction(images.name(index), opened, mask, self.code)
 
@@ -177,22 +178,21 @@ class SegmentationPredictor(Predictor):
         return [name for name, count in zip(self.classes, counts, strict=True) if count]
 
     def _evaluate(
-        self, source: PixelSource, options: EvaluateOptions, device: torch.device, console: Console
+        self, source: PixelSource, options: EvaluateOptions, model: nn.Module, device: torch.device, console: Console
     ) -> SegmenterEvaluation:
         """Evaluate on the held-out images, one at a time."""
-        code, how, model = source.code, self.how(options), self.model
+        code, how = source.code, self.how(options)
         images = EvalPixels(ImageCache(source.val, options.max_pixels), code, options.strict)
         workers = default_workers() if options.workers is None else options.workers
         loader = in_order(images, listed, 2, workers)
         with Progress(console=console, transient=True) as progress:
             batches = progress.track(loader, len(loader), description="evaluating")
             answers = evaluate_segmenter(model, len(code.classes), batches, how, device)
-        model.cpu()
 
         def look(index: int) -> tuple[Image.Image, ClassMap, ClassMap]:
             picture, truth, _ = images.pair(index)
             pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-            return picture, truth.numpy(), segment(model, pixels, how, torch.device("cpu")).numpy()
+            return picture, truth.numpy(), segment(model, pixels, how, device).numpy()
 
         return SegmenterEvaluation(self.name, answers, code, look, source.val.name)
 
