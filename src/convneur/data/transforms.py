@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -45,6 +45,11 @@ class Preprocessing:
         size = (channels, image_size or height, image_size or width)
         mean, std = (tuple(config[key])[:channels] for key in ("mean", "std"))
         return Preprocessing(size, mean, std, config["interpolation"], config["crop_pct"])
+
+    def scaled(self, factor: float) -> Preprocessing:
+        """For images of another size and the same shape."""
+        channels, height, width = self.input_size
+        return replace(self, input_size=(channels, round(factor * height), round(factor * width)))
 
 
 def train_transform(to: Preprocessing, augment: AugmentConfig) -> Transform:

@@ -23,6 +23,7 @@ from convneur.export.runtime import Runtime
 from convneur.export.untrained import untrained
 from convneur.files import StrPath
 from convneur.models import load_model
+from convneur.models.image_sizes import require_size
 from convneur.notes import files_hash, model_identity
 from convneur.outputs import OutputFile
 from convneur.printing import Console, Progress, Table, box, status
@@ -134,7 +135,9 @@ def export_checked(
             chosen.require()
             loaded, config, labels = untrained(name) if ours else load_model(name)
         if image_size is not None:
-            config |= {"input_size": (config["input_size"][0], image_size, image_size)}
+            size = (config["input_size"][0], image_size, image_size)
+            require_size(loaded, name, size, config["input_size"])
+            config |= {"input_size": size}
         preprocessing = Preprocessing.of(config)
         rows: list[dict[str, Any]] = []
         with Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:

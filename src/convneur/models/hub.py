@@ -24,7 +24,7 @@ from convneur.models.weights import load_whole, read_header
 from convneur_options.renamed import with_new_names
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-ASKED = 224  # pixels a side, at most, of the image that a model is asked about when it is loaded
+ASKED = 256  # pixels a side, at most, of the image that a model is asked about when it is loaded
 AGAIN = "train or copy the model again"  # what to do about a damaged one
 
 

@@ -15,6 +15,7 @@ from convneur.data.pictures import ImageLike, open_images
 from convneur.data.transforms import Preprocessing, eval_transform
 from convneur.devices import device_for
 from convneur.files import StrPath
+from convneur.models.image_sizes import require_size
 from convneur.models.prepare_for_inference import prepare_for_inference
 from convneur.models.registry_utils import choose
 from convneur.outputs import OutputFolder
@@ -181,11 +182,13 @@ class Predictor(ABC):
         The images and options are those of `predict`; the tensor is on the CPU.
 
         Raises:
-            ValueError: If an image cannot be read: rows belong to images by their number.
+            ValueError: If an image cannot be read: rows belong to images by their number; or for a size that the model
+                does not take.
         """
         device = device_for()
         module = prepare_for_inference(self.feature_module(), device)
-        return torch.cat([module(x.to(device)).float().cpu() for x in self._batches(images, progress, options)])
+        batches = self._batches(images, module, progress, options)
+        return torch.cat([module(x.to(device)).float().cpu() for x in batches])
 
     @torch.inference_mode()
     def features(
@@ -194,22 +197,22 @@ class Predictor(ABC):
         """The maps of the backbone's stages, each (N, C, H, W), as `embed` takes and gives them.
 
         Raises:
-            ValueError: If an image cannot be read.
+            ValueError: As `embed`.
         """
         device = device_for()
         module: Any = prepare_for_inference(self.feature_module(), device)
-        batches = self._batches(images, progress, options)
+        batches = self._batches(images, module, progress, options)
         found = [[each.float().cpu() for each in module.maps(x.to(device))] for x in batches]
         return [torch.cat(maps) for maps in zip(*found, strict=True)]
 
     def _batches(
-        self, images: ImageLike | Sequence[ImageLike], progress: bool, options: Mapping[str, Any]
+        self, images: ImageLike | Sequence[ImageLike], module: nn.Module, progress: bool, options: Mapping[str, Any]
     ) -> Iterator[Tensor]:
         for name in set(options) - EMBED_OPTIONS:
             raise ValueError(f"{name} is no option of features; give some of {', '.join(sorted(EMBED_OPTIONS))}")
         chosen = PredictOptions(**options)
         console = Console(stderr=True, quiet=not progress)
-        transform = eval_transform(self.preprocessing(chosen.image_size))
+        transform = eval_transform(self.preprocessing_for(module, chosen.image_size))
         opened, size = open_images(images, console.print), chosen.batch_size or 16
         with Progress(console=console, transient=True) as bar:
             row = bar.add_task("computing features", total=len(opened))
@@ -221,6 +224,17 @@ class Predictor(ABC):
     @abstractmethod
     def preprocessing(self, image_size: int | None = None) -> Preprocessing:
         """What the backbone expects of an image, at another size if one is given."""
+
+    def preprocessing_for(self, model: nn.Module, image_size: int | None) -> Preprocessing:
+        """As `preprocessing`, of a size that the model, or its part before the head, takes.
+
+        Raises:
+            ValueError: If it takes no such images, with sizes that it takes.
+        """
+        to = self.preprocessing(image_size)
+        if image_size is not None:
+            require_size(model, self.name, to.input_size, self.preprocessing().input_size)
+        return to
 
     @abstractmethod
     def feature_module(self) -> Features:

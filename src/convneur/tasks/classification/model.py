@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from torch import nn
 
 from convneur.files import why_unreadable
 from convneur.models import VARIANTS, ConvNeur, create_model, from_convnext, load_model
 from convneur.models.convert import names_of_memory, with_new_memory
+from convneur.models.image_sizes import either, nearest, reason, why_not_size
 from convneur.models.metadata import ModelMetadata
 from convneur.printing import Console
 from convneur.tasks.backbone_utils import classifier_parts
@@ -41,7 +43,7 @@ def create_classifier(
     overlay: dict[str, Any] = {"input_size": (3, size, size), "crop_pct": recipe.crop_pct, "pool_size": None}
     ModelMetadata.checked({**overlay, "num_classes": classes}, None, "--image-size: ")  # or nobody could load it
     if config.model not in VARIANTS:
-        return _of_timm(config, classes, overlay)
+        return _of_timm(config, recipe, classes, overlay)
     overlay |= {"mean": MEAN, "std": STD}
     arguments = recipe.backbone.arguments() | {"num_classes": classes}
     if config.weights is None:
@@ -93,23 +95,21 @@ def _from_ours(
     return model
 
 
-def _of_timm(config: ClassificationConfig, classes: int, overlay: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+def _of_timm(
+    config: ClassificationConfig, recipe: ClassificationRecipe, classes: int, overlay: dict[str, Any]
+) -> tuple[nn.Module, dict[str, Any]]:
     """Any other model of timm, and what creates it again beside its name and the number of classes."""
     try:
         described: Any = timm.get_pretrained_cfg(config.model)
     except RuntimeError as error:  # a tag that there is not
         raise ValueError(f"--model {config.model} has no such tag ({why_unreadable(error)}); leave it out") from error
-    size = overlay["input_size"][-1]
-    arguments = {"img_size": size} if described.fixed_input_size and described.input_size[-1] != size else {}
+    _, size, _ = overlay["input_size"]
+    _refuse_sizes(config.model, described, size, recipe)
+    arguments = _for_size(described, size)
     pretrained = config.weights == PRETRAINED
     made = {"num_classes": classes, "pretrained_cfg_overlay": overlay, **arguments}
     try:
         model: nn.Module = timm.create_model(config.model, pretrained=pretrained, **made)
-    except TypeError as error:  # it takes no other size
-        raise ValueError(
-            f"--model {config.model} takes images of {described.input_size[-1]} px only; give --image-size "
-            f"{described.input_size[-1]}"
-        ) from error
     except (OSError, RuntimeError) as error:  # no network, or no weights of that name
         raise ValueError(
             f"--weights pretrained: timm could not load {config.model} ({why_unreadable(error)}); give the folder of a "
@@ -133,3 +133,38 @@ def _of_timm(config: ClassificationConfig, classes: int, overlay: dict[str, Any]
         )
     model.load_state_dict(wanted | fits)
     return model, arguments
+
+
+def _for_size(described: Any, size: int) -> dict[str, Any]:
+    """Arguments that make a model of timm for images of ``size`` x ``size``, where it takes images of one size."""
+    return {"img_size": size} if described.fixed_input_size and described.input_size[1:] != (size, size) else {}
+
+
+def _refuse_sizes(model: str, described: Any, size: int, recipe: ClassificationRecipe) -> None:
+    """Refuse images that a model of timm, made for ``size``, does not take, before weights are made or fetched.
+
+    Raises:
+        ValueError: If it does not take them, with sizes that it takes.
+    """
+
+    def why_not(made_for: int, side: int) -> Exception | None:
+        try:
+            with torch.random.fork_rng(devices=()), torch.device("meta"):
+                made = timm.create_model(model, **_for_size(described, made_for)).eval()
+                return why_not_size(made, (3, side, side))
+        except Exception as error:  # whatever models raise that cannot be made for a size
+            return error
+
+    own = described.input_size[-1]
+    error = why_not(size, size)
+    if error is not None and why_not(own, own) is None:  # else it cannot be tried without weights
+        others = [*(side for side in nearest(lambda side: why_not(side, side) is None, size) if side != own), own]
+        flag = "--eval-size" if recipe.eval_size else "--image-size"
+        raise ValueError(
+            f"--model {model} takes no images of {size} px ({reason(error)}); give {flag} {either(others)}"
+        )
+    if error is None and (error := why_not(size, recipe.image_size)) is not None:
+        raise ValueError(
+            f"--model {model} made for --eval-size {size} takes no images of --image-size {recipe.image_size} "
+            f"({reason(error)}); leave --eval-size out"
+        )

@@ -25,6 +25,7 @@ from convneur.export.export_metadata import ExportMetadata
 from convneur.files import StrPath
 from convneur.models import save_model
 from convneur.models.hub import model_folder
+from convneur.models.image_sizes import pixels, why_not_size
 from convneur.printing import Console, Progress
 from convneur.tasks.classification.evaluation import Evaluation, evaluate
 from convneur.tasks.classification.report import ClassifierEvaluation
@@ -151,7 +152,7 @@ class Classifier(Predictor):
         size = options.batch_size or 64
         # A few images need no other process.
         workers = min(len(images) // size, default_workers()) if options.workers is None else options.workers
-        to = self.preprocessing(options.image_size)
+        to = self.preprocessing_for(model, options.image_size)
         for batch in eval_loader(images, to, size, workers, max_pixels=options.max_pixels):
             yield from batch.unreadable
             known = batch.labels >= 0
@@ -186,40 +187,38 @@ class Classifier(Predictor):
         self, source: Source, options: EvaluateOptions, model: nn.Module, device: torch.device, console: Console
     ) -> ClassifierEvaluation:
         """Evaluate on the held-out images, at other image sizes too."""
-        base = self.preprocessing(options.image_size).input_size[1]
-        fixed = bool(getattr(model, "pretrained_cfg", {}).get("fixed_input_size"))
-        evaluations: dict[int, Evaluation] = {}
-        for scale in (1.0,) if fixed else (1.0, *SCALES):
-            size = round(base * scale)
-            if scale != 1.0 and size < getattr(model, "total_stride", 32):
-                continue  # the model cannot take images as small as that
+        own = self.preprocessing_for(model, options.image_size)
+        evaluations: dict[float, Evaluation] = {}
+        for scale in (1.0, *SCALES):
+            to = own.scaled(scale)
+            if scale != 1.0 and why_not_size(model, to.input_size) is not None:
+                continue  # too small, or not what its patches and windows fit
             loader = eval_loader(
                 source.val,
-                self.preprocessing(size),
+                to,
                 options.batch_size or 64,
                 options.workers,
                 max_pixels=options.max_pixels,
             )
             with Progress(console=console, transient=True) as progress:
-                batches = progress.track(loader, len(loader), description=f"evaluating at {size} px")
-                evaluations[size] = evaluate(model, batches, device)
-        resolutions = {size: evaluations[size].top1 for size in sorted(evaluations)}
+                batches = progress.track(loader, len(loader), description=f"evaluating at {pixels(to.input_size)} px")
+                evaluations[scale] = evaluate(model, batches, device)
+        sizes = {scale: pixels(own.scaled(scale).input_size) for scale in sorted(evaluations)}
         # Shards can only be read in a row, so there are no pictures of single answers.
         in_a_row = isinstance(source.val, Shards)
         return ClassifierEvaluation(
             self.name,
             model,
-            evaluations[base],
+            evaluations[1.0],
             source.classes,
             (lambda index: f"image {index}") if in_a_row else source.val.name,
-            None if in_a_row else self._look(source, base, options.max_pixels),
-            resolutions,
+            None if in_a_row else self._look(source, own, options.max_pixels),
+            {size: evaluations[scale].top1 for scale, size in sizes.items()},
         )
 
-    def _look(self, source: Source, size: int, max_pixels: int) -> Callable[[int], tuple[Tensor, Tensor]]:
-        to = self.preprocessing(size)
-        tensor = eval_transform(to)
-        plain = eval_transform(replace(to, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), input_size=(3, size, size)))
+    def _look(self, source: Source, to: Preprocessing, max_pixels: int) -> Callable[[int], tuple[Tensor, Tensor]]:
+        tensor, shown = eval_transform(to), (3, *to.input_size[1:])
+        plain = eval_transform(replace(to, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), input_size=shown))
 
         def look(index: int) -> tuple[Tensor, Tensor]:
             picture = decode_image(source.val.read(index), max_pixels)
@@ -232,10 +231,11 @@ class Classifier(Predictor):
 
         Args:
             path: Of the file: ``.onnx``, ``.xml``, ``.pt2`` or ``.aoti.pt2``.
-            **options: Of `convneur.export.export_model`.
+            **options: Of `convneur.export.export_model`; a model of one size is exported for that alone.
 
         Returns:
             The file that is to be loaded.
         """
+        options = {"dynamic": not self.config.get("fixed_input_size")} | options
         files = export_model(self.model, Path(path), ExportMetadata(self.config, self.classes), **options)
         return files[-1]

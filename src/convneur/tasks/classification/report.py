@@ -53,7 +53,7 @@ class ClassifierEvaluation(EvaluationResult):
         file: Name of the image of an index.
         look: Returns the image of an index of the evaluation: as a person sees it, RGB (3, H, W) in [0, 1], and as the
             model takes it (C, H, W). None if single images cannot be had.
-        resolutions: Accuracy by image size, if it was measured.
+        resolutions: Accuracy by image size (``64``, or height and width of what is not square), if it was measured.
     """
 
     name: str
@@ -62,7 +62,7 @@ class ClassifierEvaluation(EvaluationResult):
     classes: Sequence[str]
     file: Callable[[int], str]
     look: Callable[[int], tuple[Tensor, Tensor]] | None
-    resolutions: Mapping[int, float]
+    resolutions: Mapping[str, float]
 
     curve_words: ClassVar[Mapping[str, str]] = {
         "loss": "training loss",
@@ -79,7 +79,7 @@ class ClassifierEvaluation(EvaluationResult):
             "top5": answers.top5,
             "loss": answers.loss,
             "calibration_error": answers.calibration_error,
-            "top1_by_image_size": {str(size): value for size, value in self.resolutions.items()},
+            "top1_by_image_size": dict(self.resolutions),
             "per_class": {
                 name: None if math.isnan(share) else share
                 for name, share in zip(self.classes, answers.per_class().tolist(), strict=True)
