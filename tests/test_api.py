@@ -1,6 +1,7 @@
 """What people call from Python, the same for every task: train, load, predict, evaluate, embed, export."""
 
 import csv
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from PIL import Image
 import convneur
 from convneur.printing import Console
 from convneur.tasks.registry import TASKS, task_named
+from convneur.tasks.run_data import run_data_of
 from tests.data.semantic.builders import write_scenes as write_pixels
 from tests.data.test_contents import classes
 from tests.tasks.detection.builders import write_scenes as write_objects
@@ -250,6 +252,29 @@ def test_what_its_run_learned_from_is_known_however_the_model_is_named(tmp_path,
     assert set(counts) == {4}
     with pytest.raises(ValueError, match="did you mean 'test'"):
         convneur.load(".").evaluate(tmp_path / "flat", part="tets", progress=False)
+
+
+def test_what_a_model_learned_from_is_kept_with_it_or_said_not_to_be_known(run, tmp_path, capsys):
+    task, data, made = run
+    model, there = convneur.load(made.folder), tmp_path / "there"
+    if task == "classification":  # few images, of two of its classes
+        data = classes(tmp_path / "data")
+        for number, name in enumerate("ab"):
+            (data / name).rename(data / str(number))
+    model.save(there)
+    found, unknown = convneur.load(there), "nothing says what the model learned from"
+    capsys.readouterr()
+    assert found.evaluate(data, workers=0).images == model.evaluate(data, workers=0).images
+    assert unknown not in capsys.readouterr().err
+    found.save(tmp_path / "further" / "model")
+    assert run_data_of(tmp_path / "further") == run_data_of(tmp_path / "further" / "model" / "model.safetensors")
+    assert run_data_of(tmp_path / "further").contents == run_data_of(made.folder).contents is not None
+    with pytest.raises(FileExistsError, match="holds a training run"):
+        model.save(made.folder)
+    dataclasses.replace(model, source=None).save(there)  # another model in its place, of which nothing is known
+    assert not (there / "images.json.gz").exists()
+    convneur.load(there).evaluate(data, workers=0)
+    assert capsys.readouterr().err.count(unknown) == 1
 
 
 def test_the_best_and_the_last_epoch_can_be_asked_for(run):

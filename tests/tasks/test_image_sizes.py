@@ -36,12 +36,15 @@ def photos(tmp_path_factory):
     return classes(tmp_path_factory.mktemp("photos") / "data", 3)
 
 
-def test_a_model_of_one_size_is_used_at_that_size(vit, photos, tmp_path):
+def test_a_model_of_one_size_is_used_at_that_size(vit, photos, tmp_path, capsys):
     model = convneur.load(vit)
     assert set(model.evaluate(photos, progress=False, workers=0).numbers["top1_by_image_size"]) == {"32"}
     assert len(model.predict(photos, progress=False, workers=0)) == 6
-    file = model.export(tmp_path / "model.pt2")
-    assert convneur.load(file, trust=True).config["fixed_input_size"] is True
+    file = convneur.load(model.export(tmp_path / "model.pt2"), trust=True)
+    assert file.config["fixed_input_size"] is True
+    capsys.readouterr()
+    assert file.evaluate(photos, workers=0).images == 6
+    assert "nothing says what the model learned from (exported files never do)" in capsys.readouterr().err
 
 
 def test_another_size_is_refused_by_every_verb_with_what_to_give(vit, photos, tmp_path):

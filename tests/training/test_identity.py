@@ -139,6 +139,11 @@ def test_nothing_that_was_learned_is_judged_by(run, tmp_path):
         judged(run, "copy")
 
 
+def test_a_name_of_timm_is_no_model_of_the_run_that_is_worked_in(run, monkeypatch):
+    monkeypatch.chdir(run)
+    assert run_data_of("resnet18").contents is None
+
+
 def test_labels_go_by_the_names_of_classes(tmp_path):
     source = images_of(open_source(str(classes(tmp_path / "photos")), None), ["c", "b", "a"])
     assert source.val.labels.tolist() == [2] * 6 + [1] * 6

@@ -22,7 +22,7 @@ from convneur.outputs import OutputFolder
 from convneur.printing import Console, Progress, tell_notes
 from convneur.tasks.features import Features
 from convneur.tasks.results import EvaluationResult, Prediction, Predictions
-from convneur.tasks.run_data import RunData, run_data_of
+from convneur.tasks.run_data import RunData, keep_contents, run_data_of
 from convneur_options.run import RunConfig
 from convneur_options.use import EvaluateOptions, ImageOptions, PredictOptions
 
@@ -133,7 +133,7 @@ class Predictor(ABC):
         """
         chosen = EvaluateOptions(**self.checked(EvaluateOptions, options))
         console, data = Console(stderr=True, quiet=not progress), str(data)
-        run = run_data_of(Path(self.source)) if self.source is not None else RunData()
+        run = self._run_data()
         share, seed = run.share(data, chosen.val_share, chosen.seed)
         source = self._open(data, dataclasses.replace(chosen, val_share=share, seed=seed))
         tell_notes(source.notes, console)
@@ -278,13 +278,29 @@ class Predictor(ABC):
 
     # On disk
 
-    @abstractmethod
-    def save(self, folder: StrPath, card: str) -> None:
-        """Write the model, whole, or what was there stays; ``card`` is the text of README.md.
+    def save(self, folder: StrPath, card: str = "") -> None:
+        """Write the model, whole, or what was there stays, and what it learned from, for `evaluate` to leave that out.
+
+        Args:
+            folder: Made if it is not there.
+            card: Text of README.md.
 
         Raises:
+            FileExistsError: If the folder is that of a training run.
             OSError: If it cannot be written.
         """
+        out, run = Path(folder).expanduser(), self._run_data()
+        if (out / "run.json").is_file():
+            raise FileExistsError(f"{out} holds a training run, which has its own model; give another folder")
+        self._save(out, card or f"# {self.name}\n")
+        keep_contents(out, run.contents)
+
+    @abstractmethod
+    def _save(self, folder: Path, card: str) -> None:
+        """Write the model, whole, or what was there stays."""
+
+    def _run_data(self) -> RunData:
+        return run_data_of(self.source) if self.source is not None else RunData()
 
     @classmethod
     @abstractmethod

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from convneur.data.contents import Contents, is_same_place, not_learned, pick, read_contents
+from convneur.data.contents import FILE, Contents, is_same_place, not_learned, pick, read_contents, write_contents
 from convneur.data.shards import Shards
+from convneur.files import StrPath
 from convneur.json_files import read_json
+from convneur.models.hub import CONFIG
 from convneur.models.metadata import number, whole, within
 from convneur.training.run_folder import names_hash
 
@@ -19,7 +21,7 @@ class RunData:
     """Of the run that a model is from.
 
     Attributes:
-        settings: Of the run; empty if it is not known.
+        settings: Of the run; empty if they are not known, as of a model that was saved elsewhere.
         contents: Its images; None if they are not known, as of runs of earlier versions.
     """
 
@@ -43,6 +45,11 @@ class RunData:
         Raises:
             ValueError: If nothing is left, or the images are not those that a run of an earlier version held out.
         """
+        if self.contents is None and not self.settings:
+            console.print(
+                "nothing says what the model learned from (exported files never do); what it has seen is not left out"
+            )
+            return source
         if self.contents is None:
             self._check_names(source.val, data)
             return source
@@ -72,18 +79,32 @@ class RunData:
             )
 
 
-def run_data_of(model: Path) -> RunData:
-    """What is known of the run of a model, in whose folder it is.
+def run_data_of(model: StrPath) -> RunData:
+    """What is known of the run of a model: the run is in its folder or the one above, or `keep_contents` was called.
 
     Raises:
         ValueError: If what the run kept is damaged.
     """
-    model = Path(os.path.realpath(Path(str(model).removeprefix("local-dir:")).expanduser()))
-    for folder in (model.parent, model.parent.parent) if model.is_file() else (model, model.parent):
+    path = Path(os.path.realpath(Path(str(model).removeprefix("local-dir:")).expanduser()))
+    if not path.exists():  # a name of timm or of the hub
+        return RunData()
+    inside = path / "model"
+    own = path.parent if path.is_file() else inside if (inside / CONFIG).is_file() else path
+    for folder in (own, own.parent):
         if (folder / "run.json").is_file():
             settings = read_json(folder / "run.json", "give --val-share and --seed, and the folder of the model alone")
             with within(str(folder / "run.json")):
                 whole(settings.get("seed", 0), "seed", 0, 1 << 62)
                 number(settings.get("val_share", 0.2), "val_share", 0, 1)
             return RunData(settings, read_contents(folder))
+        if folder == own and (contents := read_contents(own)) is not None:
+            return RunData(contents=contents)
     return RunData()
+
+
+def keep_contents(folder: Path, contents: Contents | None) -> None:
+    """Write what a model learned from beside it, where there is no run; nothing if it is not known."""
+    if contents is None:
+        (folder / FILE).unlink(missing_ok=True)  # of a model that was there before
+    else:
+        write_contents(folder, contents)

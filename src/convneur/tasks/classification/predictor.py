@@ -127,7 +127,7 @@ class Classifier(Predictor):
         arguments = read_config(folder).get("model_args") if folder is not None else None
         return cls(Path(source).name, model, classes, config, arguments or {}, source, labels is not None)
 
-    def save(self, folder: StrPath, card: str) -> None:
+    def _save(self, folder: Path, card: str) -> None:
         """As timm and the hub have models; see `convneur.models.save_model`."""
         save_model(self.model, folder, self.model_args, self.classes, card)
 

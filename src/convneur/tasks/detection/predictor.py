@@ -19,7 +19,7 @@ from convneur.data.module import in_order
 from convneur.data.objects import ObjectSource, open_objects
 from convneur.data.objects.loading import EvalObjects, collate_objects
 from convneur.data.transforms import Preprocessing
-from convneur.files import StrPath, write_atomic, write_image
+from convneur.files import write_atomic, write_image
 from convneur.outputs import OutputFolder
 from convneur.printing import Console, Progress
 from convneur.tasks.backbone_utils import backbone_preprocessing, body_of
@@ -156,7 +156,7 @@ class Detector(Predictor):
         saved = load_detector(source)
         return cls(saved.model, saved.arguments, saved.classes, saved.category_ids, source)
 
-    def save(self, folder: StrPath, card: str) -> None:
+    def _save(self, folder: Path, card: str) -> None:
         """As `convneur.tasks.detection.save_detector`."""
         save_detector(self.model, folder, self.arguments, self.classes, self.category_ids, card)
 

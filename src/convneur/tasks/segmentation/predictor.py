@@ -21,7 +21,7 @@ from convneur.data.semantic import IGNORED, MaskEncoding, PixelSource, open_pixe
 from convneur.data.semantic.loading import MEAN, STD, EvalPixels, listed
 from convneur.data.semantic.masks import ClassMap
 from convneur.data.transforms import Preprocessing
-from convneur.files import StrPath, write_atomic, write_image
+from convneur.files import write_atomic, write_image
 from convneur.outputs import OutputFolder
 from convneur.printing import Console, Progress, printable
 from convneur.tasks.backbone_utils import backbone_preprocessing
@@ -122,7 +122,7 @@ class SegmentationPredictor(Predictor):
         saved = load_segmenter(source)
         return cls(saved.model, saved.arguments, saved.code, saved.inference, source)
 
-    def save(self, folder: StrPath, card: str) -> None:
+    def _save(self, folder: Path, card: str) -> None:
         """As `convneur.tasks.segmentation.save_segmenter`."""
         save_segmenter(self.model, folder, self.arguments, self.code, self.inference, card)
 
