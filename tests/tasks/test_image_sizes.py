@@ -103,6 +103,13 @@ def test_sizes_that_a_model_cannot_be_trained_at_are_refused_before_it_is(name, 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("task", ["detection", "instance", "segmentation"])
+def test_a_backbone_that_does_not_take_images_of_any_size_is_refused_before_training(task, tmp_path):
+    with pytest.raises(ValueError, match=r"--model halonet26t takes images of some sizes only"):
+        convneur.train("none", task, model="halonet26t", out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
 def test_trying_sizes_draws_nothing():
     torch.manual_seed(0)
     model, arguments = create_classifier(ClassificationConfig("x", model="test_vit"), RECIPES["quick"], 3)

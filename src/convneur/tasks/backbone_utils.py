@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
+import torch
 from timm.models import group_parameters
 from timm.models._features import FeatureGetterNet
 from timm.optim import param_groups_layer_decay
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from convneur.data.transforms import Preprocessing
 from convneur.models import VARIANTS, ConvNeur
+from convneur.models.image_sizes import reason, why_not_size
 from convneur_options.run import RunConfig
 
 
@@ -37,6 +39,23 @@ def check_any_size(backbone: str, arguments: Mapping[str, Any]) -> None:
         raise ValueError(
             f"{backbone} takes images of one size only, and here they are of any; choose another backbone, or, from "
             "Python, give it what timm has for that (strict_img_size=False of Swin)"
+        )
+
+
+def refuse_backbone_of_some_sizes(name: str) -> None:
+    """A ValueError for a ``--model`` that fails at some sizes, such as windows that have to fit; timm does not tell."""
+    if name in VARIANTS:
+        return
+    check_any_size(name, {})
+    try:
+        with torch.random.fork_rng(devices=()), torch.device("meta"):
+            made = timm.create_model(name, features_only=True).eval()
+    except Exception:  # one without maps: said where the model is made
+        return
+    if (error := why_not_size(made, (3, 96, 160))) is not None:
+        raise ValueError(
+            f"--model {name} takes images of some sizes only, and here they are of any ({reason(error)} at 96x160 px); "
+            "choose another backbone"
         )
 
 

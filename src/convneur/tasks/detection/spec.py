@@ -12,7 +12,7 @@ from convneur.data.objects import ObjectSource, open_objects
 from convneur.data.objects.loading import Jitter, ObjectData, train_transform
 from convneur.models import VARIANTS
 from convneur.printing import Console
-from convneur.tasks.backbone_utils import body_of, refuse_backbone_settings
+from convneur.tasks.backbone_utils import body_of, refuse_backbone_of_some_sizes, refuse_backbone_settings
 from convneur.tasks.detection.models import WITH_MASKS, check_arguments, create_detector
 from convneur.tasks.detection.module import Detection
 from convneur.tasks.detection.predictor import Detector
@@ -44,6 +44,7 @@ class DetectionSpec(TaskSpec[DetectionConfig, DetectionRecipe, Detector]):
                 f"{', '.join(KINDS[self.name])}"
             )
         refuse_backbone_settings(config, recipe, DETECTION_RECIPES)
+        refuse_backbone_of_some_sizes(config.model)
         heads = {f"heads.{name.replace('_', '-')}": value for name, value in vars(recipe.heads).items()}
         at_least(0, {"heads.frozen-stages": heads.pop("heads.frozen-stages")})
         at_least(1, {"min-size": recipe.min_size, "max-size": recipe.max_size, **heads})

@@ -13,7 +13,7 @@ from convneur.data.semantic import IGNORED, PixelSource, open_pixels
 from convneur.data.semantic.loading import PixelData, pixel_transform
 from convneur.models import VARIANTS
 from convneur.printing import Console, Progress
-from convneur.tasks.backbone_utils import refuse_backbone_settings
+from convneur.tasks.backbone_utils import refuse_backbone_of_some_sizes, refuse_backbone_settings
 from convneur.tasks.given_weights import start_from
 from convneur.tasks.segmentation.losses import SegmentationLoss, balanced_weights
 from convneur.tasks.segmentation.models import Segmenter, create_segmenter
@@ -45,6 +45,7 @@ class SegmentationSpec(TaskSpec[SegmentationConfig, SegmentationRecipe, Segmenta
     def check(self, config: SegmentationConfig, recipe: SegmentationRecipe) -> None:
         """Refuse what no run can be made of."""
         refuse_backbone_settings(config, recipe, SEGMENTATION_RECIPES)
+        refuse_backbone_of_some_sizes(config.model)
         augment = recipe.augment
         at_least(1, {"augment.crop": min(augment.crop)})
         at_least(0, {"decoder-channels": recipe.decoder_channels, "frozen-stages": recipe.frozen_stages})
