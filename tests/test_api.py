@@ -365,6 +365,18 @@ def test_any_model_of_timm_is_trained_evaluated_and_loaded_as_a_classifier(name,
         convneur.train("digits", out=tmp_path / "third", backbone=BACKBONE, **settings)
 
 
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_a_batch_of_one_value_per_channel_says_which_batch_fits(task, tmp_path):
+    """What is left over of an epoch makes no batch, so that only a run of such batches has one."""
+    settings: dict = {"image_size": 32, "train_images": 4, "augment": {"mixup": 0, "cutmix": 0}}
+    data = "digits"
+    if task == "segmentation":
+        settings, data = {"augment": {"crop": (32, 32)}}, write_pixels(tmp_path / "data")
+    settings |= {"model": "test_resnet", "progress": False} | CPU
+    with pytest.raises(ValueError, match="for some norms of the model; give a batch_size of 2 or more"):
+        convneur.train(data, task, out=tmp_path / "run", batch_size=1, **settings)
+
+
 def test_every_task_takes_the_options_of_every_run():
     common = {"val_share", "hold_out", "train_images", "max_unreadable", "seed", "keep"}
     for task in TASKS:
