@@ -2,11 +2,13 @@
 
 import csv
 import dataclasses
+import inspect
 import json
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +17,13 @@ import torch
 from PIL import Image
 
 import convneur
+from convneur.api import settings_of
 from convneur.printing import Console
+from convneur.python_calls import as_python
 from convneur.tasks.registry import TASKS, task_named
 from convneur.tasks.run_data import run_data_of
+from convneur_command.main import main
+from convneur_options.use import EvaluateOptions, FeatureOptions, PredictOptions
 from tests.data.semantic.builders import write_scenes as write_pixels
 from tests.data.test_contents import classes
 from tests.tasks.detection.builders import write_scenes as write_objects
@@ -31,6 +37,7 @@ SETTINGS = {
 }
 HEADS = {"out_channels": 16, "mask_channels": 16, "smallest_anchor": 16, "boxes_per_image": 32, "proposals": 100}
 SETTINGS["detection"]["heads"] = HEADS
+SPECS = [task_named(task) for task in TASKS]
 
 
 def asked(model, image, **options):
@@ -86,7 +93,7 @@ def test_a_run_is_trained_reported_and_loaded(run):
         data, task, out=made.folder, progress=False, backbone=BACKBONE, **CPU, **SETTINGS[task]
     )  # finished, with the same settings
     assert again.numbers == made.numbers
-    with pytest.raises(FileExistsError, match=r"--seed 0 \(now 1\)"):
+    with pytest.raises(FileExistsError, match=r"seed 0 \(now 1\)"):
         convneur.train(data, task, out=made.folder, progress=False, backbone=BACKBONE, seed=1, **CPU, **SETTINGS[task])
 
 
@@ -132,9 +139,9 @@ def test_features_are_of_each_image(run, images):
 def test_options_that_mean_nothing_are_refused_by_name(run):
     task, data, made = run
     foreign = {"classification": "score", "detection": "top_k", "segmentation": "batch_size"}[task]
-    with pytest.raises(ValueError, match=f"--{foreign.replace('_', '-')} means nothing to a"):
+    with pytest.raises(ValueError, match=f"^{foreign} means nothing to a"):
         made.model.predict("x.png", **{foreign: 1})
-    with pytest.raises(ValueError, match="flip is no option of features"):
+    with pytest.raises(ValueError, match="flip is no option of it"):
         made.model.embed("x.png", flip=True)
     with pytest.raises(ValueError, match="sze is no option of it"):
         made.model.evaluate(data, sze=1)
@@ -149,6 +156,75 @@ def test_settings_that_are_unknown_are_refused_with_what_was_meant(tmp_path):
     with pytest.raises(ValueError, match="did you mean 'finetune'"):
         convneur.train("digits", recipe="fine-tune")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"optim": 1e-3}, "optim=0.001 does not fit; give a dict, such as optim={'lr': 0.002}"),
+        ({"lr": 1e-3}, "lr is no setting; give it in a part, as optim={'lr': 0.001}"),
+        ({"epochs": "ten"}, "epochs='ten' does not fit; give a whole number"),
+        ({"epochs": 2.5}, "epochs=2.5 does not fit; give a whole number"),
+        ({"epochs": True}, "epochs=True does not fit; give a whole number"),
+        ({"seed": np.zeros((9, 9))}, "does not fit; give a whole number"),
+        ({"workers": "two"}, "workers='two' does not fit; give a whole number or None"),
+        ({"image_size": "big"}, "image_size='big' does not fit; give a whole number"),
+        ({"optim": {"betas": 0.9}}, "betas=0.9 does not fit; give a tuple of 2, each a finite number"),
+        ({"optim": {"lr": float("nan")}}, "lr=nan does not fit; give a finite number"),
+        ({"backbone": {"dims": ("8",)}}, "dims=('8',) does not fit; give a tuple, of which each is a whole number"),
+        ({"fit": {"precision": "bf61"}}, "precision='bf61' does not fit; did you mean 'bf16'?"),
+        ({"hold_out": "no"}, "hold_out='no' does not fit; give True or False"),
+        ({"recipe": 42}, "recipe 42 is not known; use one of "),
+        ({"out": None}, "out=None does not fit; give a string or a path"),
+        ({"batch_size": 0}, "batch_size 0 is out of range; give at least 1"),
+        ({"optim": {"lr": -1}}, 'optim.lr -1.0 is out of range; give at least 0 (give it as optim={"lr": ...})'),
+        ({"resume": True}, "holds no run to go on with; leave resume=True out to begin one"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_as_python_has_them(given, why, tmp_path):
+    with pytest.raises((ValueError, OSError)) as refused:
+        convneur.train("digits", **{"out": tmp_path / "run", "progress": False} | given)
+    assert why in str(refused.value)
+    assert "--" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_numbers_and_paths_of_other_libraries_are_plain_settings():
+    given = {"epochs": np.int64(3), "weights": Path("run"), "optim": {"lr": np.float32(0.5), "betas": [0.9, 1]}}
+    config, recipe = settings_of(task_named("classification"), "digits", None, given)
+    assert json.loads(json.dumps([config.weights, recipe.epochs, recipe.optim.lr])) == ["run", 3, 0.5]
+    assert recipe.optim.betas == (0.9, 1.0)
+
+
+def test_a_shell_is_told_of_flags_and_python_of_arguments(tmp_path, capsys):
+    arguments = "eval --model convneur_m1 --data digits --out".split()
+    assert main([*arguments, str(tmp_path), "--batch-size", "0"]) == 2
+    assert "convneur: --batch-size 0 is out of range" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"^batch_size 0 is out of range"):
+        convneur.evaluate("convneur_m1", "digits", tmp_path, batch_size=0)
+    assert as_python("run convneur stream --fill VALUE") == "run convneur stream --fill VALUE"
+
+
+@pytest.mark.parametrize(
+    ("call", "kinds"),
+    [
+        (
+            convneur.train,
+            {each for spec in SPECS for each in (spec.config_class, type(next(iter(spec.recipes.values()))))},
+        ),
+        (convneur.evaluate, {EvaluateOptions}),
+        (convneur.predict, {PredictOptions}),
+        (convneur.Predictor.evaluate, {EvaluateOptions}),
+        (convneur.Predictor.predict, {PredictOptions}),
+        (convneur.Predictor.embed, {FeatureOptions}),
+        (convneur.Predictor.features, {FeatureOptions}),
+    ],
+    ids=lambda each: getattr(each, "__qualname__", ""),
+)
+def test_signatures_have_every_setting(call, kinds):
+    shown = inspect.signature(call).parameters
+    assert {field.name for kind in kinds for field in dataclasses.fields(kind)} <= shown.keys()
+    assert all(each.kind is not each.VAR_KEYWORD for each in shown.values())
 
 
 def test_answers_do_not_depend_on_what_else_is_asked(run, images):
@@ -224,6 +300,39 @@ def test_what_is_no_image_is_refused_and_what_cannot_be_read_is_listed(run, imag
             model.predict(wrong, progress=False)
     with pytest.raises(ValueError, match="cannot be read"):
         model.embed(broken, progress=False)
+    large = np.zeros((72, 96, 3), np.uint8)  # in memory as in a file
+    Image.fromarray(large).save(tmp_path / "large.png")
+    found = model.predict([images[2].resize((16, 16)), large, tmp_path / "large.png"], max_megapixels=0.001)
+    assert found.unreadable[0] == ("image 1", "96 x 72 px is more than the limit of 0.001 megapixels")
+    assert found.unreadable[1][1] == found.unreadable[0][1]
+    assert len(found) == 1
+
+
+def test_arguments_of_other_types_are_refused_with_what_to_give(run):
+    _, data, made = run
+    for given, why in (
+        (42, "42 is no image; give image files"),
+        (None, "no image"),
+        ([None], "no image"),
+        (b"", "no im"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            made.model.predict(given, progress=False)
+        with pytest.raises(ValueError, match=why):
+            convneur.predict(given, made.folder, progress=False)
+    assert len(made.model.predict((np.zeros((64, 64), np.uint8) for _ in range(2)), progress=False)) == 2
+    for call in (made.model.predict, made.model.evaluate, made.model.embed):
+        with pytest.raises(ValueError, match="image_size='x' does not fit; give a whole number or None"):
+            call("x.png", image_size="x")
+        with pytest.raises(ValueError, match="progress=1 does not fit; give True or False"):
+            call("x.png", progress=1)
+    with pytest.raises(ValueError, match="data=42 does not fit; give a string or a path"):
+        made.model.evaluate(42)
+    for out in (None, made.folder / "judged"):
+        with pytest.raises(ValueError, match="workers='x' does not fit"):
+            convneur.evaluate(made.folder, data, out, workers="x", progress=False)
+        with pytest.raises(ValueError, match="sze is no option of it"):
+            convneur.evaluate(made.folder, data, out, sze=1, progress=False)
 
 
 def test_a_pillow_image_is_seen_as_its_file_is(run, tmp_path):
@@ -240,7 +349,7 @@ def test_what_its_run_learned_from_is_known_however_the_model_is_named(tmp_path,
     """And a part, or an epoch, that there is not is refused."""
     classes(tmp_path / "flat", 10)
     settings = {"image_size": 32, "batch_size": 4, "backbone": BACKBONE, **CPU}
-    with pytest.raises(ValueError, match="--keep bset"):
+    with pytest.raises(ValueError, match="keep='bset' does not fit; did you mean 'best'"):
         convneur.train(tmp_path / "flat", out=tmp_path / "none", keep="bset", progress=False, **settings)
     convneur.train(tmp_path / "flat", out=tmp_path / "run", progress=False, **settings)
     (tmp_path / "link").symlink_to(tmp_path / "run" / "model")
@@ -322,8 +431,20 @@ def test_any_model_of_timm_is_trained_evaluated_and_loaded_as_a_classifier(name,
         "digits", out=tmp_path / "again", progress=False, weights=str(made.folder), overwrite=True, **settings
     )
     assert started.curve[0]["loss"] < made.curve[0]["loss"]
-    with pytest.raises(ValueError, match=r"--backbone\.\* mean nothing to --model"):
+    with pytest.raises(ValueError, match=r"^backbone\.\* mean nothing to model test_"):
         convneur.train("digits", out=tmp_path / "third", backbone=BACKBONE, **settings)
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_a_batch_of_one_value_per_channel_says_which_batch_fits(task, tmp_path):
+    """What is left over of an epoch makes no batch, so that only a run of such batches has one."""
+    settings: dict = {"image_size": 32, "train_images": 4, "augment": {"mixup": 0, "cutmix": 0}}
+    data = "digits"
+    if task == "segmentation":
+        settings, data = {"augment": {"crop": (32, 32)}}, write_pixels(tmp_path / "data")
+    settings |= {"model": "test_resnet", "progress": False} | CPU
+    with pytest.raises(ValueError, match="for some norms of the model; give a batch_size of 2 or more"):
+        convneur.train(data, task, out=tmp_path / "run", batch_size=1, **settings)
 
 
 def test_every_task_takes_the_options_of_every_run():

@@ -17,10 +17,16 @@ from convneur.models.registry_utils import choose
 from convneur.notes import AlreadyDone, files_hash, model_identity, resolved
 from convneur.outputs import OutputFolder, made_once
 from convneur.printing import Console
+from convneur.python_calls import as_python, python_call
 from convneur.tasks.predictor import Predictor
 from convneur.tasks.registry import open_predictor, predictor_class_of, task_named
 from convneur.tasks.results import EvaluationResult, Prediction, Predictions
 from convneur.training.run import train as train_run
+from convneur_options.classification import ClassificationConfig, ClassificationRecipe
+from convneur_options.detection import DetectionConfig, DetectionRecipe
+from convneur_options.run import RunConfig
+from convneur_options.segmentation import SegmentationConfig, SegmentationRecipe
+from convneur_options.typed import typed
 from convneur_options.use import EvaluateOptions, PredictOptions
 
 __all__ = [
@@ -69,6 +75,17 @@ class TrainedRun:
         return load(self.folder)
 
 
+@python_call(
+    RunConfig,
+    by_recipe=(
+        ClassificationConfig,
+        DetectionConfig,
+        SegmentationConfig,
+        ClassificationRecipe,
+        DetectionRecipe,
+        SegmentationRecipe,
+    ),
+)
 def train(
     data: StrPath,
     task: str = "classification",
@@ -91,7 +108,8 @@ def train(
         overwrite: Remove what an earlier run wrote to ``out``, and begin anew.
         progress: Say what is done, and show a bar, on standard error.
         **settings: Of the run or of the recipe, such as ``model``, ``weights``, ``seed``, ``epochs``; of a part of the
-            recipe as a dict, such as ``optim={"lr": 1e-3}``.
+            recipe as a dict, such as ``optim={"lr": 1e-3}``. The signature has those of all tasks; docs/options.md says
+            which are for which.
 
     Returns:
         The run. One that was there, finished, with the same settings, is returned as it is.
@@ -111,7 +129,7 @@ def train(
     try:
         train_run(spec, config, chosen, out, resume, overwrite, console, command)
     except AlreadyDone as done:
-        console.print(str(done))
+        console.print(as_python(str(done)))
     return TrainedRun(out)
 
 
@@ -119,15 +137,16 @@ def settings_of(spec: Any, data: str, recipe: Any, settings: Mapping[str, Any]) 
     """Settings of a run and its recipe, from a recipe and what is to be changed.
 
     Raises:
-        ValueError: For a name that neither has; with the closest one.
+        ValueError: For a name that neither has, with the closest one, and for a value of another type.
     """
     name = next(name for name in spec.recipes if name.startswith("quick")) if recipe is None else recipe
-    chosen = spec.recipes[choose(name, spec.recipes, "recipe")] if isinstance(name, str) else name
+    own_kind = isinstance(name, type(next(iter(spec.recipes.values()))))
+    chosen = name if own_kind else spec.recipes[choose(name, spec.recipes, "recipe")]
     own = {field.name for field in dataclasses.fields(spec.config_class)}
     config = spec.config_class(**{"data": data} | {key: value for key, value in settings.items() if key in own})
     rest = {key: value for key, value in settings.items() if key not in own}
     known = {*own, *(field.name for field in dataclasses.fields(chosen))}
-    return config, _changed(chosen, rest, known)
+    return typed(config), typed(_changed(chosen, rest, known))
 
 
 def _changed(chosen: Any, changes: Mapping[str, Any], known: set[str]) -> Any:
@@ -135,8 +154,11 @@ def _changed(chosen: Any, changes: Mapping[str, Any], known: set[str]) -> Any:
     made = {}
     for name, value in changes.items():
         if name not in {field.name for field in dataclasses.fields(chosen)}:
+            parts = [part for part, each in vars(chosen).items() if name in getattr(each, "__dataclass_fields__", ())]
             near = difflib.get_close_matches(name, sorted(known), 1)
             instead = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
+            if parts:
+                instead = f"give it in a part, as {' or '.join(f'{part}={{{name!r}: {value!r}}}' for part in parts)}"
             raise ValueError(f"{name} is no setting; {instead}")
         part = getattr(chosen, name)
         if dataclasses.is_dataclass(part) and isinstance(value, Mapping):
@@ -145,6 +167,7 @@ def _changed(chosen: Any, changes: Mapping[str, Any], known: set[str]) -> Any:
     return dataclasses.replace(chosen, **made)
 
 
+@python_call()
 def load(model: StrPath, *, which: str | None = None, trust: bool = False) -> Predictor:
     """A trained model, to predict, evaluate and export with.
 
@@ -176,6 +199,7 @@ def _epoch_folder(run: Path, which: str) -> Path:
         ) from None
 
 
+@python_call(EvaluateOptions)
 def evaluate(
     model: StrPath,
     data: StrPath,
@@ -208,6 +232,7 @@ def evaluate(
     if out is None:
         return load(model, trust=trust).evaluate(data, progress=progress, **options)
     name, data = str(model), str(data)
+    options = predictor_class_of(name).checked(EvaluateOptions, options)
     chosen = EvaluateOptions(**options)
     made_from = {
         "model": model_identity(name),
@@ -219,7 +244,6 @@ def evaluate(
     } | ({"strict": True} if chosen.strict else {})
     with OutputFolder(Path(out).expanduser(), "eval", overwrite) as folder:
         folder.check(made_from)
-        predictor_class_of(name).checked(EvaluateOptions, options)
         with console.status(f"Loading {name}"):
             predictor = load(name, trust=trust)
         result = predictor.evaluate(data, progress=progress, **options)
@@ -232,6 +256,7 @@ def evaluate(
 Found = tuple[list[dict[str, Any]], list[tuple[str, str]]]
 
 
+@python_call(PredictOptions)
 def predict(
     images: StrPath | Sequence[StrPath],
     model: StrPath,
@@ -265,10 +290,13 @@ def predict(
     console, name = Console(stderr=True, quiet=not progress), str(model)
     files = find_images(images, console.print)
     kind = predictor_class_of(name)
-    kind.checked(PredictOptions, options)
+    options = kind.checked(PredictOptions, options)
     draws = kind is not task_named("classification").predictor_class
     if not draws and out is not None:
-        raise ValueError(f"--out {out} is for pictures, and a classifier makes none; write --format csv > FILE instead")
+        raise ValueError(
+            f"--out {out} is for pictures, and a classifier makes none; leave it out (convneur predict --format csv > "
+            "FILE keeps its answers)"
+        )
 
     def ask(folder: OutputFolder | None) -> Found:
         with console.status(f"Loading {name}"):

@@ -18,7 +18,7 @@ from convneur.printing import printable
 if TYPE_CHECKING:
     from PIL import Image
 
-StrPath: TypeAlias = "str | os.PathLike[str]"  # what every public function takes for a path
+StrPath: TypeAlias = str | os.PathLike[str]  # what every public function takes for a path
 NEW = ".convneur-new-"  # begins the names of files and folders that are being written
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
 

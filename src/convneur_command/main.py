@@ -111,7 +111,7 @@ def _guarded(run: Callable[[], Any]) -> int:
         try:
             code = run()
         except AlreadyDone as done:
-            Console(stderr=True).print(f"convneur: {done}")
+            Console(stderr=True).print(f"convneur: {_line(done)}")
             return 0
         except (Exception, KeyboardInterrupt) as error:
             if interrupts.raised is not None and not isinstance(error, KeyboardInterrupt):
@@ -131,7 +131,7 @@ def _can_be_mended(error: BaseException) -> bool:
 
 
 def _line(error: BaseException) -> str:
-    reason = str(error)
+    reason = str(getattr(error, "flags", error))  # what was called from Python names them as Python does
     if "in DataLoader worker process" in reason:  # PyTorch puts the worker's traceback before what it said
         reason = reason.rsplit("Error: ", 1)[-1]
     reason = " ".join(filter(None, (line.strip(" ") for line in reason.split("\n")))) or "stopped"

@@ -7,33 +7,42 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
-class ImageOptions:
+class FeatureOptions:
     """How images get to a model.
 
     Attributes:
         image_size: Pixels a side, of a detector's or segmentation model's images the shorter one (0: of the latter, as
             they are); what the model was made for if not given.
         batch_size: Images at a time, for a classifier; 64 if not given.
-        workers: Processes that load images; as many as suit the machine if not given.
         max_megapixels: Larger images are not read.
+    """
+
+    image_size: int | None = None
+    batch_size: int | None = None
+    max_megapixels: float = 100.0
+
+    @property
+    def max_pixels(self) -> int:
+        """Of an image."""
+        return round(self.max_megapixels * 1e6)
+
+
+@dataclass(frozen=True)
+class ImageOptions(FeatureOptions):
+    """How a model is asked about images.
+
+    Attributes:
+        workers: Processes that load images; as many as suit the machine if not given.
         window: Of a segmentation model: pixels a side of tiles that are looked at one by one, so that images may be
             huge; 0 for whole images.
         scales: Of a segmentation model: factors over which answers are averaged.
         flip: Of a segmentation model: average over the mirrored image, too.
     """
 
-    image_size: int | None = None
-    batch_size: int | None = None
     workers: int | None = None
-    max_megapixels: float = 100.0
     window: int | None = None
     scales: tuple[float, ...] | None = None
     flip: bool = False
-
-    @property
-    def max_pixels(self) -> int:
-        """Of an image."""
-        return round(self.max_megapixels * 1e6)
 
 
 @dataclass(frozen=True)

@@ -314,7 +314,10 @@ def test_bad_input_is_one_line_and_exit_code_2(trained, photos, tmp_path, capsys
         (["predict", str(photos), "--model", "convneur_m9"], "of timm; did you mean 'convneur_m"),
         (["predict", str(photos), "--model", "convneur_m1"], "weights of convneur_m1; train one (convneur train)"),
         (["eval", "--model", "convneur_m1", "--data", "digits"], "weights of convneur_m1; train one (convneur train)"),
-        (["predict", str(photos), "--model", str(out), *new], "a classifier makes none; write --format csv > FILE"),
+        (
+            ["predict", str(photos), "--model", str(out), *new],
+            "a classifier makes none; leave it out (convneur predict --format csv",
+        ),
         (["predict", str(photos), "--model", str(out), "--score", "0.5"], "--score means nothing to a classifier"),
         (["predict", str(photos), "--model", str(out), "--flip"], "--flip means nothing to a classifier"),
         (["push", str(tmp_path), "someone/name"], "lacks config.json"),

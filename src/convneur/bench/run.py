@@ -23,6 +23,7 @@ from convneur.outputs import OutputFolder
 from convneur.printing import Console, Progress, Table, status
 from convneur.reports.page import versions
 from convneur_options.bench import DEFAULTS, BenchConfig, What
+from convneur_options.typed import typed
 
 PAIRS = tuple(name for variant, config in VARIANTS.items() for name in (variant, config.baseline))
 MODELS = {"latency": PAIRS, "scaling": PAIRS, "profile": ("convneur_m3", "convnext_pico")}
@@ -67,6 +68,7 @@ def run_bench(
         ValueError: For models or settings that cannot be, or if no model could be run.
         FileExistsError: If the folder holds something else.
     """
+    config = typed(config)
     out, models = Path(out), config.models or MODELS[what]
     for name in models:
         with torch.device("meta"):

@@ -93,7 +93,9 @@ def open_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Iter
     try:
         with _Bytes(source) if isinstance(source, bytes) else regular_file(source).open("rb") as file:
             image = _identify(file)
-            _check_size(image, max_pixels)
+            check_size(*image.size, max_pixels)
+            if image.format == "TIFF" and (piece := _piece_bytes(image)) > MAX_PIXEL_BYTES * max_pixels:
+                raise UnreadableImageError(f"its tiles or strips of {piece / 1e6:,.0f} MB are larger than the limit")
             yield image
     except UnreadableImageError:
         raise
@@ -187,16 +189,14 @@ class _Tiff(TiffImagePlugin.TiffImageFile):
             self._size = (height, width) if self.tag_v2.get(274, 1) in (5, 6, 7, 8) else (width, height)
 
 
-def _check_size(image: ImageFile.ImageFile, max_pixels: int) -> None:
-    width, height = image.size
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Refuse an image that is too large, long or thin to be worked on, with an `UnreadableImageError`."""
     if max(width, height) > MAX_SIDE:
         raise UnreadableImageError(f"{width} x {height} px is too long; a side may have {MAX_SIDE:,} px")
     if max(width, height) > THINNEST * min(width, height):
         raise UnreadableImageError(f"{width} x {height} px is too thin; one side may be {THINNEST:,} times the other")
     if width * height > max_pixels:
         raise TooLargeError(f"{width} x {height} px is more than the limit of {max_pixels / 1e6:g} megapixels")
-    if image.format == "TIFF" and (piece := _piece_bytes(image)) > MAX_PIXEL_BYTES * max_pixels:
-        raise UnreadableImageError(f"its tiles or strips of {piece / 1e6:,.0f} MB are larger than the limit")
 
 
 def _piece_bytes(image: ImageFile.ImageFile) -> int:

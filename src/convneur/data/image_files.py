@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from convneur.data.decode import SUFFIXES, UnreadableImageError, image_format
 from convneur.data.paths import before_wildcards, matching, walk
@@ -83,11 +84,9 @@ def find_images(paths: StrPath | Sequence[StrPath], tell: Callable[[str], object
         FileNotFoundError: If a path names nothing, or a folder holds no images.
         ValueError: For no path, and for an address on the web.
     """
-    if not paths:
-        raise ValueError("no images given; give image files, folders or globs")
     found: dict[str, None] = {}
     unused: dict[str, None] = {}
-    for path in map(str, [paths] if isinstance(paths, str | os.PathLike) else paths):
+    for path in map(str, several(paths, (str, os.PathLike), "image files, folders or globs")):
         if "://" in path:
             raise ValueError(f"{path} is on the web; download it first, then give the file")
         files, others = _expanded(path)
@@ -100,6 +99,24 @@ def find_images(paths: StrPath | Sequence[StrPath], tell: Callable[[str], object
     for note in unused_notes([file for file in unused if file not in found]):
         tell(note)
     return list(found)
+
+
+def several(given: Any, kinds: tuple[type, ...], fix: str) -> list[Any]:
+    """What is given, one or several of some kinds; a ValueError for none, and for what is of no such kind.
+
+    Args:
+        given: By people.
+        kinds: Of each.
+        fix: What they are, in words.
+    """
+    one = isinstance(given, (bytes, *kinds)) and not (isinstance(given, str) and not given)
+    found = [given] if one or not isinstance(given, Iterable) else list(given)
+    if not found:
+        raise ValueError(f"no images given; give {fix}")
+    for each in found:
+        if not isinstance(each, kinds):
+            raise ValueError(f"{' '.join(reprlib.repr(each).split())} is no image; give {fix}")
+    return found
 
 
 def _expanded(path: str) -> ImageFiles:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,8 @@ import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
-from convneur.data.decode import MAX_PIXELS, UnreadableImageError, as_seen, decode_image
-from convneur.data.image_files import find_images
+from convneur.data.decode import MAX_PIXELS, UnreadableImageError, as_seen, check_size, decode_image
+from convneur.data.image_files import find_images, several
 from convneur.data.paths import read_file
 
 ImageLike = str | os.PathLike[str] | Image.Image | npt.NDArray[Any] | Tensor
@@ -22,10 +22,10 @@ class OpenedImages:
     """Images of any kind, without labels.
 
     Args:
-        items: Names of files, and pictures.
+        items: Names of files, and pictures; of a picture that cannot be used, why.
     """
 
-    def __init__(self, items: Sequence[str | Image.Image]) -> None:
+    def __init__(self, items: Sequence[str | Image.Image | UnreadableImageError]) -> None:
         self.items = list(items)
         self.labels = np.zeros(len(self.items), np.int64)
 
@@ -35,6 +35,8 @@ class OpenedImages:
     def read(self, index: int) -> bytes | Image.Image:
         """Bytes of a file, or a picture as it is."""
         item = self.items[index]
+        if isinstance(item, UnreadableImageError):
+            raise item
         return read_file(item) if isinstance(item, str) else item
 
     def name(self, index: int) -> str:
@@ -48,17 +50,19 @@ class OpenedImages:
         Raises:
             UnreadableImageError: If it cannot be; with the name of the file.
         """
-        item = self.items[index]
-        if not isinstance(item, str):
-            return item
         try:
-            return decode_image(item, max_pixels)
+            found = self.read(index)
+            return decode_image(found, max_pixels) if isinstance(found, bytes) else found
         except (UnreadableImageError, OSError) as error:
-            raise UnreadableImageError(f"{item} cannot be read ({error}); leave it out, or mend it") from error
+            raise UnreadableImageError(
+                f"{self.name(index)} cannot be read ({error}); leave it out, or mend it"
+            ) from error
 
 
 def open_images(
-    images: ImageLike | Sequence[ImageLike], tell: Callable[[str], object] = lambda note: None
+    images: ImageLike | Iterable[ImageLike],
+    tell: Callable[[str], object] = lambda note: None,
+    max_pixels: int = MAX_PIXELS,
 ) -> OpenedImages:
     """Images that people give: one, or several of any kinds.
 
@@ -66,48 +70,73 @@ def open_images(
         images: Files, folders (searched to the bottom) and globs; Pillow images; arrays (H, W, 3) or (H, W) and tensors
             (3, H, W) or (1, H, W), of bytes or of floats in 0 to 1.
         tell: Called with what to say of files in folders that look like images and are not used.
+        max_pixels: Larger images in memory cannot be read; files are opened later.
 
     Raises:
         FileNotFoundError: If a path names nothing, or a folder holds no images.
-        ValueError: For none, for an address on the web, and for arrays and tensors that are no image.
+        ValueError: For none, for an address on the web, and for what is no image.
     """
-    several = [images] if isinstance(images, str | os.PathLike | Image.Image | np.ndarray | Tensor) else list(images)
-    if not several:
-        raise ValueError("no images given; give image files, folders or globs")
-    items: list[str | Image.Image] = []
-    for each in several:
+    kinds = (str, os.PathLike, Image.Image, np.ndarray, Tensor)
+    items: list[str | Image.Image | UnreadableImageError] = []
+    for each in several(images, kinds, "image files, folders or globs, Pillow images, arrays or tensors"):
         if isinstance(each, str | os.PathLike):
             items += find_images(each, tell)
-        else:
-            items.append(as_picture(each))
+            continue
+        try:
+            items.append(as_picture(each, max_pixels))
+        except UnreadableImageError as error:
+            items.append(error)
     return OpenedImages(items)
 
 
-def as_picture(image: Image.Image | npt.NDArray[Any] | Tensor) -> Image.Image:
+def as_picture(image: Image.Image | npt.NDArray[Any] | Tensor, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """An image in memory as a picture, RGB.
 
     Raises:
+        UnreadableImageError: If it is too large, or its file is damaged.
         ValueError: If it is none.
     """
     if isinstance(image, Image.Image):
-        return as_seen(image.copy())  # as a file is: turned, scaled, over white
+        _check_size(*image.size, max_pixels)
+        try:
+            return as_seen(image.copy())  # as a file is: turned, scaled, over white
+        except Exception as error:  # of a damaged file, which is read only now
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UnreadableImageError(reason) from error
     if isinstance(image, Tensor):
-        pixels = image.detach().cpu()
-        if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
-            raise ValueError(f"a tensor of shape {tuple(image.shape)} is no image; give (3, H, W) or (1, H, W)")
-        array = pixels.permute(1, 2, 0).numpy()
+        shape, kind, fix = tuple(image.shape), "a tensor", "(3, H, W) or (1, H, W), of a batch list(batch)"
+        height, width, channels = (*shape[1:], shape[0]) if len(shape) == 3 else (0, 0, 0)
     else:
-        array = np.asarray(image)
-        if array.ndim == 2:
-            array = array[..., None]
-        if array.ndim != 3 or array.shape[2] not in (1, 3):
-            raise ValueError(f"an array of shape {np.shape(image)} is no image; give (H, W, 3) or (H, W)")
-    if not array.size:
-        raise ValueError("an image of no pixels was given; leave it out")
+        shape, kind, fix = image.shape, "an array", "(H, W, 3) or (H, W)"
+        height, width, channels = shape if len(shape) == 3 else (*shape, 1) if len(shape) == 2 else (0, 0, 0)
+    if channels not in (1, 3):
+        raise ValueError(f"{kind} of shape {shape} is no image; give {fix}")
+    _check_size(width, height, max_pixels)
+    array = _array_of(image) if isinstance(image, Tensor) else np.asarray(image).reshape(height, width, channels)
     if array.dtype.kind == "f":
         if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-            raise ValueError("floats of an image must be in 0 to 1; divide bytes by 255, and do not normalise them")
-        array = (array * 255).round().astype(np.uint8)
+            raise ValueError(
+                "floats of an image must be in 0 to 1, none of them NaN; divide bytes by 255, and do not normalise them"
+            )
+        array = (array.astype(np.float32) * 255).round().astype(np.uint8)
     if array.dtype != np.uint8:
         raise ValueError(f"an image of {array.dtype} was given; give bytes (uint8), or floats in 0 to 1")
-    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3))))
+    return Image.fromarray(np.ascontiguousarray(np.broadcast_to(array, (height, width, 3))))
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if not width * height:
+        raise ValueError("an image of no pixels was given; leave it out")
+    check_size(width, height, max_pixels)
+
+
+def _array_of(image: Tensor) -> npt.NDArray[Any]:
+    """(C, H, W) -> (H, W, C)."""
+    try:
+        pixels = image.detach().to_dense().cpu()
+        pixels = pixels.float() if pixels.is_floating_point() else pixels  # NumPy has no bfloat16
+        return pixels.permute(1, 2, 0).numpy()
+    except (RuntimeError, TypeError) as error:  # meta tensors, and dtypes that NumPy does not have
+        raise ValueError(
+            f"a tensor of {image.dtype} on {image.device} has no pixels to be read; give bytes or floats on the CPU"
+        ) from error

@@ -32,6 +32,7 @@ from convneur.printing import (
     status,
 )
 from convneur_options.embedding import DEFAULTS, EmbedConfig
+from convneur_options.typed import typed
 
 Compute = Callable[[Sequence[int], Job, Callable[[int], object]], Generator[WrittenShard, None, None]]
 
@@ -104,6 +105,7 @@ def embed(
         OSError: If ``out`` is a file, or nothing can be written there.
         KeyboardInterrupt: On Ctrl-C and SIGTERM, with what is done.
     """
+    config = typed(config)
     config.check()
     source, model = os.fspath(source), os.fspath(model)
     out = Path(out).expanduser().absolute()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,16 +17,15 @@ from convneur.devices import device_for
 from convneur.files import StrPath
 from convneur.models.image_sizes import require_size
 from convneur.models.prepare_for_inference import prepare_for_inference
-from convneur.models.registry_utils import choose
 from convneur.outputs import OutputFolder
 from convneur.printing import Console, Progress, tell_notes
+from convneur.python_calls import python_call
 from convneur.tasks.features import Features
 from convneur.tasks.results import EvaluationResult, Prediction, Predictions
 from convneur.tasks.run_data import RunData, keep_contents, run_data_of
 from convneur_options.run import RunConfig
-from convneur_options.use import EvaluateOptions, ImageOptions, PredictOptions
-
-EMBED_OPTIONS = {"image_size", "batch_size", "max_megapixels"}
+from convneur_options.typed import typed
+from convneur_options.use import EvaluateOptions, FeatureOptions, PredictOptions
 
 
 class Saver:
@@ -67,7 +66,8 @@ class Predictor(ABC):
 
     # Using it
 
-    def predict(self, images: ImageLike | Sequence[ImageLike], *, progress: bool = True, **options: Any) -> Predictions:
+    @python_call(PredictOptions)
+    def predict(self, images: ImageLike | Iterable[ImageLike], *, progress: bool = True, **options: Any) -> Predictions:
         """Ask about images.
 
         Args:
@@ -93,14 +93,14 @@ class Predictor(ABC):
 
     def predict_each(
         self,
-        images: ImageLike | Sequence[ImageLike],
+        images: ImageLike | Iterable[ImageLike],
         unreadable: list[tuple[str, str]],
         console: Console,
         **options: Any,
     ) -> Iterator[Prediction]:
         """As `predict`, one answer after the other; names of what cannot be read are added to ``unreadable``."""
         chosen = PredictOptions(**self.checked(PredictOptions, options))
-        opened = open_images(images, console.print)
+        opened = open_images(images, console.print, chosen.max_pixels)
         device = device_for()
         model = prepare_for_inference(self.model, device)
         with Progress(console=console, transient=True) as progress:
@@ -118,6 +118,7 @@ class Predictor(ABC):
     ) -> Iterator[Prediction | tuple[str, str]]:
         """Per image an answer, or its name and why it cannot be read."""
 
+    @python_call(EvaluateOptions)
     def evaluate(self, data: StrPath, *, progress: bool = True, **options: Any) -> EvaluationResult:
         """Judge by the held-out images of labelled data; never by what the model's own run learned from.
 
@@ -175,11 +176,13 @@ class Predictor(ABC):
         options = EvaluateOptions(workers=config.workers, max_megapixels=config.max_megapixels, strict=strict)
         return self._evaluate(source, options, self.model, device_for(recipe.fit.accelerator), console)
 
+    @python_call(FeatureOptions)
     @torch.inference_mode()
-    def embed(self, images: ImageLike | Sequence[ImageLike], *, progress: bool = True, **options: Any) -> Tensor:
+    def embed(self, images: ImageLike | Iterable[ImageLike], *, progress: bool = True, **options: Any) -> Tensor:
         """One vector per image, what the head of a classifier sees, or the mean of the backbone's last map: (N, D).
 
-        The images and options are those of `predict`; the tensor is on the CPU.
+        The images are those of `predict`, the options in `convneur_options.use.FeatureOptions`; 16 images are computed
+        at a time if ``batch_size`` is not given. The tensor is on the CPU.
 
         Raises:
             ValueError: If an image cannot be read: rows belong to images by their number; or for a size that the model
@@ -190,9 +193,10 @@ class Predictor(ABC):
         batches = self._batches(images, module, progress, options)
         return torch.cat([module(x.to(device)).float().cpu() for x in batches])
 
+    @python_call(FeatureOptions)
     @torch.inference_mode()
     def features(
-        self, images: ImageLike | Sequence[ImageLike], *, progress: bool = True, **options: Any
+        self, images: ImageLike | Iterable[ImageLike], *, progress: bool = True, **options: Any
     ) -> list[Tensor]:
         """The maps of the backbone's stages, each (N, C, H, W), as `embed` takes and gives them.
 
@@ -206,14 +210,12 @@ class Predictor(ABC):
         return [torch.cat(maps) for maps in zip(*found, strict=True)]
 
     def _batches(
-        self, images: ImageLike | Sequence[ImageLike], module: nn.Module, progress: bool, options: Mapping[str, Any]
+        self, images: ImageLike | Iterable[ImageLike], module: nn.Module, progress: bool, options: Mapping[str, Any]
     ) -> Iterator[Tensor]:
-        for name in set(options) - EMBED_OPTIONS:
-            raise ValueError(f"{name} is no option of features; give some of {', '.join(sorted(EMBED_OPTIONS))}")
-        chosen = PredictOptions(**options)
+        chosen = FeatureOptions(**self.checked(FeatureOptions, options))
         console = Console(stderr=True, quiet=not progress)
         transform = eval_transform(self.preprocessing_for(module, chosen.image_size))
-        opened, size = open_images(images, console.print), chosen.batch_size or 16
+        opened, size = open_images(images, console.print, chosen.max_pixels), chosen.batch_size or 16
         with Progress(console=console, transient=True) as bar:
             row = bar.add_task("computing features", total=len(opened))
             for start in range(0, len(opened), size):
@@ -256,23 +258,23 @@ class Predictor(ABC):
     # Options
 
     @classmethod
-    def checked(cls, kind: type[ImageOptions], options: Mapping[str, Any]) -> dict[str, Any]:
+    def checked(cls, kind: type[FeatureOptions], options: Mapping[str, Any]) -> dict[str, Any]:
         """Options that were given; refused if they are unknown, out of range, or mean nothing to such a model."""
         fields = {field.name: field.default for field in dataclasses.fields(kind)}
-        for name, value in options.items():
-            flag = f"--{name.replace('_', '-')}"
-            if name not in fields:
-                raise ValueError(f"{name} is no option of it; give some of {', '.join(fields)}")
-            if name not in cls.uses and value != fields[name]:
+        uses = fields if kind is FeatureOptions else cls.uses
+        for name in options.keys() - fields.keys():
+            raise ValueError(f"{name} is no option of it; give some of {', '.join(fields)}")
+        given = vars(typed(kind(**options)))
+        for name in options:
+            flag, value = f"--{name.replace('_', '-')}", given[name]
+            if name not in uses and value != fields[name]:
                 raise ValueError(f"{flag} means nothing to {cls.noun}, which this model is; leave it out")
-            if name == "part":
-                choose(value, ("val", "test"), "--part")
             least = {"image_size": cls.smallest_size, "batch_size": 1, "top_k": 1, "workers": 0, "window": 0}.get(name)
             if least is not None and value is not None and value < least:
                 raise ValueError(f"{flag} {value} is out of range; give at least {least}")
             if name == "score" and value is not None and not 0 <= value <= 1:
                 raise ValueError(f"--score {value} is out of range; give 0 to 1")
-        return dict(options)
+        return {name: given[name] for name in options}
 
     smallest_size: ClassVar[int] = 1  # that an image may be resized to
 

@@ -114,6 +114,11 @@ def fit(
                 raise ValueError(
                     f"{checkpoint} is no checkpoint of this run ({reason}); remove it, or train anew with another --out"
                 ) from error
+            if "Expected more than 1 value per channel" in str(error):  # which only a batch of one image can have
+                raise ValueError(
+                    "a batch of one image has a single value per channel for some norms of the model; give a "
+                    "--batch-size of 2 or more, or larger images"
+                ) from error
             raise
         finally:
             live.progress.stop()

@@ -57,8 +57,6 @@ def check_numbers(config: RunConfig, recipe: Any) -> None:
     at_least(0, {"seed": config.seed, "cache-gb": config.cache_gb, "max-megapixels": config.max_megapixels})
     optim = {f"optim.{name.replace('_', '-')}": number for name, number in vars(recipe.optim).items()}
     at_least(0, {name: each for name, each in optim.items() if not isinstance(each, tuple)})
-    if config.keep not in ("last", "best"):
-        raise ValueError(f"--keep {config.keep} is none of the epochs that are kept; give last or best")
 
 
 def at_least(least: float, numbers: Mapping[str, float]) -> None:

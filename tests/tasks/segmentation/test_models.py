@@ -50,6 +50,11 @@ def test_groups_and_frozen_stages():
     }
 
 
+def test_semantic_fpn_takes_images_of_which_a_map_is_one_value_per_group():
+    model = create_segmenter("semantic_fpn", num_classes=3, backbone_args=TINY, pyramid_channels=32, channels=32).eval()
+    assert model(torch.zeros(1, 3, 32, 32)).isfinite().all()
+
+
 def test_semantic_fpn_costs_what_it_does_as_published():
     """M2 at 512 x 2048 px is published with 106 GMACs; the pyramid's own convolutions are half of that."""
     with torch.device("meta"):

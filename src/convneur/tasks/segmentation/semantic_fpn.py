@@ -7,8 +7,10 @@ Shape letters: B batch, K classes, H W pixels of the image.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
@@ -52,13 +54,21 @@ class SemanticFPN(nn.Module):
         return F.interpolate(self.head(self.dropout(total)), scale_factor=4, mode="bilinear", align_corners=False)
 
 
+class _GroupNorm(nn.GroupNorm):
+    """Gives the bias for a group of one value; PyTorch's own refuses it, as if there were a batch to be enlarged."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) -> the same."""
+        return torch.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+
+
 def _level(in_channels: int, channels: int, doublings: int) -> nn.Sequential:
     """Convolutions, norms, and a doubling of the size after each but on the finest level."""
     parts: list[nn.Module] = []
     for number in range(max(1, doublings)):
         parts.append(
             Conv2dNormActivation(
-                in_channels if number == 0 else channels, channels, norm_layer=lambda width: nn.GroupNorm(GROUPS, width)
+                in_channels if number == 0 else channels, channels, norm_layer=partial(_GroupNorm, GROUPS)
             )
         )
         if doublings:
