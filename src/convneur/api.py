@@ -21,6 +21,7 @@ from convneur.tasks.predictor import Predictor
 from convneur.tasks.registry import open_predictor, predictor_class_of, task_named
 from convneur.tasks.results import EvaluationResult, Prediction, Predictions
 from convneur.training.run import train as train_run
+from convneur_options.renamed import accept_old_names
 from convneur_options.use import EvaluateOptions, PredictOptions
 
 __all__ = [
@@ -69,6 +70,7 @@ class TrainedRun:
         return load(self.folder)
 
 
+@accept_old_names
 def train(
     data: StrPath,
     task: str = "classification",
@@ -85,7 +87,7 @@ def train(
     Args:
         data: Where the images are; docs/guide.md lists the formats.
         task: ``classification``, ``detection``, ``instance`` or ``segmentation``.
-        recipe: Name, or one of the dataclasses in `convneur_options`; the task's quick one if None.
+        recipe: Name, or one of the dataclasses in `convneur_options`; ``quick`` if None.
         out: Folder of the run.
         resume: Go on where the newest whole checkpoint in ``out`` was written; a finished run, to more ``epochs``.
         overwrite: Remove what an earlier run wrote to ``out``, and begin anew.
@@ -121,7 +123,7 @@ def settings_of(spec: Any, data: str, recipe: Any, settings: Mapping[str, Any]) 
     Raises:
         ValueError: For a name that neither has; with the closest one.
     """
-    name = next(name for name in spec.recipes if name.startswith("quick")) if recipe is None else recipe
+    name = "quick" if recipe is None else recipe
     chosen = spec.recipes[choose(name, spec.recipes, "recipe")] if isinstance(name, str) else name
     own = {field.name for field in dataclasses.fields(spec.config_class)}
     config = spec.config_class(**{"data": data} | {key: value for key, value in settings.items() if key in own})

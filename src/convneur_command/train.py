@@ -49,7 +49,7 @@ def train_verb(arguments: Sequence[str]) -> Callable[..., None]:
     """
     named: Any = next((word for word in arguments[1:2] if word in TASKS), "classification")
     config_class, recipes = TASKS[named]
-    name, recipe_defaults = recipe_named(arguments, next(each for each in recipes if each.startswith("quick")), recipes)
+    name, recipe_defaults = recipe_named(arguments, "quick", recipes)
     defaults = config_class(data=tyro.MISSING)
 
     def train(

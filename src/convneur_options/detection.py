@@ -134,7 +134,7 @@ DETECTION_RECIPES: dict[str, DetectionRecipe] = {
         fit=FitConfig(precision="bf16"),
     ),
     # From a trained backbone or detector, on a few hundred to some ten thousand images of one's own.
-    "finetune-detection": DetectionRecipe(
+    "finetune": DetectionRecipe(
         epochs=30,
         batch_size=4,
         min_size=640,
@@ -146,7 +146,7 @@ DETECTION_RECIPES: dict[str, DetectionRecipe] = {
         augment=ObjectAugmentConfig(jitter=(0.5, 1.5), color_jitter=0.2),
     ),
     # Minutes to an hour on a CPU, from nothing: small images, narrow heads.
-    "quick-detection": DetectionRecipe(
+    "quick": DetectionRecipe(
         epochs=12,
         batch_size=4,
         min_size=256,

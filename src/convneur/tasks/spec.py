@@ -45,7 +45,7 @@ class TaskSpec(ABC, Generic[C, R, P]):
     Attributes:
         name: As in ``convneur train NAME``.
         config_class: Of the settings of a run.
-        recipes: By their names; the one whose name begins with ``quick`` is the default.
+        recipes: By their names; ``quick`` is the default.
         predictor_class: What a trained model of the task is used by.
     """
 
