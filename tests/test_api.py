@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 import convneur
 from convneur.printing import Console
 from convneur.tasks.registry import TASKS, task_named
+from convneur_command.main import main
 from tests.data.semantic.builders import write_scenes as write_pixels
 from tests.data.test_contents import classes
 from tests.tasks.detection.builders import write_scenes as write_objects
@@ -261,6 +263,18 @@ def test_every_task_takes_the_options_of_every_run():
         spec = task_named(task)
         assert common <= set(spec.config_class.__dataclass_fields__)
         assert {"val_share", "seed", "part", "image_size", "workers"} <= spec.predictor_class.uses
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_task_has_a_folder_of_its_own(task, monkeypatch):
+    """So that a run of one is not in the way of another's, and the same call with resume goes on with it."""
+    outs = []
+    monkeypatch.setattr("convneur.api.train_run", lambda *given: outs.append(given[3]))
+    monkeypatch.setattr("convneur.training.run.train", lambda *given: outs.append(given[3]))
+    assert convneur.train("photos", task, resume=True).folder == Path("runs", task)
+    main(["train", task, "--data", "photos", "--resume"])
+    main(["train", *[task][task == "classification" :], "--data", "photos", "--out", "here"])
+    assert outs == [Path("runs", task)] * 2 + [Path("here")]
 
 
 def test_importing_the_package_does_not_import_what_trains():

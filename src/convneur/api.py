@@ -76,7 +76,7 @@ def train(
     task: str = "classification",
     *,
     recipe: Any = None,
-    out: StrPath = "runs/train",
+    out: StrPath | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
@@ -88,7 +88,7 @@ def train(
         data: Where the images are; docs/guide.md lists the formats.
         task: ``classification``, ``detection``, ``instance`` or ``segmentation``.
         recipe: Name, or one of the dataclasses in `convneur_options`; ``quick`` if None.
-        out: Folder of the run.
+        out: Folder of the run; ``runs/TASK`` if None, such as ``runs/detection``.
         resume: Go on where the newest whole checkpoint in ``out`` was written; a finished run, to more ``epochs``.
         overwrite: Remove what an earlier run wrote to ``out``, and begin anew.
         progress: Say what is done, and show a bar, on standard error.
@@ -109,7 +109,7 @@ def train(
     named = {"recipe": recipe} | settings if isinstance(recipe, str) else settings
     given = "".join(f", {name}={value!r}" for name, value in named.items())
     command = f"convneur.train({str(data)!r}, {task!r}{given})"
-    console, out = Console(stderr=True, quiet=not progress), Path(out).expanduser()
+    console, out = Console(stderr=True, quiet=not progress), Path(out or f"runs/{task}").expanduser()
     try:
         train_run(spec, config, chosen, out, resume, overwrite, console, command)
     except AlreadyDone as done:
