@@ -89,7 +89,7 @@ def test_boxes_alone_are_not_enough_for_masks(tmp_path):
     found = source(tmp_path)
     without = [replace(each, shapes=[None] * len(each)) for each in found.train.objects]
     found.train.objects = without
-    with pytest.raises(ValueError, match="choose a detector without masks"):
+    with pytest.raises(ValueError, match="convneur train detection, which needs boxes only"):
         ObjectData(found, train_transform(), 2, with_masks=True)
 
 
