@@ -1,6 +1,8 @@
 """What people call from Python, the same for every task: train, load, predict, evaluate, embed, export."""
 
 import csv
+import dataclasses
+import io
 import json
 import shutil
 import subprocess
@@ -14,9 +16,13 @@ import torch
 from PIL import Image
 
 import convneur
+from convneur.api import settings_of
 from convneur.printing import Console
 from convneur.tasks.registry import TASKS, task_named
+from convneur.training.run import _fitted, fit_model
 from convneur_command.main import main
+from convneur_options.backbone import BackboneConfig
+from convneur_options.fit import FitConfig
 from tests.data.semantic.builders import write_scenes as write_pixels
 from tests.data.test_contents import classes
 from tests.tasks.detection.builders import write_scenes as write_objects
@@ -237,6 +243,46 @@ def test_a_file_of_weights_is_taken_for_the_model_of_its_run(run, images, tmp_pa
     damaged.write_bytes(checkpoint.read_bytes()[:-1000])
     with pytest.raises(ValueError, match="cannot be read"):
         convneur.load(damaged)
+
+
+def test_of_fewer_images_than_a_batch_has_it_has_all(tmp_path):
+    """As if that had been asked for, to the last bit; the run is known again by what was asked for."""
+    spec, told = task_named("classification"), io.StringIO()
+    data = str(classes(tmp_path / "data", 10))
+    settings = {"image_size": 32, "backbone": BackboneConfig(**BACKBONE), "fit": FitConfig(accelerator="cpu")}
+
+    def weights(size, resume=False, **changes):
+        config, recipe = settings_of(spec, data, None, {"workers": 0, "epochs": 1, "batch_size": size} | changes)
+        out = tmp_path / str(size)
+        return fit_model(spec, config, recipe, out, resume, False, Console(file=told)).predictors[0].model.state_dict()
+
+    asked = weights(16, **settings)
+    assert "--batch-size" not in told.getvalue()
+    for resume in (False, True):
+        torch.testing.assert_close(weights(64, resume, **settings), asked, rtol=0, atol=0)
+    line = "more than the 16 images to train on can fill: batches have 16; the learning rate stays 0.002"
+    assert told.getvalue().replace("\n", " ").count(line) == 2
+    many = settings | {"fit": FitConfig(accelerator="cpu", devices=17)}
+    with pytest.raises(ValueError, match="a batch of 64 in each of 17 processes is larger than the set of 16 images"):
+        weights(64, **many)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_a_recipe_meets_is_told(task):
+    """Batches that cannot be filled, what that makes of the rate, and rates that are for trained weights."""
+    spec = task_named(task)
+    config, recipe = spec.config_class("photos"), spec.recipes["finetune"]
+    fitted, (batch, weights) = _fitted(spec, config, recipe, 3)
+    most = 2 if task == "classification" else 3  # Mixup takes pairs
+    assert fitted == dataclasses.replace(recipe, batch_size=most)
+    rate = recipe.optim.lr * most / recipe.optim.lr_batch
+    assert batch.endswith(f"batches have {most}; the learning rate is {rate:g}, in proportion")
+    assert "(--optim.layer-decay 0.8, as in the recipe finetune) are for trained weights; give --weights" in weights
+    assert _fitted(spec, dataclasses.replace(config, weights="runs/x"), recipe, 100) == (recipe, [])
+    for name in set(spec.recipes) - {"finetune"}:
+        assert _fitted(spec, config, spec.recipes[name], 1000) == (spec.recipes[name], [])
+    two = dataclasses.replace(recipe, fit=FitConfig(accelerator="cpu", devices=2))
+    assert _fitted(spec, config, two, 9)[0].batch_size == 4
 
 
 @pytest.mark.parametrize("name", ["test_resnet", pytest.param("test_vit", marks=pytest.mark.slow)])

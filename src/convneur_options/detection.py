@@ -102,7 +102,7 @@ class DetectionRecipe:
 
     Attributes:
         epochs: Passes over the training images.
-        batch_size: Images per batch of one process.
+        batch_size: Images per batch of one process; all that there are, if they are fewer.
         min_size: Pixels that the shorter side of an image is resized to.
         max_size: Pixels that the longer side may have.
         ema: Decay of the average of the weights that is kept; 0 for none.

@@ -85,7 +85,7 @@ class SegmentationRecipe:
 
     Attributes:
         epochs: Passes over the training images.
-        batch_size: Images per batch of one process.
+        batch_size: Images per batch of one process; all that there are, if they are fewer.
         decoder_channels: Width of the decoder; 0 for what it has by itself, which is all that U-Net takes.
         frozen_stages: Of the backbone, that learn nothing; the stem counts as the first.
         ema: Decay of the average of the weights that is kept; 0 for none.

@@ -62,6 +62,10 @@ class TaskSpec(ABC, Generic[C, R, P]):
             ValueError: For the first of them.
         """
 
+    def largest_batch(self, recipe: R, images: int) -> int:
+        """How many of so many images a batch may have."""
+        return images
+
     @abstractmethod
     def open_data(self, config: C) -> Opened:
         """Find the images; those of ``config.data`` that are trained on, and those that are judged by."""
