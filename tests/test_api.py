@@ -164,15 +164,20 @@ def test_answers_do_not_depend_on_what_else_is_asked(run, images):
     assert not torch.is_inference_mode_enabled()
 
 
-def test_what_is_no_image_is_refused_and_what_cannot_be_read_is_listed(run, images, tmp_path):
+def test_what_is_no_image_is_refused_and_what_cannot_be_read_is_told(run, images, tmp_path, capsys):
     model = run[2].model
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"nothing")
-    found = model.predict([images[2], broken], progress=False)
-    assert len(found) == 1
+    for several in ([images[2], broken, images[0]], [images[2], broken], broken):
+        with pytest.raises(ValueError, match=r"broken\.png cannot be read .*; leave it out, mend it, or give skip"):
+            model.predict(several, progress=False)
+    capsys.readouterr()
+    found = model.predict([images[2], broken, images[0]], skip_unreadable=True)
+    assert [each.file for each in found] == ["image 0", str(images[0])]
     assert [name for name, _ in found.unreadable] == [str(broken)]
+    assert "1 images could not be read and were left out; the first: " in " ".join(capsys.readouterr().err.split())
     with pytest.raises(ValueError, match="none of the images can be read"):
-        model.predict(broken, progress=False)
+        model.predict(broken, skip_unreadable=True, progress=False)
     for wrong, why in (
         (np.zeros((4, 4, 7), np.uint8), "is no image"),
         (torch.zeros(2, 3, 4, 4), "is no image"),
