@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import inspect
+import io
 import json
 import shutil
 import subprocess
@@ -22,7 +23,10 @@ from convneur.printing import Console
 from convneur.python_calls import as_python
 from convneur.tasks.registry import TASKS, task_named
 from convneur.tasks.run_data import run_data_of
+from convneur.training.run import _fitted, fit_model
 from convneur_command.main import main
+from convneur_options.backbone import BackboneConfig
+from convneur_options.fit import FitConfig
 from convneur_options.use import EvaluateOptions, FeatureOptions, PredictOptions
 from tests.data.semantic.builders import write_scenes as write_pixels
 from tests.data.test_contents import classes
@@ -280,15 +284,20 @@ def test_the_model_is_plain_and_answers_follow_what_it_learns(run, images):
     assert model.training
 
 
-def test_what_is_no_image_is_refused_and_what_cannot_be_read_is_listed(run, images, tmp_path):
+def test_what_is_no_image_is_refused_and_what_cannot_be_read_is_told(run, images, tmp_path, capsys):
     model = run[2].model
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"nothing")
-    found = model.predict([images[2], broken], progress=False)
-    assert len(found) == 1
+    for several in ([images[2], broken, images[0]], [images[2], broken], broken):
+        with pytest.raises(ValueError, match=r"broken\.png cannot be read .*; leave it out, mend it, or give skip"):
+            model.predict(several, progress=False)
+    capsys.readouterr()
+    found = model.predict([images[2], broken, images[0]], skip_unreadable=True)
+    assert [each.file for each in found] == ["image 0", str(images[0])]
     assert [name for name, _ in found.unreadable] == [str(broken)]
+    assert "1 images could not be read and were left out; the first: " in " ".join(capsys.readouterr().err.split())
     with pytest.raises(ValueError, match="none of the images can be read"):
-        model.predict(broken, progress=False)
+        model.predict(broken, skip_unreadable=True, progress=False)
     for wrong, why in (
         (np.zeros((4, 4, 7), np.uint8), "is no image"),
         (torch.zeros(2, 3, 4, 4), "is no image"),
@@ -302,7 +311,9 @@ def test_what_is_no_image_is_refused_and_what_cannot_be_read_is_listed(run, imag
         model.embed(broken, progress=False)
     large = np.zeros((72, 96, 3), np.uint8)  # in memory as in a file
     Image.fromarray(large).save(tmp_path / "large.png")
-    found = model.predict([images[2].resize((16, 16)), large, tmp_path / "large.png"], max_megapixels=0.001)
+    found = model.predict(
+        [images[2].resize((16, 16)), large, tmp_path / "large.png"], skip_unreadable=True, max_megapixels=0.001
+    )
     assert found.unreadable[0] == ("image 1", "96 x 72 px is more than the limit of 0.001 megapixels")
     assert found.unreadable[1][1] == found.unreadable[0][1]
     assert len(found) == 1
@@ -417,6 +428,46 @@ def test_a_file_of_weights_is_taken_for_the_model_of_its_run(run, images, tmp_pa
         convneur.load(damaged)
 
 
+def test_of_fewer_images_than_a_batch_has_it_has_all(tmp_path):
+    """As if that had been asked for, to the last bit; the run is known again by what was asked for."""
+    spec, told = task_named("classification"), io.StringIO()
+    data = str(classes(tmp_path / "data", 10))
+    settings = {"image_size": 32, "backbone": BackboneConfig(**BACKBONE), "fit": FitConfig(accelerator="cpu")}
+
+    def weights(size, resume=False, **changes):
+        config, recipe = settings_of(spec, data, None, {"workers": 0, "epochs": 1, "batch_size": size} | changes)
+        out = tmp_path / str(size)
+        return fit_model(spec, config, recipe, out, resume, False, Console(file=told)).predictors[0].model.state_dict()
+
+    asked = weights(16, **settings)
+    assert "--batch-size" not in told.getvalue()
+    for resume in (False, True):
+        torch.testing.assert_close(weights(64, resume, **settings), asked, rtol=0, atol=0)
+    line = "more than the 16 images to train on can fill: batches have 16; the learning rate stays 0.002"
+    assert told.getvalue().replace("\n", " ").count(line) == 2
+    many = settings | {"fit": FitConfig(accelerator="cpu", devices=17)}
+    with pytest.raises(ValueError, match="a batch of 64 in each of 17 processes is larger than the set of 16 images"):
+        weights(64, **many)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_a_recipe_meets_is_told(task):
+    """Batches that cannot be filled, what that makes of the rate, and rates that are for trained weights."""
+    spec = task_named(task)
+    config, recipe = spec.config_class("photos"), spec.recipes["finetune"]
+    fitted, (batch, weights) = _fitted(spec, config, recipe, 3)
+    most = 2 if task == "classification" else 3  # Mixup takes pairs
+    assert fitted == dataclasses.replace(recipe, batch_size=most)
+    rate = recipe.optim.lr * most / recipe.optim.lr_batch
+    assert batch.endswith(f"batches have {most}; the learning rate is {rate:g}, in proportion")
+    assert "(--optim.layer-decay 0.8, as in the recipe finetune) are for trained weights; give --weights" in weights
+    assert _fitted(spec, dataclasses.replace(config, weights="runs/x"), recipe, 100) == (recipe, [])
+    for name in set(spec.recipes) - {"finetune"}:
+        assert _fitted(spec, config, spec.recipes[name], 1000) == (spec.recipes[name], [])
+    two = dataclasses.replace(recipe, fit=FitConfig(accelerator="cpu", devices=2))
+    assert _fitted(spec, config, two, 9)[0].batch_size == 4
+
+
 @pytest.mark.parametrize("name", ["test_resnet", pytest.param("test_vit", marks=pytest.mark.slow)])
 def test_any_model_of_timm_is_trained_evaluated_and_loaded_as_a_classifier(name, tmp_path):
     settings = {"model": name, "image_size": 64, "batch_size": 64, "train_images": 128} | CPU
@@ -453,6 +504,18 @@ def test_every_task_takes_the_options_of_every_run():
         spec = task_named(task)
         assert common <= set(spec.config_class.__dataclass_fields__)
         assert {"val_share", "seed", "part", "image_size", "workers"} <= spec.predictor_class.uses
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_each_task_has_a_folder_of_its_own(task, monkeypatch):
+    """So that a run of one is not in the way of another's, and the same call with resume goes on with it."""
+    outs = []
+    monkeypatch.setattr("convneur.api.train_run", lambda *given: outs.append(given[3]))
+    monkeypatch.setattr("convneur.training.run.train", lambda *given: outs.append(given[3]))
+    assert convneur.train("photos", task, resume=True).folder == Path("runs", task)
+    main(["train", task, "--data", "photos", "--resume"])
+    main(["train", *[task][task == "classification" :], "--data", "photos", "--out", "here"])
+    assert outs == [Path("runs", task)] * 2 + [Path("here")]
 
 
 def test_importing_the_package_does_not_import_what_trains():

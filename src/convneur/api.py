@@ -24,6 +24,7 @@ from convneur.tasks.results import EvaluationResult, Prediction, Predictions
 from convneur.training.run import train as train_run
 from convneur_options.classification import ClassificationConfig, ClassificationRecipe
 from convneur_options.detection import DetectionConfig, DetectionRecipe
+from convneur_options.renamed import accept_old_names
 from convneur_options.run import RunConfig
 from convneur_options.segmentation import SegmentationConfig, SegmentationRecipe
 from convneur_options.typed import typed
@@ -75,6 +76,7 @@ class TrainedRun:
         return load(self.folder)
 
 
+@accept_old_names
 @python_call(
     RunConfig,
     by_recipe=(
@@ -91,7 +93,7 @@ def train(
     task: str = "classification",
     *,
     recipe: Any = None,
-    out: StrPath = "runs/train",
+    out: StrPath | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
@@ -102,8 +104,8 @@ def train(
     Args:
         data: Where the images are; docs/guide.md lists the formats.
         task: ``classification``, ``detection``, ``instance`` or ``segmentation``.
-        recipe: Name, or one of the dataclasses in `convneur_options`; the task's quick one if None.
-        out: Folder of the run.
+        recipe: Name, or one of the dataclasses in `convneur_options`; ``quick`` if None.
+        out: Folder of the run; ``runs/TASK`` if None, such as ``runs/detection``.
         resume: Go on where the newest whole checkpoint in ``out`` was written; a finished run, to more ``epochs``.
         overwrite: Remove what an earlier run wrote to ``out``, and begin anew.
         progress: Say what is done, and show a bar, on standard error.
@@ -125,7 +127,7 @@ def train(
     named = {"recipe": recipe} | settings if isinstance(recipe, str) else settings
     given = "".join(f", {name}={value!r}" for name, value in named.items())
     command = f"convneur.train({str(data)!r}, {task!r}{given})"
-    console, out = Console(stderr=True, quiet=not progress), Path(out).expanduser()
+    console, out = Console(stderr=True, quiet=not progress), Path(out or f"runs/{task}").expanduser()
     try:
         train_run(spec, config, chosen, out, resume, overwrite, console, command)
     except AlreadyDone as done:
@@ -139,7 +141,7 @@ def settings_of(spec: Any, data: str, recipe: Any, settings: Mapping[str, Any]) 
     Raises:
         ValueError: For a name that neither has, with the closest one, and for a value of another type.
     """
-    name = next(name for name in spec.recipes if name.startswith("quick")) if recipe is None else recipe
+    name = "quick" if recipe is None else recipe
     own_kind = isinstance(name, type(next(iter(spec.recipes.values()))))
     chosen = name if own_kind else spec.recipes[choose(name, spec.recipes, "recipe")]
     own = {field.name for field in dataclasses.fields(spec.config_class)}

@@ -25,6 +25,7 @@ from convneur_command.push import push
 from convneur_command.stream import stream
 from convneur_command.train import train_verb
 from convneur_options import __version__
+from convneur_options.renamed import with_new_values
 
 TASKS = ("classification", "detection", "instance", "segmentation")
 
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if mistaken is not None:
         sys.stderr.write(f"convneur: {mistaken}\n")
         return 2
+    arguments = with_new_values(arguments, lambda line: sys.stderr.write(f"convneur: {line}\n"))
     run = tyro.extras.subcommand_cli_from_dict(
         {name: _later(verb) for name, verb in verbs(arguments).items()},
         prog="convneur",

@@ -34,12 +34,9 @@ class RunOptions:
         overwrite: Remove what an earlier run wrote to --out, and begin anew.
     """
 
-    out: Path = Path("runs/train")
+    out: Path
     resume: bool = False
     overwrite: bool = False
-
-
-HERE = RunOptions()
 
 
 def train_verb(arguments: Sequence[str]) -> Callable[..., None]:
@@ -49,14 +46,14 @@ def train_verb(arguments: Sequence[str]) -> Callable[..., None]:
     """
     named: Any = next((word for word in arguments[1:2] if word in TASKS), "classification")
     config_class, recipes = TASKS[named]
-    name, recipe_defaults = recipe_named(arguments, next(each for each in recipes if each.startswith("quick")), recipes)
-    defaults = config_class(data=tyro.MISSING)
+    name, recipe_defaults = recipe_named(arguments, "quick", recipes)
+    defaults, here = config_class(data=tyro.MISSING), RunOptions(Path("runs", named))
 
     def train(
         task: Annotated[TaskName, tyro.conf.Positional] = named,
         recipe: Any = name,
         options: Any = defaults,
-        run: Annotated[RunOptions, tyro.conf.arg(name=""), tyro.conf.FlagCreatePairsOff] = HERE,
+        run: Annotated[RunOptions, tyro.conf.arg(name=""), tyro.conf.FlagCreatePairsOff] = here,
         settings: Any = recipe_defaults,
     ) -> None:
         """Train a model on images, evaluate it, and write model, numbers and a report.

@@ -29,7 +29,7 @@ class ClassificationRecipe:
 
     Attributes:
         epochs: Passes over the training images.
-        batch_size: Images per batch of one process.
+        batch_size: Images per batch of one process; all that there are, if they are fewer.
         image_size: Pixels a side in training.
         eval_size: Pixels a side in evaluation; 0 for the same.
         crop_pct: Part of the resized image that evaluation looks at.

@@ -102,7 +102,7 @@ class DetectionRecipe:
 
     Attributes:
         epochs: Passes over the training images.
-        batch_size: Images per batch of one process.
+        batch_size: Images per batch of one process; all that there are, if they are fewer.
         min_size: Pixels that the shorter side of an image is resized to.
         max_size: Pixels that the longer side may have.
         ema: Decay of the average of the weights that is kept; 0 for none.
@@ -134,7 +134,7 @@ DETECTION_RECIPES: dict[str, DetectionRecipe] = {
         fit=FitConfig(precision="bf16"),
     ),
     # From a trained backbone or detector, on a few hundred to some ten thousand images of one's own.
-    "finetune-detection": DetectionRecipe(
+    "finetune": DetectionRecipe(
         epochs=30,
         batch_size=4,
         min_size=640,
@@ -146,7 +146,7 @@ DETECTION_RECIPES: dict[str, DetectionRecipe] = {
         augment=ObjectAugmentConfig(jitter=(0.5, 1.5), color_jitter=0.2),
     ),
     # Minutes to an hour on a CPU, from nothing: small images, narrow heads.
-    "quick-detection": DetectionRecipe(
+    "quick": DetectionRecipe(
         epochs=12,
         batch_size=4,
         min_size=256,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -16,7 +16,9 @@ R = TypeVar("R")
 
 OURS = ("convneur", "convneur_options", "timm")  # whose lines give no arguments by themselves
 NEW_NAMES = {"globalizer": "token_mixer", "carry_tokens": "token_skip"}
-NEW_VALUES = {("preset", "default"): "linear"}
+NEW_VALUES = {("preset", "default"): "linear"} | {
+    ("recipe", f"{name}-{task}"): name for name in ("quick", "finetune") for task in ("detection", "segmentation")
+}
 SLOT_WEIGHT = ".memory.to_steps.weight"  # how a tensor's name ends that the memory of slots alone has
 
 
@@ -42,6 +44,19 @@ def preset_of(names: Iterable[str]) -> str:
 
 def _new_value(name: str, value: Any) -> Any:
     return NEW_VALUES.get((name, value), value) if isinstance(value, str) else value
+
+
+def with_new_values(arguments: Sequence[str], tell: Callable[[str], object]) -> list[str]:
+    """Words of a command, with the values of today; ``tell`` is called with a line for each that is an old one."""
+    found: list[str] = []
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        flag, _, value = (word if word.startswith("--") else f"{before}={word}").partition("=")
+        new = _new_value(flag.rpartition(".")[2].removeprefix("--"), value) if flag.startswith("--") else value
+        if new != value:
+            tell(f"{flag} {value} is now called {new}; the old name will be removed")
+            word = word.removesuffix(value) + new
+        found.append(word)
+    return found
 
 
 def accept_old_names(function: Callable[P, R]) -> Callable[P, R]:

@@ -85,7 +85,7 @@ class SegmentationRecipe:
 
     Attributes:
         epochs: Passes over the training images.
-        batch_size: Images per batch of one process.
+        batch_size: Images per batch of one process; all that there are, if they are fewer.
         decoder_channels: Width of the decoder; 0 for what it has by itself, which is all that U-Net takes.
         frozen_stages: Of the backbone, that learn nothing; the stem counts as the first.
         ema: Decay of the average of the weights that is kept; 0 for none.
@@ -122,7 +122,7 @@ SEGMENTATION_RECIPES: dict[str, SegmentationRecipe] = {
         fit=FitConfig(precision="bf16"),
     ),
     # From a trained backbone or segmentation model, on a few hundred to some ten thousand images of one's own.
-    "finetune-segmentation": SegmentationRecipe(
+    "finetune": SegmentationRecipe(
         epochs=60,
         batch_size=8,
         ema=0.999,
@@ -130,7 +130,7 @@ SEGMENTATION_RECIPES: dict[str, SegmentationRecipe] = {
         optim=OptimConfig(lr=3e-4, lr_batch=16, layer_decay=0.8, clip_grad=5.0),
     ),
     # Minutes to an hour on a CPU, from nothing: small crops, a narrow decoder.
-    "quick-segmentation": SegmentationRecipe(
+    "quick": SegmentationRecipe(
         epochs=30,
         batch_size=4,
         decoder_channels=64,

@@ -175,7 +175,7 @@ def test_a_run_begins_from_a_detector_of_other_classes_or_from_a_classifier(trai
         (["detection", "--max-size", "64"], "--max-size 64 is below --min-size 96"),
         (["detection", "--augment.jitter", "2", "1"], "--augment.jitter 2.0 1.0 is no range"),
         (["detection", "--fit.strategy", "fsdp2"], "fsdp2"),
-        (["detection", "--batch-size", "50"], "batch"),
+        (["detection", "--batch-size", "50", "--fit.devices", "50"], "a batch of 50 in each of 50 processes is larger"),
     ],
 )
 def test_what_cannot_be_trained_is_said_in_one_line(scenes, tmp_path, capsys, arguments, told):

@@ -1,6 +1,7 @@
 """One argument, whatever kind of data people have."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from convneur.data.decode import decode_image
 from convneur.data.formats.images import Images
+from convneur.data.objects import open_objects
 from convneur.data.semantic import open_pixels
 from convneur.data.sources import open_source
 from convneur.data.split import stratified_split
@@ -235,26 +237,58 @@ def test_what_nothing_is_learned_from_needs_no_images_to_train_on(kind, part, sh
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("files", "task"),
-    [
-        (["train/images/a.png", "train/masks/a.png", "val/images/b.png", "val/masks/b.png"], "segmentation"),
-        (["images/a.png", "masks/a.png"], "segmentation"),
-        (["images/a.png", "instances_train.json"], "detection"),
-        (["images/train/a.png", "labels/train/a.txt", "data.yaml"], "detection"),
-        (["JPEGImages/a.png", "Annotations/a.xml", "ImageSets/Main/train.txt"], "detection"),
-    ],
-)
-def test_data_of_another_task_is_told_by_its_name(files, task, tmp_path):
-    """Images and masks would otherwise be two classes."""
+OPENERS = {"classification": open_source, "detection": open_objects, "segmentation": open_pixels}
+LAYOUTS = [
+    (["train/images/a.png", "train/masks/a.png", "val/images/b.png", "val/masks/b.png", "classes.txt"], "segmentation"),
+    (["images/a.png", "masks/a.png", "classes.txt"], "segmentation"),
+    (["images/a.png", "labels/a.png", "classes.txt"], "segmentation"),
+    (["leftImg8bit/train/a.png", "gtFine/train/a.png"], "segmentation"),
+    (["images/a.png", "instances_train.json"], "detection"),
+    (["images/train/a.png", "labels/train/a.txt", "data.yaml"], "detection"),
+    (["images/train/a.png", "labels/train/a.txt", "data.yaml", "classes.txt"], "detection"),
+    (["JPEGImages/a.png", "Annotations/a.xml", "ImageSets/Main/train.txt"], "detection"),
+    (["cat/a.png", "dog/a.png"], "classification"),
+    (["train/cat/a.png", "train/dog/a.png", "val/cat/b.png", "val/dog/b.png"], "classification"),
+    (["train-0.parquet"], "classification"),
+]
+
+
+@pytest.mark.parametrize("asked", OPENERS)
+@pytest.mark.parametrize(("files", "task"), LAYOUTS, ids=[files[-1] + str(len(files)) for files, _ in LAYOUTS])
+def test_data_of_another_task_is_told_by_its_name(files, task, asked, tmp_path):
+    """Images and masks would otherwise be two classes; what is amiss with data of the task itself is told as it is."""
     for name in files:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".png":
             Image.new("RGB", (8, 8)).save(path)
         else:
-            path.write_text("{}")
-    if task == "segmentation":
-        (tmp_path / "classes.txt").write_text("a\nb\n")
-    with pytest.raises(ValueError, match=f"holds images for {task}, and no .* convneur train {task} learns from it"):
-        open_source(tmp_path)
+            path.write_text("a\nb\n" if path.suffix == ".txt" else "{}")
+    told = f"holds images for {task}, and no .*; convneur train {task} learns from it"
+    for part in ("val", "test"):
+        try:
+            OPENERS[asked](tmp_path, part=part)
+            why = ""
+        except (ValueError, FileNotFoundError) as error:
+            why = str(error)
+        assert bool(re.search(told, why)) == (task != asked), why
+
+
+def test_data_that_is_no_folder_is_told_by_the_name_of_its_task(tmp_path):
+    described = tmp_path / "data.yaml"
+    described.write_text("{}")
+    for data, task in (("digits", "classification"), ("hf:x", "classification"), (described, "detection")):
+        for asked in set(OPENERS) - {task}:
+            with pytest.raises(ValueError, match=f"{data} holds images for {task}"):
+                OPENERS[asked](data)
+
+
+def test_data_of_no_task_is_told_what_it_lacks(tmp_path):
+    for names in (["img", "mask"], ["train", "val"], []):
+        for name in names:
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.new("RGB", (8, 8)).save(tmp_path / name / "a.png")
+        for asked in ("detection", "segmentation"):
+            with pytest.raises((ValueError, FileNotFoundError), match=r"kind|classes") as refused:
+                OPENERS[asked](tmp_path)
+            assert "holds images for" not in str(refused.value)

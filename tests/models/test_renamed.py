@@ -14,9 +14,12 @@ import torch
 import convneur
 from convneur.data.semantic import MaskEncoding
 from convneur.models import load_model, save_model
+from convneur.tasks.registry import TASKS, task_named
 from convneur.tasks.segmentation.inference import Inference
 from convneur.tasks.segmentation.models import create_segmenter
 from convneur.tasks.segmentation.saved import load_segmenter, save_segmenter
+from convneur_command.main import main
+from convneur_options.renamed import with_new_values
 from tests.memory.builders import stir
 from tests.models.builders import SMALL, stirred
 
@@ -49,6 +52,33 @@ def test_the_preset_that_was_the_default_is_linear_and_warns():
         old = timm.create_model("convneur_m1", preset="default")
     assert {each.filename for each in warned} == {__file__}
     assert old.global_config == timm.create_model("convneur_m1", preset="linear").global_config
+
+
+def test_recipes_are_called_alike_in_every_task():
+    assert all({"quick", "finetune"} <= set(task_named(task).recipes) for task in TASKS)
+
+
+@pytest.mark.parametrize("task", TASKS[1:])
+def test_recipes_are_taken_by_their_old_names(task, tmp_path, monkeypatch, capsys):
+    kind = "segmentation" if task == "segmentation" else "detection"
+    recipes = task_named(task).recipes
+    monkeypatch.setattr("convneur.api.train_run", lambda spec, config, recipe, *rest: given.append(recipe))
+    for name in ("quick", "finetune"):
+        given: list = []
+        with pytest.warns(DeprecationWarning, match=f"recipe='{name}-{kind}' is now called recipe='{name}'") as warned:
+            convneur.train("photos", task, recipe=f"{name}-{kind}", out=tmp_path / "run")
+        assert ({each.filename for each in warned}, given) == ({__file__}, [recipes[name]])
+        for words in (["--recipe", f"{name}-{kind}"], [f"--recipe={name}-{kind}"]):
+            assert main(["train", task, "--data", "absent", *words, "--out", str(tmp_path / "run")]) == 2
+            renamed, *_, line = capsys.readouterr().err.splitlines()
+            assert renamed == f"convneur: --recipe {name}-{kind} is now called {name}; the old name will be removed"
+            assert "there is no folder absent" in line
+
+
+def test_words_that_are_no_value_of_a_flag_stay():
+    words = ["predict", "recipe", "quick-detection", "--recipe", "--preset", "x", "--out", "quick-detection", "--a=b"]
+    told: list[str] = []
+    assert (with_new_values(words, told.append), told) == (words, [])
 
 
 def test_both_names_of_one_argument_are_refused():

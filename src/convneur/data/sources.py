@@ -22,7 +22,7 @@ from convneur.data.formats.folders import open_class_folders
 from convneur.data.formats.hub import open_hub
 from convneur.data.formats.parquet import open_parquet
 from convneur.data.formats.shards import open_shards
-from convneur.data.other_tasks import refuse_other_tasks
+from convneur.data.other_tasks import NO_CLASSES, refuse_other_tasks, tells_other_tasks
 from convneur.data.paths import is_clutter
 from convneur.data.split import Source, Wanted
 from convneur.data.split_names import Judged, group_files
@@ -31,6 +31,7 @@ from convneur.files import StrPath
 __all__ = ["Source", "open_source"]
 
 
+@tells_other_tasks("classification")
 def open_source(
     spec: StrPath,
     val_share: float | None = 0.2,
@@ -95,10 +96,7 @@ def _open(spec: str, wanted: Wanted, allow_remote: bool) -> Source:
     files = [path for path in root.iterdir() if path.suffix.lower() == ".parquet" and not is_clutter(path.name)]
     if files:
         return open_parquet(root, *group_files(files, root), wanted)
-    try:
-        source = open_class_folders(root, wanted)
-    except ValueError as error:
-        refuse_other_tasks(root, error)
-        raise
-    refuse_other_tasks(root, names=source.classes)
+    source = open_class_folders(root, wanted)
+    if {name.lower() for name in source.classes} <= NO_CLASSES:
+        refuse_other_tasks("classification", spec)
     return source

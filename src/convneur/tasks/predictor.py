@@ -21,7 +21,7 @@ from convneur.outputs import OutputFolder
 from convneur.printing import Console, Progress, tell_notes
 from convneur.python_calls import python_call
 from convneur.tasks.features import Features
-from convneur.tasks.results import EvaluationResult, Prediction, Predictions
+from convneur.tasks.results import EvaluationResult, Prediction, Predictions, first_of
 from convneur.tasks.run_data import RunData, keep_contents, run_data_of
 from convneur_options.run import RunConfig
 from convneur_options.typed import typed
@@ -67,28 +67,44 @@ class Predictor(ABC):
     # Using it
 
     @python_call(PredictOptions)
-    def predict(self, images: ImageLike | Iterable[ImageLike], *, progress: bool = True, **options: Any) -> Predictions:
+    def predict(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        skip_unreadable: bool = False,
+        progress: bool = True,
+        **options: Any,
+    ) -> Predictions:
         """Ask about images.
 
         Args:
             images: One or several of: file, folder, glob, Pillow image, array or tensor. Arrays are (H, W, 3) or
                 (H, W), tensors (3, H, W) or (1, H, W); of bytes, or of floats in 0 to 1.
+            skip_unreadable: Leave out images that cannot be read, and list them in ``unreadable`` of what is returned:
+                answers then do not go with the images by their place, but by ``file``.
             progress: Show a bar on standard error.
             **options: As in `convneur_options.use.PredictOptions`.
 
         Returns:
-            An answer per image, in order. Images that cannot be read are left out, and listed in ``unreadable``.
+            An answer per image, in order.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: For options that are out of range or mean nothing to such a model, and if no image can be read.
+            ValueError: For options that are out of range or mean nothing to such a model, and if an image cannot be
+                read; with ``skip_unreadable`` if none can.
         """
-        console = Console(stderr=True, quiet=not progress)
-        unreadable: list[tuple[str, str]] = []
-        found = Predictions(self.predict_each(images, unreadable, console, **options))
-        found.unreadable = unreadable
-        if unreadable and not found:
-            raise ValueError(f"none of the images can be read; the first: {unreadable[0][0]} ({unreadable[0][1]})")
+        console, found = Console(stderr=True, quiet=not progress), Predictions()
+        for answer in self.predict_each(images, found.unreadable, console, **options):
+            if found.unreadable and not skip_unreadable:
+                break
+            found.append(answer)
+        if found.unreadable and not skip_unreadable:
+            name, reason = found.unreadable[0]
+            raise ValueError(f"{name} cannot be read ({reason}); leave it out, mend it, or give skip_unreadable=True")
+        if found.unreadable and not found:
+            name, reason = found.unreadable[0]
+            raise ValueError(f"none of the images can be read; the first: {name} ({reason})")
+        tell_notes(first_of(dict(found.unreadable), "images could not be read and were left out"), console)
         return found
 
     def predict_each(

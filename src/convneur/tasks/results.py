@@ -198,10 +198,10 @@ class Prediction(ABC):
 
 
 class Predictions(list[Prediction]):
-    """What a model says of images, in their order, without those that could not be read.
+    """What a model says of images, in their order.
 
     Attributes:
-        unreadable: Names of those, and why.
+        unreadable: Names of images that could not be read and were skipped, and why.
     """
 
     def __init__(self, found: Iterable[Prediction] = (), unreadable: Iterable[tuple[str, str]] = ()) -> None:

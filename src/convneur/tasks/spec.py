@@ -45,7 +45,7 @@ class TaskSpec(ABC, Generic[C, R, P]):
     Attributes:
         name: As in ``convneur train NAME``.
         config_class: Of the settings of a run.
-        recipes: By their names; the one whose name begins with ``quick`` is the default.
+        recipes: By their names; ``quick`` is the default.
         predictor_class: What a trained model of the task is used by.
     """
 
@@ -61,6 +61,10 @@ class TaskSpec(ABC, Generic[C, R, P]):
         Raises:
             ValueError: For the first of them.
         """
+
+    def largest_batch(self, recipe: R, images: int) -> int:
+        """How many of so many images a batch may have."""
+        return images
 
     @abstractmethod
     def open_data(self, config: C) -> Opened:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from convneur.interrupts import stopped
 from convneur.printing import Console, tell_notes
 from convneur.training.best import KeepBest
 from convneur.training.callbacks import Interrupted
-from convneur.training.fit import Curve, fit, resume_from
+from convneur.training.fit import Curve, fit, processes, resume_from
 from convneur.training.kept import Kept, RunIdentity, kept_models, weights_prefix
 from convneur.training.run_folder import Length, check_numbers, claim, is_first, run_folder
 from convneur_options.run import RunConfig
@@ -121,16 +121,17 @@ def fit_model(
     spec.check(config, recipe)
     opened = spec.open_data(config)
     source = opened.source
+    given, (recipe, notes) = recipe, _fitted(spec, config, recipe, len(source.train))
     torch.manual_seed(config.seed)
     predictor = spec.build_model(config, recipe, source, console if first else None)
     data = spec.make_data(predictor, source, config, recipe)
     length = Length.of(recipe, data)
     images = dict(opened.facts) | data.facts(length.world)
-    settings = asdict(config) | {"recipe": asdict(recipe), "images": images, "processes": length.world}
+    settings = asdict(config) | {"recipe": asdict(given), "images": images, "processes": length.world}
     identity = claim(settings, opened.whole, source, out, resume, console, overwrite)
     checkpoint = resume_from(out, console, first) if resume else None
     if first:
-        _tell_found(source, config, recipe, length.world, out, console)
+        _tell_found(source, config, recipe, length.world, out, console, notes)
     module = spec.make_module(predictor, source, config, recipe, length, console)
     averaged = bool(recipe.ema)
     unreadable = BadSamples(len(source.train) + len(source.val), config.max_unreadable)
@@ -169,12 +170,36 @@ def _finish(trained: Trained, out: Path, config: RunConfig, recipe: Any, console
     return evaluation, summary.kept
 
 
-def _tell_found(source: Any, config: RunConfig, recipe: Any, world: int, out: Path, console: Console) -> None:
+def _fitted(spec: Any, config: RunConfig, recipe: Any, images: int) -> tuple[Any, list[str]]:
+    """A recipe whose batches so many training images can fill, and what is to be said of it."""
+    notes: list[str] = []
+    devices, nodes = processes(recipe.fit)
+    largest = spec.largest_batch(recipe, images // (devices * nodes))
+    if 0 < largest < recipe.batch_size:
+        before, recipe = recipe.batch_size, replace(recipe, batch_size=largest)
+        spec.check(config, recipe)
+        optim, step = recipe.optim, largest * recipe.fit.accumulate * devices * nodes
+        rate = f"is {optim.rate(step):g}, in proportion" if optim.lr_batch else f"stays {optim.lr:g}"
+        notes.append(
+            f"--batch-size {before} is more than the {images:,} images to train on can fill: batches have {largest}; "
+            f"the learning rate {rate}"
+        )
+    if config.weights is None and recipe.optim.layer_decay < 1:
+        notes.append(
+            f"the model starts from nothing, and rates that are lower for earlier layers (--optim.layer-decay "
+            f"{recipe.optim.layer_decay:g}, as in the recipe finetune) are for trained weights; give --weights"
+        )
+    return recipe, notes
+
+
+def _tell_found(
+    source: Any, config: RunConfig, recipe: Any, world: int, out: Path, console: Console, notes: Sequence[str]
+) -> None:
     """Say before the first epoch what was found, what was left out, and what comes of it where."""
     where = f" ({source.held_out})" if source.held_out else ""
     console.print(f"data: {config.data}, classes: {shown_names(list(source.classes), NAMED)}")
     console.print(f"to train on: {_counted(source.train)}; to judge by: {_counted(source.val)}{where}")
-    tell_notes(source.notes, console)
+    tell_notes([*source.notes, *notes], console)
     device = device_for(recipe.fit.accelerator)
     name = torch.cuda.get_device_name() if device.type == "cuda" else str(device)
     several = f", {world} processes" if world > 1 else ""

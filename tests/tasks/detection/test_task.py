@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -89,7 +91,7 @@ def test_boxes_alone_are_not_enough_for_masks(tmp_path):
     found = source(tmp_path)
     without = [replace(each, shapes=[None] * len(each)) for each in found.train.objects]
     found.train.objects = without
-    with pytest.raises(ValueError, match="choose a detector without masks"):
+    with pytest.raises(ValueError, match="convneur train detection, which needs boxes only"):
         ObjectData(found, train_transform(), 2, with_masks=True)
 
 
@@ -151,3 +153,29 @@ def test_the_model_that_is_kept_sees_images_as_the_one_that_learned():
     predictor = Detector(create_detector(**arguments), arguments, ["a", "b"], [1, 2])
     again = DetectionSpec().create_again(predictor, DetectionConfig(data=""), DetectionRecipe())
     assert again.transform.image_mean == [0.1, 0.2, 0.3]
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # pycocotools' own
+@pytest.mark.parametrize("kind", ["mask_rcnn", "faster_rcnn"])
+def test_an_answer_is_whole_as_json_and_its_masks_are_arrays(kind):
+    with_masks = "mask" in kind
+    arguments = {"kind": kind, "backbone": "convneur_m1"}
+    few = {"rpn_post_nms_top_n_test": 20, "box_detections_per_img": 8}
+    judge = Detector(detector(kind, **few).eval(), arguments, ["a", "b", "c"], [10, 20, 30])
+    image = scenes(1)[0][0]
+    (answer,) = judge.predict(image, score=0.0, progress=False)
+    objects = json.loads(json.dumps(answer.to_dict()))["objects"]
+    assert len(objects) == len(answer.boxes) > 0
+    for each in objects:
+        assert set(each) == {"label", "score", "box"} | ({"segmentation"} if with_masks else set())
+    (nothing,) = judge.predict(image, score=1.0, progress=False)
+    assert nothing.to_dict()["objects"] == []
+    if not with_masks:
+        assert answer.masks is nothing.masks is None
+        return
+    assert (answer.masks.shape, nothing.masks.shape) == ((len(objects), 96, 128), (0, 96, 128))
+    assert answer.masks.dtype == bool
+    assert answer.masks.any()
+    pycocotools = pytest.importorskip("pycocotools.mask")
+    for each, mask in zip(objects, answer.masks, strict=True):
+        np.testing.assert_array_equal(pycocotools.decode(each["segmentation"]), mask)

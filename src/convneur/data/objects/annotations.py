@@ -82,7 +82,8 @@ class ObjectImages(FileImages):
             index, label = lacking[0]
             raise ValueError(
                 f"{len(lacking)} objects have a box and no mask, the first a {classes[label]!r} on "
-                f"{self.name(index)}; give them polygons or masks, or choose a detector without masks"
+                f"{self.name(index)}; give them polygons or masks, "
+                "or take convneur train detection, which needs boxes only"
             )
 
     def _without_mask(self) -> Iterator[tuple[int, int]]:

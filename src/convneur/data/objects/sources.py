@@ -30,6 +30,7 @@ from convneur.data.objects.yolo import (
     read_description,
     read_yolo,
 )
+from convneur.data.other_tasks import tells_other_tasks
 from convneur.data.paths import is_clutter
 from convneur.data.split import Wanted, has_part, take_share
 from convneur.data.split_names import Judged, Part, find_parts, group_files, no_part, part_of
@@ -51,6 +52,7 @@ class _Kind:
     read: Callable[[Part, list[str] | None], ObjectSource]
 
 
+@tells_other_tasks("detection")
 def open_objects(
     data: StrPath,
     part: Judged = "val",

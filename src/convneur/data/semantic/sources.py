@@ -26,6 +26,7 @@ import numpy as np
 from convneur.data.formats.images import FileImages
 from convneur.data.image_files import find_image_files, unused_notes
 from convneur.data.labels import FEW
+from convneur.data.other_tasks import tells_other_tasks
 from convneur.data.paths import class_names, is_clutter, read_text, walk
 from convneur.data.semantic.masks import IGNORED, MOST, MaskEncoding, MaskError, some_colours
 from convneur.data.split import Wanted, has_part, take_share
@@ -101,6 +102,7 @@ class PixelSource:
         return list(self.code.classes)
 
 
+@tells_other_tasks("segmentation")
 def open_pixels(
     data: StrPath,
     val_share: float | None = 0.2,
@@ -154,9 +156,10 @@ def open_pixels(
 
 
 def is_for_segmentation(root: Path) -> bool:
-    """Whether a folder has images and masks as one of the known kinds has them."""
+    """Whether a folder has images and masks as one of the known kinds has them; YOLO's labels are no masks."""
     try:
-        return bool(_layout(root)[1])
+        masks = (place.folders[1] for place in _layout(root)[1].values())
+        return any(path.suffix.lower() in MASK_SUFFIXES for folder in masks for path in walk(folder))
     except (ValueError, OSError):
         return False
 

@@ -38,7 +38,7 @@ class ClassificationSpec(TaskSpec[ClassificationConfig, ClassificationRecipe, Cl
         at_least(1, {"image-size": recipe.image_size})
         if recipe.fit.strategy == "fsdp2" and config.model not in VARIANTS:
             raise ValueError("--fit.strategy fsdp2 shards convneur_m1 to convneur_m4 only; leave it out, or give ddp")
-        if recipe.batch_size % 2 and (recipe.augment.mixup or recipe.augment.cutmix):
+        if self.largest_batch(recipe, recipe.batch_size) < recipe.batch_size:
             raise ValueError(f"--batch-size {recipe.batch_size} is odd, and Mixup takes images in pairs; make it even")
         on_gpu = recipe.fit.accelerator in ("auto", "gpu") and torch.cuda.is_available()
         if recipe.compile and not on_gpu and shutil.which(os.environ.get("CXX", "g++")) is None:
@@ -47,6 +47,10 @@ class ClassificationSpec(TaskSpec[ClassificationConfig, ClassificationRecipe, Cl
             )
         if recipe.fit.strategy == "fsdp2" and recipe.fit.precision == "fp16":
             raise ValueError("--fit.strategy fsdp2 does not scale losses; give --fit.precision bf16")
+
+    def largest_batch(self, recipe: ClassificationRecipe, images: int) -> int:
+        """An even number where images are mixed in pairs."""
+        return images - images % 2 if recipe.augment.mixup or recipe.augment.cutmix else images
 
     def open_data(self, config: ClassificationConfig) -> Opened:
         """Class folders, tables, shards and more."""

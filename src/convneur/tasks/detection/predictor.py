@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from convneur.data.loading import ImageCache, default_workers
 from convneur.data.module import in_order
 from convneur.data.objects import ObjectSource, open_objects
 from convneur.data.objects.loading import EvalObjects, collate_objects
+from convneur.data.objects.masks import decode_masks
 from convneur.data.transforms import Preprocessing
 from convneur.files import write_atomic, write_image
 from convneur.outputs import OutputFolder
@@ -47,12 +50,14 @@ class DetectorPrediction(Prediction):
         classes: Names.
         category_ids: Their numbers.
         least: Score from which a detection is drawn and listed.
+        with_masks: Whether detections have masks.
     """
 
     results: list[dict[str, Any]]
     classes: list[str]
     category_ids: list[int]
     least: float = SCORE
+    with_masks: bool = False
 
     @property
     def sure(self) -> list[dict[str, Any]]:
@@ -78,15 +83,22 @@ class DetectorPrediction(Prediction):
         return torch.tensor([each["score"] for each in self.sure])
 
     @property
-    def masks(self) -> list[Any] | None:
-        """Of the boxes, in COCO's run-length form; None of a detector without masks."""
-        shapes = [each.get("segmentation") for each in self.sure]
-        return None if None in shapes else shapes
+    def masks(self) -> npt.NDArray[np.bool_] | None:
+        """Pixels of what is in each box (n, H, W), H and W those of the image; None of a detector without masks."""
+        if not self.with_masks:
+            return None
+        shapes = [each["segmentation"] for each in self.sure]
+        height, width = shapes[0]["size"] if shapes else self.image.size[::-1]
+        return decode_masks(shapes, height, width).astype(bool)
 
     def to_dict(self) -> dict[str, Any]:
-        """File and objects: label, score, and box with corners."""
+        """File and objects: label, score, box with corners, and of a detector with masks ``segmentation``.
+
+        That is the mask in COCO's run lengths, which ``pycocotools.mask.decode`` takes: ``size`` [H, W] and ``counts``.
+        """
         objects = [
             {"label": label, "score": round(float(each["score"]), 6), "box": [round(side, 2) for side in box]}
+            | ({"segmentation": each["segmentation"]} if self.with_masks else {})
             for label, each, box in zip(self.labels, self.sure, self._corners(), strict=True)
         ]
         return {"file": self.file, "objects": objects}
@@ -209,6 +221,7 @@ class Detector(Predictor):
                 self.classes,
                 self.category_ids,
                 SCORE if options.score is None else options.score,
+                self.with_masks,
             )
 
     def _open(self, data: str, options: EvaluateOptions) -> ObjectSource:
