@@ -83,7 +83,7 @@ def train(
     """Train a model on images, evaluate it, and write model, numbers and a report to ``out``.
 
     Args:
-        data: Where the images are; docs/guide.md lists the formats.
+        data: Where the images are; docs/data.md lists the formats.
         task: ``classification``, ``detection``, ``instance`` or ``segmentation``.
         recipe: Name, or one of the dataclasses in `convneur_options`; the task's quick one if None.
         out: Folder of the run.
