@@ -1,4 +1,4 @@
-"""docs/commands.md: each verb with its flags, defaults and what they mean; ``python -m tests.commands_page`` writes it."""
+"""docs/commands.md: each verb with its flags and defaults; ``python -m tests.commands_page`` writes it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "commands.md"
 HEAD = """# Command line
 
 `convneur VERB --help` says the same. Every command ends with exit code 0, or with one line and 2 where something is
-wrong ([what errors mean](runs.md#when-something-is-wrong)). What `train`, `eval` and `predict` take for which task stands
-[in one table](options.md).
+wrong ([what errors mean](runs.md#when-something-is-wrong)). What `train`, `eval` and `predict` take for which task
+stands [in one table](options.md).
 """
 
 

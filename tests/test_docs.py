@@ -51,7 +51,9 @@ WITH_COMMANDS = [page for page in [*PAGES, ROOT / "README.md"] if commands_of(pa
 def test_a_page_can_be_read(page):
     text = page.read_text(encoding="utf-8")
     assert len(text.split()) <= 1600
-    assert [line for line in text.splitlines() if len(line) > 130 and not line.startswith("|") and "](" not in line] == []
+    assert [
+        line for line in text.splitlines() if len(line) > 130 and not line.startswith("|") and "](" not in line
+    ] == []
 
 
 def test_the_page_of_the_command_line_is_what_is_so():
@@ -67,10 +69,8 @@ def test_the_site_shows_every_page():
 def test_commands_are_understood(page, monkeypatch):
     monkeypatch.setattr(convneur_command.main, "_guarded", lambda run: 0)
     for arguments in commands_of(page):
-        try:
+        if "--help" not in arguments:
             assert convneur_command.main.main(arguments) == 0, arguments
-        except SystemExit as end:
-            assert end.code == 0, arguments  # --help
 
 
 @pytest.mark.parametrize(
