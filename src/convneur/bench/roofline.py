@@ -29,7 +29,7 @@ class Rates:
     flops: float
     bytes: float
 
-    def floor(self, work: Work) -> float:
+    def seconds(self, work: Work) -> float:
         """Seconds: each operation computes or moves its operands, whichever takes longer."""
         return sum(max(flops / self.flops, moved / self.bytes) for flops, moved in work)
 
