@@ -179,7 +179,7 @@ def test_settings_that_are_unknown_are_refused_with_what_was_meant(tmp_path):
         ({"fit": {"precision": "bf61"}}, "precision='bf61' does not fit; did you mean 'bf16'?"),
         ({"hold_out": "no"}, "hold_out='no' does not fit; give True or False"),
         ({"recipe": 42}, "recipe 42 is not known; use one of "),
-        ({"out": None}, "out=None does not fit; give a string or a path"),
+        ({"out": 42}, "out=42 does not fit; give a string or a path"),
         ({"batch_size": 0}, "batch_size 0 is out of range; give at least 1"),
         ({"optim": {"lr": -1}}, 'optim.lr -1.0 is out of range; give at least 0 (give it as optim={"lr": ...})'),
         ({"resume": True}, "holds no run to go on with; leave resume=True out to begin one"),

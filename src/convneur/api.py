@@ -102,7 +102,7 @@ def train(
     """Train a model on images, evaluate it, and write model, numbers and a report to ``out``.
 
     Args:
-        data: Where the images are; docs/guide.md lists the formats.
+        data: Where the images are; docs/data.md lists the formats.
         task: ``classification``, ``detection``, ``instance`` or ``segmentation``.
         recipe: Name, or one of the dataclasses in `convneur_options`; ``quick`` if None.
         out: Folder of the run; ``runs/TASK`` if None, such as ``runs/detection``.
@@ -141,7 +141,7 @@ def settings_of(spec: Any, data: str, recipe: Any, settings: Mapping[str, Any]) 
     Raises:
         ValueError: For a name that neither has, with the closest one, and for a value of another type.
     """
-    name = "quick" if recipe is None else recipe
+    name: Any = "quick" if recipe is None else recipe
     own_kind = isinstance(name, type(next(iter(spec.recipes.values()))))
     chosen = name if own_kind else spec.recipes[choose(name, spec.recipes, "recipe")]
     own = {field.name for field in dataclasses.fields(spec.config_class)}

@@ -47,9 +47,9 @@ def ablate_verb(arguments: Sequence[str]) -> Callable[..., None]:
         The same command goes on where it was stopped; what is finished is not run again.
 
         Args:
-            table: core: the most telling cells of all others. search: candidates for another memory. token_mixer: what
-                reads the tokens. memory: its states, reads, anchors. fusion: how local and global meet. placement: in
-                which blocks. width: of the memory. tokens: how fine their grid is.
+            table: core: the most telling cells of all others. search: the memory beside what it has to beat.
+                token_mixer: what reads the tokens. memory: its states, reads, anchors. fusion: how local and global
+                meet. placement: in which blocks. width: of the memory. tokens: how fine their grid is.
             data: As for `convneur train`. A part of the training images is held out to judge by.
             budget: tiny: minutes, to see that it works. small: hours on a CPU, a narrow M1 on 10,000 images. full: M1
                 on all images for as many epochs as the recipe says.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import functools
+import inspect
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,6 +30,13 @@ from convneur_options import __version__
 from convneur_options.renamed import with_new_values
 
 TASKS = ("classification", "detection", "instance", "segmentation")
+GROUPS = {
+    "Train": ("demo", "train"),
+    "Use": ("predict", "eval", "embed", "stream"),
+    "Look": ("explain", "app", "info"),
+    "Deploy": ("export", "push"),
+    "Research": ("ablate", "bench"),
+}
 
 
 def verbs(arguments: Sequence[str]) -> dict[str, Callable[..., Any]]:
@@ -62,6 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments == ["--version"]:
         sys.stdout.write(f"{__version__}\n")
         return 0
+    if arguments in ([], ["-h"], ["--help"]):
+        (sys.stdout if arguments else sys.stderr).write(overview())
+        return 0 if arguments else 2
     mistaken = mistake(arguments)
     if mistaken is not None:
         sys.stderr.write(f"convneur: {mistaken}\n")
@@ -74,6 +86,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args=arguments,
     )
     return _guarded(run)
+
+
+def overview() -> str:
+    """All verbs by what they are for, each with the first sentence of its help."""
+    known = verbs(())
+    lines = ["usage: convneur VERB ...   convneur VERB --help says more, convneur --version which one this is", ""]
+    for group, names in GROUPS.items():
+        lines.append(f"{group}:")
+        for name in names:
+            told = inspect.cleandoc(known[name].__doc__ or "").split("\n\n")[0]
+            lines += textwrap.wrap(
+                told, 100, initial_indent=f"  {name:9}", subsequent_indent=" " * 11, break_on_hyphens=False
+            )
+        lines.append("")
+    return "\n".join(lines)
 
 
 def mistake(arguments: Sequence[str]) -> str | None:

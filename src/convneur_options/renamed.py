@@ -69,7 +69,7 @@ def accept_old_names(function: Callable[P, R]) -> Callable[P, R]:
         changes += [
             (f"{name}={value!r}", f"{name}={_new_value(name, value)!r}")
             for name, value in kwargs.items()
-            if _new_value(name, value) != value
+            if _new_value(name, value) is not value
         ]
         for old, new in changes:
             text = f"{old} is now called {new}; the old name will be removed"

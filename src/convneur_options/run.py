@@ -11,7 +11,7 @@ class RunConfig:
     """What decides a training run, beside its recipe.
 
     Attributes:
-        data: Where the images are; the guide lists the formats of each task.
+        data: Where the images are; docs/data.md lists the formats of each task.
         model: convneur_m1 to convneur_m4, or any model of timm, such as resnet18.
         weights: To start from: folder of a run or model of ours, ConvNeXt checkpoint file, timm name, or `pretrained`
             for a model of timm.

@@ -101,7 +101,7 @@ def is_alive(page) -> bool:
 
 def test_the_python_block_of_the_docs_gets_numbers_and_pictures(page, tmp_path, monkeypatch):
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "app.md").read_text(), re.DOTALL)
-    block = block.replace("http://127.0.0.1:7860", page.address).replace('"train"', '"small"')
+    block = block.replace("http://127.0.0.1:7860", page.address).replace('"photos"', '"small"')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     Path("photo.jpg").write_bytes(GOOD)

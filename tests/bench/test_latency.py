@@ -1,4 +1,4 @@
-"""Timing side by side, and the floor below it."""
+"""Timing side by side, and the roofline bound below it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from convneur import ops
 from convneur.bench import latency
-from convneur.bench.floor import Rates, dense_work, measured_rates
+from convneur.bench.roofline import Rates, dense_work, measured_rates
 from convneur.bench.throughput import spread
 from convneur.models import ConvNeur
 
@@ -28,18 +28,18 @@ def test_each_model_is_timed_and_ours_is_set_beside_its_baseline():
     for row in found:
         assert 0 < row.seconds_low <= row.seconds <= row.seconds_high
         assert row.images_per_second == pytest.approx(2 / row.seconds)
-        assert row.floor is not None
-        assert row.floor < row.seconds
+        assert row.roofline is not None
+        assert row.roofline < row.seconds
         assert (row.over_baseline is not None) == row.model.startswith("convneur")
         assert row.peak_bytes > 4 * 2 * 1000, "the logits at least"
         assert row.peak_over_baseline == (row.peak_bytes / found[1].peak_bytes if row.over_baseline else None)
     assert found[0].over_baseline_low <= found[0].over_baseline <= found[0].over_baseline_high
 
 
-def test_a_step_of_training_is_timed_without_a_floor():
+def test_a_step_of_training_is_timed_without_a_roofline():
     (row,) = latency.measure(["test_convnext"], latency.Setting(32, 2, training=True), CPU, Rates(1, 1), rounds=1)
     assert row.seconds == row.seconds_low == row.seconds_high
-    assert (row.floor, row.over_baseline) == (None, None)
+    assert (row.roofline, row.over_baseline) == (None, None)
     weights = sum(p.numel() for p in latency.build("test_convnext").parameters())
     assert row.peak_bytes > 4 * weights, "gradients are held while the optimizer steps"
 
@@ -150,7 +150,7 @@ def test_forms_of_a_model(name, state, placement):
 
 @pytest.mark.slow
 def test_titans_can_be_looked_at_before_anything_else_is_built():
-    """Its package cannot be imported on the meta device, where the command line and the floor build models."""
+    """Its package cannot be imported on the meta device, where the command line and the roofline build models."""
     pytest.importorskip("titans_pytorch")
     code = """if True:
         import torch
@@ -171,7 +171,7 @@ def test_unknown_names_are_refused(name, message):
         latency.build(name)
 
 
-def test_the_floor_by_hand():
+def test_the_roofline_by_hand():
     """One convolution and one linear map; what is neither counts for nothing."""
 
     def build() -> nn.Module:
@@ -181,8 +181,8 @@ def test_the_floor_by_hand():
     convolution = 2 * (2 * 4 * 4) * (3 * 9) * 8, 4 * (2 * 3 * 16 + 8 * 27 + 8 + 2 * 8 * 16)
     product = 2 * 2 * 128 * 10, 4 * (2 * 128 + 128 * 10 + 10 + 2 * 10)
     assert work == [convolution, product]
-    assert Rates(flops=1e3, bytes=1e30).floor(work) == pytest.approx((convolution[0] + product[0]) / 1e3)
-    assert Rates(flops=1e30, bytes=1e3).floor(work) == pytest.approx((convolution[1] + product[1]) / 1e3)
+    assert Rates(flops=1e3, bytes=1e30).seconds(work) == pytest.approx((convolution[0] + product[0]) / 1e3)
+    assert Rates(flops=1e30, bytes=1e3).seconds(work) == pytest.approx((convolution[1] + product[1]) / 1e3)
 
 
 def test_rates_are_of_the_order_of_a_computer():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 
 import convneur
-from convneur_command.main import main
+from convneur_command.main import main, verbs
 
 HEAVY = {"torch", "timm", "torchvision", "numpy", "lightning", "convneur", "PIL"}
 SCRIPT = """
@@ -44,6 +45,15 @@ def test_nothing_heavy_is_imported(arguments):
     code, modules = json.loads(done.stderr.splitlines()[-1])
     assert code == (0 if arguments[-1] in ("--help", "--version") else 2)
     assert not HEAVY & set(modules)
+
+
+def test_help_has_every_verb_once_by_what_it_is_for(capsys):
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert re.findall(r"^(\w+):$", shown, re.MULTILINE) == ["Train", "Use", "Look", "Deploy", "Research"]
+    assert sorted(re.findall(r"^  (\w+)  ", shown, re.MULTILINE)) == sorted(verbs(()))
+    assert main([]) == 2
+    assert capsys.readouterr().err == shown
 
 
 def test_the_version(capsys):

@@ -40,7 +40,7 @@ def test_fused_models_are_timed_with_a_floor(tmp_path, capsys):
     assert main(["bench", *QUICK, "--fused", *sizes]) == 0
     numbers = json.loads((tmp_path / "latency.json").read_text())
     assert numbers["fused"]
-    assert all(0 < row["floor"] < row["seconds"] for row in numbers["measurements"])
+    assert all(0 < row["roofline"] < row["seconds"] for row in numbers["measurements"])
 
 
 @pytest.mark.parametrize("by_stage", [False, True])

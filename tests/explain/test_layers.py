@@ -70,7 +70,7 @@ def test_tokens_that_are_never_written_are_left_open():
 def test_pages_of_what_is_never_written(arguments, cards, tmp_path):
     model = create("convneur_m1", **SMALL | arguments)
     told = explain_image(model, torch.randn(1, 3, 40, 40), torch.rand(3, 40, 40), classifies=False, cam=False)
-    write_page(tmp_path / "page.html", "title", "lead", told, [], [], "last")
+    write_page(tmp_path / "page.html", "title", "summary", told, [], [], "last")
     page = (tmp_path / "page.html").read_text()
     assert page.count('<figure class="card">') == 2 * cards + 2
     assert page.count("never written") == (2 if "memory" in arguments else 0)

@@ -11,7 +11,6 @@ from torch import nn
 from convneur import create_model
 from convneur.bench import count_cost
 from convneur.layers.global_branch import GlobalBranch
-from convneur.layers.prototypes import PROTOTYPES
 from convneur.layers.token_mixers import TOKEN_MIXERS, BidirectionalRWKV, Pointwise, TokenMixerKind
 from convneur.memory import MemoryConfig, make_memory
 
@@ -86,7 +85,7 @@ def test_the_shift_is_the_memory_s_answer_without_the_token():
     assert (gate - branch.up.bias.view(1, -1, 1, 1)).abs().min() > 1e-3
 
 
-ORDERLESS = ["memory", "pointwise", "se", "non_local", "attention", *PROTOTYPES]
+ORDERLESS = ["memory", "pointwise", "se", "non_local", "attention"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

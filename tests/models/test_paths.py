@@ -105,7 +105,7 @@ def test_large_images_and_embeddings(kind, tmp_path):
 
 @KINDS
 def test_reports_and_exported_files(kind, tmp_path):
-    write_report(kind(tmp_path / "report.html"), "title", "lead", [], "note")
+    write_report(kind(tmp_path / "report.html"), "title", "summary", [], "note")
     assert (tmp_path / "report.html").is_file()
     for load in (load_exported, open_model):
         with pytest.raises(FileNotFoundError, match=r"there\.onnx does not exist"):

@@ -16,8 +16,8 @@ import torch
 from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
-from convneur.bench.floor import Rates, dense_work
 from convneur.bench.memory import peak_bytes
+from convneur.bench.roofline import Rates, dense_work
 from convneur.bench.throughput import inference_step, spread, times_in_turn, training_step
 from convneur.models import VARIANTS
 from convneur.models.registry_utils import choose
@@ -76,7 +76,7 @@ class Latency:
             one.
         over_baseline_low: First quartile.
         over_baseline_high: Third quartile.
-        floor: Seconds that its convolutions and products would take at the measured rates; of inference only.
+        roofline: Seconds that its convolutions and products would take at the measured rates; of inference only.
         peak_bytes: The most that a step holds above weights, images and optimizer; see `convneur.bench.memory`.
         peak_over_baseline: Over that of the baseline.
     """
@@ -91,7 +91,7 @@ class Latency:
     over_baseline: float | None = None
     over_baseline_low: float | None = None
     over_baseline_high: float | None = None
-    floor: float | None = None
+    roofline: float | None = None
     peak_bytes: int | None = None
     peak_over_baseline: float | None = None
 
@@ -147,7 +147,7 @@ def measure(
         names: See `build`.
         setting: How to run them.
         device: Where.
-        rates: Of the machine, to tell the floor; None for no floor.
+        rates: Of the machine, for the roofline bound; None for none.
         rounds: Turns of each model, after a run to compile.
         not_run: Where to write, by name, why a model's first run failed, and go on without it. None to raise instead.
 
@@ -195,7 +195,7 @@ def measure_each(
             row = replace(row, peak_over_baseline=_ratio(peaks[name], peaks[baseline]))
         if rates is not None and not setting.training:
             work = dense_work(partial(_built, name, setting.fused), _shape(setting), DTYPES[setting.dtype])
-            row = replace(row, floor=rates.floor(work))
+            row = replace(row, roofline=rates.seconds(work))
         found.append(row)
     return found
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from convneur.bench import figures, latency, parts, tables
-from convneur.bench.floor import measured_rates
 from convneur.bench.memory import freed_memory_kept
+from convneur.bench.roofline import measured_rates
 from convneur.devices import device_for
 from convneur.files import StrPath, replace_file, write_atomic
 from convneur.json_files import read_json

@@ -20,7 +20,7 @@ def latencies(found: Sequence[Latency], exponents: Mapping[str, float], peak_exp
         "quartiles": [_between(1e3 * row.seconds_low, 1e3 * row.seconds_high) for row in found],
         "/ baseline": [_over(row.over_baseline) for row in found],
         "from-to": [_between(row.over_baseline_low, row.over_baseline_high) for row in found],
-        "floor": ["" if row.floor is None else _number(1e3 * row.floor) for row in found],
+        "roofline": ["" if row.roofline is None else _number(1e3 * row.roofline) for row in found],
         "MB": ["" if row.peak_bytes is None else _number(1e-6 * row.peak_bytes) for row in found],
         "MB/baseline": [_over(row.peak_over_baseline) for row in found],
     }
@@ -31,7 +31,7 @@ def latencies(found: Sequence[Latency], exponents: Mapping[str, float], peak_exp
     notes = [
         "/ baseline: over the same model without a global branch",
         *([] if scales else ["from-to: quartiles of that"]),
-        "floor: ms of its dense operations at the rates this machine showed",
+        "roofline: ms of its dense operations at the rates this machine showed",
         "MB: peak memory of a step beside weights and images",
     ]
     for name, slope in exponents.items():

@@ -49,14 +49,14 @@ show();
 
 
 def write_page(
-    path: Path, title: str, lead: str, told: Explanation, classes: Sequence[str], notes: Sequence[str], last: str
+    path: Path, title: str, summary: str, told: Explanation, classes: Sequence[str], notes: Sequence[str], last: str
 ) -> None:
     """Write the page, whole or not at all; it loads nothing from elsewhere.
 
     Args:
         path: Of the file; its folder must exist.
         title: Of the page.
-        lead: First paragraph.
+        summary: First paragraph.
         told: What was seen.
         classes: Names, of a classifier.
         notes: What else the reader must know.
@@ -78,7 +78,7 @@ def write_page(
     ]
     if told.answers is not None:
         sections += _answers(told, classes)
-    write_report(path, title, lead, sections, last)
+    write_report(path, title, summary, sections, last)
 
 
 def _head(told: Explanation) -> str:

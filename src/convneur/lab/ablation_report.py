@@ -85,9 +85,9 @@ def cells_of(row: Row) -> list[str]:
     ]
 
 
-def markdown(rows: Sequence[Row], lead: str, by_size: Mapping[str, Mapping[str, float]] | None = None) -> str:
+def markdown(rows: Sequence[Row], summary: str, by_size: Mapping[str, Mapping[str, float]] | None = None) -> str:
     """The table, and what its columns mean; below it, accuracy at other sizes if there are any."""
-    lines = [lead, "", "| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
+    lines = [summary, "", "| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD)]
     lines += ["| " + " | ".join(cells_of(row)) + " |" for row in rows]
     note = (
         f"Accuracy: mean and standard deviation over the seeds. Times: over those of {rows[0].name}, medians, taken in "

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from convneur.layers.prototypes import PROTOTYPES
-
 REFERENCE = "local-only"
 LOCAL: dict[str, Any] = {"global_placement": "none"}
 LINEAR: dict[str, Any] = {"preset": "linear"}
@@ -56,14 +54,13 @@ TABLES: dict[str, dict[str, dict[str, Any]]] = {
         "linear, global, not centred": LINEAR | {"center_tokens": False},
         "published": {"preset": "published", "chunk_size": 16},
     },
-    # Candidates for the write and read of the memory, beside what they have to beat.
+    # The memory, beside what it has to beat.
     "search": {
         REFERENCE: LOCAL,
         "pointwise control": {"token_mixer": "pointwise"},
         "self-attention": {"token_mixer": "attention"},
         "memory": {},
         "memory, linear": LINEAR,
-        **{name.replace("_", " "): {"token_mixer": name} for name in PROTOTYPES},
     },
     "fusion": {REFERENCE: LOCAL} | {kind: {"fusion": kind} for kind in ("gate", "add", "gate_add", "concat")},
     "placement": {REFERENCE: LOCAL} | {kind: {"global_placement": kind} for kind in ("per_stage", "per_layer")},

@@ -84,11 +84,11 @@ def report(
         ),
     ]
     sections += _digit_sections(pair) if recipe.task == "digits" else _mosaic_sections(pair, examples)
-    lead = f"A small ConvNeur and its local-only baseline on {DATA[recipe.task]}. "
-    lead += f"{WORDS[metric].capitalize()}: {ours:.3f} and {baseline:.3f}."
+    summary = f"A small ConvNeur and its local-only baseline on {DATA[recipe.task]}. "
+    summary += f"{WORDS[metric].capitalize()}: {ours:.3f} and {baseline:.3f}."
     made_by = ", ".join(f"{k} {v}" for k, v in versions().items())
     note = f"convneur demo --task {recipe.task} --epochs {recipe.epochs} --seed {recipe.seed}   ({made_by})"
-    write_report(path, "ConvNeur demo", lead, sections, note)
+    write_report(path, "ConvNeur demo", summary, sections, note)
 
 
 def _digit_sections(pair: Mapping[str, Trained]) -> list[Section]:

@@ -2,7 +2,7 @@
 
 On a CPU oneDNN has no fast code for the weight gradient of a depthwise convolution whose kernel is larger than the
 feature map, as the last stages of small images have: a quarter of a training step of convneur_m1 at 64 px went there
-(``docs/results/training.md``). Here it is written as matmuls.
+(``docs/results/depthwise.md``). Here it is written as matmuls.
 
 Shape letters: B batch, C channels, H W pixels of the feature map, P = HW, K kernel size.
 """

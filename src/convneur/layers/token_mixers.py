@@ -15,11 +15,10 @@ import torch
 from timm.layers import Attention, Mlp, create_attn
 from torch import Tensor, nn
 
-from convneur.layers.prototypes import PROTOTYPES
 from convneur.memory import MemoryConfig, make_memory
 
 TokenMixerKind = Literal["memory", "pointwise", "se", "cbam", "non_local", "attention", "rwkv", "titans"]
-TOKEN_MIXERS = (*get_args(TokenMixerKind), *PROTOTYPES)
+TOKEN_MIXERS = get_args(TokenMixerKind)
 
 
 def make_token_mixer(kind: str, width: int, memory: MemoryConfig | None = None) -> nn.Module:
@@ -31,8 +30,6 @@ def make_token_mixer(kind: str, width: int, memory: MemoryConfig | None = None) 
     """
     if kind == "memory":
         return make_memory(width, memory)
-    if kind in PROTOTYPES:
-        return PROTOTYPES[kind](width)
     others: dict[str, Callable[[], nn.Module]] = {
         "pointwise": lambda: Pointwise(width, memory),
         "se": lambda: OnMap("se", width),

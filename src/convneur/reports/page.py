@@ -38,17 +38,17 @@ class Section:
     markup: str = ""
 
 
-def write_report(path: StrPath, title: str, lead: str, sections: Sequence[Section], note: str) -> None:
+def write_report(path: StrPath, title: str, summary: str, sections: Sequence[Section], note: str) -> None:
     """Write the page atomically.
 
     Args:
         path: Of the file; its folder must exist.
         title: Of the page.
-        lead: First paragraph: the outcome in one sentence.
+        summary: First paragraph: the outcome in one sentence.
         sections: Parts in order.
         note: Last line: the command and versions that made it.
     """
-    page = _template().render(title=title, lead=lead, sections=sections, note=note)
+    page = _template().render(title=title, summary=summary, sections=sections, note=note)
     write_atomic(Path(path).expanduser(), page)
 
 

@@ -127,10 +127,10 @@ def _write(
         write_atomic(path, png(overlays(told.picture, layers, titles)))
     facts = {"file": file, "model": inspected.name, "command": command, "versions": versions()}
     write_atomic(numbers, json.dumps(facts | told.numbers(inspected.classes), indent=1) + "\n")
-    lead = f"{name} as {inspected.name} takes it, at {told.picture.shape[2]} x {told.picture.shape[1]} px."
+    summary = f"{name} as {inspected.name} takes it, at {told.picture.shape[2]} x {told.picture.shape[1]} px."
     answer = []
     if told.answers is not None:
         answer = [f"{inspected.classes[told.answers.top]} ({float(told.answers.probabilities.max()):.1%})"]
-        lead += f" It says: {answer[0]}."
-    write_page(page, name, lead, told, inspected.classes, inspected.notes, made_by(command))
+        summary += f" It says: {answer[0]}."
+    write_page(page, name, summary, told, inspected.classes, inspected.notes, made_by(command))
     return [file, *answer, str(page)]

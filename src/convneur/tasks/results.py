@@ -47,7 +47,7 @@ class EvaluationResult(ABC):
         """Table of the whole; the first row is its head."""
 
     @abstractmethod
-    def lead(self) -> str:
+    def summary(self) -> str:
         """The outcome in one sentence."""
 
     @abstractmethod
@@ -116,7 +116,7 @@ class EvaluationResult(ABC):
         sections += self.sections() + unreadable_files(run.unreadable | self.unreadable)
         title = f"{self.name} on {len(self.classes)} classes"
         last = made_by(command)
-        write_report(out / "report.html", title, self.lead(), sections, f"{epochs}; {last}" if epochs else last)
+        write_report(out / "report.html", title, self.summary(), sections, f"{epochs}; {last}" if epochs else last)
 
     def add_summary(self, run: RunSummary) -> None:  # noqa: B027  most tasks have nothing to add
         """Take over what training found out of the images."""
@@ -141,13 +141,13 @@ class EvaluationResult(ABC):
         return first_of(self.unreadable, "files could not be read")
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.lead()!r})"
+        return f"{type(self).__name__}({self.summary()!r})"
 
     def _repr_html_(self) -> str:
         head, *rows = ([html_text(cell) for cell in row] for row in self.rows())
         body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
         top = "".join(f"<th>{cell}</th>" for cell in head)
-        return f"<p>{html_text(self.lead())}</p><table><tr>{top}</tr>{body}</table>"
+        return f"<p>{html_text(self.summary())}</p><table><tr>{top}</tr>{body}</table>"
 
 
 def first_of(found: Mapping[str, object], what: str) -> list[str]:

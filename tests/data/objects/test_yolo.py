@@ -213,7 +213,7 @@ def counts(source: ObjectSource) -> tuple[int, int]:
     "place", ["../{}/images", "{}/images", "./{}/images/", "set-5/{}/images", "/content/{}/images"]
 )
 def test_what_roboflow_exports(place, parts, names, tmp_path):
-    """It writes paths that lead elsewhere, and names folders that are not there."""
+    """It writes paths that summary elsewhere, and names folders that are not there."""
     told = "".join(
         f"{key}: {place.format(part)}\n" for key, part in (("train", "train"), ("val", "valid"), ("test", "test"))
     )

@@ -6,7 +6,8 @@ In a config:
     model = dict(backbone=dict(type="ConvNeur", variant="convneur_m1"))
 
 Whole ones are in the folder ``configs`` beside this file; `config` gives their paths. They need mmdet or mmseg, and
-those mmcv with its compiled operators (docs/guide.md says how to get it). The registration needs mmengine alone.
+those mmcv with its compiled operators (docs/tutorials/objects.md says how to get it). The registration needs mmengine
+alone.
 """
 
 from __future__ import annotations

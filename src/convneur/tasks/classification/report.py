@@ -104,7 +104,7 @@ class ClassifierEvaluation(EvaluationResult):
                 "score": round(score, 6),
             }
 
-    def lead(self) -> str:
+    def summary(self) -> str:
         """Accuracy and calibration."""
         answers = self.answers
         return (

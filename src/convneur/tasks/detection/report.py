@@ -95,15 +95,17 @@ class DetectorEvaluation(EvaluationResult):
         """All detections, in COCO's form."""
         write_atomic(folder / "detections.json", json.dumps(self.answers.results) + "\n")
 
-    def lead(self) -> str:
+    def summary(self) -> str:
         """Average precision."""
         answers = self.answers
         objects = sum(len(answers.images.objects[index]) for index in answers.indices)
-        lead = (
+        summary = (
             f"{self.name} on {len(answers.indices):,} held-out images with {objects:,} objects of {len(self.classes)} "
             f"classes: boxes AP {answers.boxes.ap:.3f}, AP50 {answers.boxes.ap50:.3f}"
         )
-        return lead + (f"; masks AP {answers.masks.ap:.3f}, AP50 {answers.masks.ap50:.3f}." if answers.masks else ".")
+        return summary + (
+            f"; masks AP {answers.masks.ap:.3f}, AP50 {answers.masks.ap50:.3f}." if answers.masks else "."
+        )
 
     def rows(self) -> list[list[str]]:
         """Table of the whole."""

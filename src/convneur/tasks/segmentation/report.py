@@ -107,7 +107,7 @@ class SegmenterEvaluation(EvaluationResult):
             *first_of(self.answers.unknown_labels, "masks have pixels of no class"),
         ]
 
-    def lead(self) -> str:
+    def summary(self) -> str:
         """Intersection over union, and pixels."""
         scores = self.answers.scores
         return (
