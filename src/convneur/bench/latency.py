@@ -31,6 +31,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "linear": {"preset": "linear"},
     "mlp": {"memory": {"state": "mlp"}},
     "published": {"preset": "published"},
+    "attention": {"token_mixer": "attention"},
     "titans": {"preset": "published", "token_mixer": "titans"},
     "local": {"global_placement": "none"},
 }
