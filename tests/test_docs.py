@@ -23,6 +23,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 GENERATED = {COMMANDS, DOCS / "files.md", DOCS / "options.md"}
 TRAINS = {"quickstart", "photographs", "objects", "pixels", "features"}
+SLOW = TRAINS | {"export"}
 SERVED = {"app"}  # its block asks a server: tests/app
 
 
@@ -75,7 +76,7 @@ def test_commands_are_understood(page, monkeypatch):
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, marks=pytest.mark.slow if page.stem in TRAINS else ()) for page in WITH_PYTHON],
+    [pytest.param(page, marks=pytest.mark.slow if page.stem in SLOW else ()) for page in WITH_PYTHON],
     ids=name_of,
 )
 def test_python_runs_in_order(page, tmp_path, monkeypatch):

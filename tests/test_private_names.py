@@ -1,4 +1,4 @@
-"""Names of torch and timm that are not public (CONTRIBUTING.md lists them): what goes on when they are gone."""
+"""Names of torch and timm that are not public (docs/contributing.md lists them): what goes on when they are gone."""
 
 import os
 import re
@@ -60,7 +60,7 @@ def test_without_them_the_package_is_imported_and_references_serve(tmp_path):
 
 
 def test_contributing_lists_each():
-    listed = (ROOT / "CONTRIBUTING.md").read_text()
+    listed = (ROOT / "docs" / "contributing.md").read_text()
     private = re.compile(r"\b(?:(?:torch|timm)(?:\.\w+)*|forward_ad|torch_module)\.(_[a-zA-Z]\w*[a-z])\b")
     named = {name for file in (ROOT / "src").rglob("*.py") for name in private.findall(file.read_text())}
     assert {"_current_level", "_linear_pointwise", "_global_forward_hooks"} <= named

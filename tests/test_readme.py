@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from statistics import mean
 
 import pyarrow.parquet as pq
 import pytest
@@ -149,3 +150,21 @@ def test_example_runs():
 def test_versions_agree():
     for page in ("CITATION.cff", "CHANGELOG.md"):
         assert convneur.__version__ in (ROOT / page).read_text()
+
+
+def test_table_of_what_the_memory_buys_says_what_was_measured():
+    """Means over the seeds in the files that the pages are made from."""
+    found = ROOT / "docs" / "results" / "memory"
+
+    def accuracy(file: str, cell: str) -> str:
+        runs = json.loads((found / file).read_text())["runs"]
+        return f"{100 * mean(run['accuracy'] for run in runs if run['cell'] == cell):.1f} %"
+
+    rows = re.findall(r"^\| (\**[a-z -]+\**) \| ([\d.]+ %) \| ([\d.]+ %) \|$", README, re.MULTILINE)
+    assert len(rows) == 4
+    for name, far, photographs in rows:
+        cell = name.strip("*").removeprefix("the ")
+        cell = {"a control that sees nothing global": "pointwise control", "nothing": "local-only"}.get(cell, cell)
+        legend = "search_legend.json" if cell == "memory" else "legend.json"
+        assert far == accuracy(legend, cell)
+        assert photographs == accuracy("search_192px.json", cell)

@@ -77,6 +77,8 @@ def as_python(text: str) -> str:
         name = flag[1].replace("-", "_")
         if "." in name:
             dotted.append(name)
+        if name.startswith("no_"):
+            return f"{name.removeprefix('no_')}=False"
         return f"{name}=True" if name in _SWITCHES else name
 
     text = _FLAG.sub(renamed, text)

@@ -15,7 +15,8 @@ class BenchConfig:
     Attributes:
         models: Names of timm models, ours among them. convneur_m1/linear, /mlp, /published, /attention, /titans
             and /local are forms of ours: the linear memory, the two-layer memory, the paper's, self-attention or the
-            memory of titans-pytorch in its place, and none. If not given, the four variants and their baselines; for a profile convneur_m3 and its baseline.
+            memory of titans-pytorch in its place, and none. If not given, the four variants and their baselines; for a
+            profile convneur_m3 and its baseline.
         sizes: Pixels a side; 224 if not given, and 224 to 2048 for scaling.
         batches: Images at a time; 1 and 8 if not given, and 1 for scaling and profile.
         dtype: Of weights and images.

@@ -115,7 +115,7 @@ def test_a_memory_in_chunks_is_exported_for_one_size_only(tmp_path, changes):
     file = tmp_path / "model.pt2"
     metadata = metadata_of(model)
     metadata = type(metadata)({**metadata.config, "input_size": (3, 96, 80)}, LABELS)
-    with pytest.raises(ValueError, match="--no-dynamic") as caught:
+    with pytest.raises(ValueError, match="dynamic=False") as caught:
         export_model(model, file, metadata)
     assert "\n" not in str(caught.value)
     assert not file.exists()

@@ -16,7 +16,7 @@ from tests.ops.cases import built, close, double, global_branch_arguments
 from tests.ops.test_decision import model
 from tests.ops.test_kernels import check
 
-PAGE = Path(__file__).parents[2] / "docs" / "method.md"
+PAGE = Path(__file__).parents[2] / "docs" / "tutorials" / "memory.md"
 write, read, reference = ops.memory.write, ops.memory.read, ops.memory.reference
 
 

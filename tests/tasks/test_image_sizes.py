@@ -59,7 +59,7 @@ def test_another_size_is_refused_by_every_verb_with_what_to_give(vit, photos, tm
         with pytest.raises(ValueError, match="takes no images of 40 px") as caught:
             ask()
         told = str(caught.value)
-        assert told.endswith("; leave --image-size out for the 32 px that it is made for")
+        assert told.endswith("; leave image_size out for the 32 px that it is made for")
         assert "\n" not in told
 
 
@@ -105,7 +105,7 @@ def test_sizes_that_a_model_cannot_be_trained_at_are_refused_before_it_is(name, 
 
 @pytest.mark.parametrize("task", ["detection", "instance", "segmentation"])
 def test_a_backbone_that_does_not_take_images_of_any_size_is_refused_before_training(task, tmp_path):
-    with pytest.raises(ValueError, match=r"--model halonet26t takes images of some sizes only"):
+    with pytest.raises(ValueError, match=r"model halonet26t takes images of some sizes only"):
         convneur.train("none", task, model="halonet26t", out=tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "run.json").exists()
 

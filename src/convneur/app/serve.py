@@ -22,10 +22,12 @@ from convneur.interrupts import Interrupts
 from convneur.models import VARIANTS
 from convneur.models.registry_utils import no_such_model
 from convneur.printing import Console, printable, status
+from convneur.python_calls import python_call
 
 NEEDS = "the page needs the package gradio; pip install 'convneur[app]'"
 
 
+@python_call()
 def serve(
     models: Sequence[str],
     host: str,

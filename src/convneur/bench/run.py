@@ -21,6 +21,7 @@ from convneur.models import VARIANTS
 from convneur.ops import OPERATIONS
 from convneur.outputs import OutputFolder
 from convneur.printing import Console, Progress, Table, status
+from convneur.python_calls import python_call
 from convneur.reports.page import versions
 from convneur_options.bench import DEFAULTS, BenchConfig, What
 from convneur_options.typed import typed
@@ -46,6 +47,7 @@ class BenchResult:
     tables: list[Table]
 
 
+@python_call()
 def run_bench(
     what: What = "latency",
     config: BenchConfig = DEFAULTS,

@@ -31,6 +31,7 @@ from convneur.printing import (
     TimeRemainingColumn,
     status,
 )
+from convneur.python_calls import python_call
 from convneur_options.embedding import DEFAULTS, EmbedConfig
 from convneur_options.typed import typed
 
@@ -71,6 +72,7 @@ class Embedded(NamedTuple):
         return self.computed / self.seconds if self.computed else 0.0
 
 
+@python_call()
 def embed(
     source: StrPath,
     model: StrPath,

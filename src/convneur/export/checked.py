@@ -27,6 +27,7 @@ from convneur.models.image_sizes import require_size
 from convneur.notes import files_hash, model_identity
 from convneur.outputs import OutputFile
 from convneur.printing import Console, Progress, Table, box, status
+from convneur.python_calls import python_call
 from convneur.reports.page import versions
 
 PHOTOS = 4  # at most, that a file is checked with
@@ -74,6 +75,7 @@ class ExportResult:
         return f"{self.path}   {self.facts['bytes'] / 1e6:.1f} MB   {carries}"
 
 
+@python_call()
 def export_checked(
     model: StrPath,
     format: FormatName = "onnx",

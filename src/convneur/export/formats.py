@@ -22,6 +22,7 @@ from convneur.export.program import trace
 from convneur.export.runtime import Runtime
 from convneur.files import check_file, new_for, why_unreadable
 from convneur.models import Loaded, load_model
+from convneur.python_calls import python_call
 
 FormatName = Literal["onnx", "torch", "aoti", "openvino"]
 
@@ -65,6 +66,7 @@ FORMATS: dict[FormatName, Format] = {
 }
 
 
+@python_call()
 def export_model(
     model: nn.Module,
     path: str | Path,
@@ -123,6 +125,7 @@ def export_model(
     return format.files(path)
 
 
+@python_call()
 def load_exported(path: str | Path, trust: bool = False) -> Loaded:
     """Load what `export_model` wrote.
 

@@ -72,7 +72,7 @@ def trace(model: nn.Module, size: tuple[int, int, int], dynamic: bool = True, ke
     if dynamic and any(isinstance(each, NeuralMemory) and each.config.chunk_size for each in model.modules()):
         raise ValueError(
             "a memory written in chunks takes other paths at other image sizes; "
-            "export it for one size with --no-dynamic (dynamic=False)"
+            "export it for one size with --no-dynamic"
         )
     channels, height, width = size
     model = _plain_copy(model)
@@ -98,9 +98,7 @@ def trace(model: nn.Module, size: tuple[int, int, int], dynamic: bool = True, ke
         return Traced(traced, (height, width))
     high, wide = traced_size
     if not _same(model, traced, torch.randn(1, channels, high * 4 // 3, wide * 3 // 2)):
-        raise ValueError(
-            "the model takes other paths at other image sizes; export it for one size with --no-dynamic (dynamic=False)"
-        )
+        raise ValueError("the model takes other paths at other image sizes; export it for one size with --no-dynamic")
     low = _bounds(traced)
     # A map of one pixel can be a path of its own, too.
     while low[0] <= height and low[1] <= width and not _same(model, traced, torch.randn(1, channels, *low)):
@@ -108,7 +106,7 @@ def trace(model: nn.Module, size: tuple[int, int, int], dynamic: bool = True, ke
     if height < low[0] or width < low[1]:
         raise ValueError(
             f"an export for any size takes images from {low[0]} x {low[1]} px on, and these are {height} x {width}; "
-            "export it for this one size with --no-dynamic (dynamic=False), or give a larger --image-size"
+            "export it for this one size with --no-dynamic, or give a larger --image-size"
         )
     return Traced(traced, low)
 

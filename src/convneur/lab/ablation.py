@@ -29,6 +29,7 @@ from convneur.models import create_model
 from convneur.models.registry_utils import choose
 from convneur.outputs import OutputFolder
 from convneur.printing import Console, Table, box, markdown_code
+from convneur.python_calls import python_call
 from convneur.reports.page import versions
 from convneur.tasks.classification.evaluation import evaluate
 from convneur.tasks.classification.spec import ClassificationSpec
@@ -109,6 +110,7 @@ class AblationResult:
         return found
 
 
+@python_call()
 def run_ablation(
     config: AblationConfig,
     out: StrPath = "runs/ablation",

@@ -24,6 +24,7 @@ from convneur.lab.tile_segmentation import TileSegmentation
 from convneur.models import ConvNeur, create_model, save_model
 from convneur.outputs import OutputFolder
 from convneur.printing import Console, Table
+from convneur.python_calls import python_call
 from convneur.reports.page import versions
 from convneur.tasks.classification.module import Classification
 from convneur.training.fit import Curve, Interrupted, fit
@@ -123,6 +124,7 @@ class DemoResult:
         return demo_report.table(self.recipe.task, self.rows)
 
 
+@python_call()
 def run_demo(
     task: Literal["digits", "mosaic"] = "digits",
     out: StrPath = "runs/demo",

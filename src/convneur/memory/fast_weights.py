@@ -1,6 +1,6 @@
 """The two forms of fast weights: how a memory is read, and the gradient of its write in closed form.
 
-The derivation of both gradients is in docs/method.md. A set of fast weights is a tuple of tensors whose last two
+The derivation of both gradients is in docs/fast_weights.md. A set of fast weights is a tuple of tensors whose last two
 dimensions are those of a matrix; every leading dimension broadcasts (heads; batch, heads; batch, heads, chunks).
 
 Shape letters: B batch, H heads, N tokens, D width of one head.

@@ -56,7 +56,8 @@ class NeuralMemory(Memory):
     written out in closed form, so forward never calls autograd and works under ``inference_mode``, autocast,
     ``torch.compile`` and ``torch.export``. Every sample has a memory of its own.
 
-    Source: Titans (arXiv 2501.00663, section 3.1) and ConvNeur (arXiv 2603.19567); docs/method.md has the derivation.
+    Source: Titans (arXiv 2501.00663, section 3.1) and ConvNeur (arXiv 2603.19567); docs/fast_weights.md has the
+    derivation.
 
     Args:
         width: D, channels of a token; a multiple of the number of heads.

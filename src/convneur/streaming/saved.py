@@ -16,6 +16,7 @@ from convneur.files import StrPath, check_folder, write_image
 from convneur.models import load_model
 from convneur.outputs import OutputFolder
 from convneur.printing import status
+from convneur.python_calls import python_call
 from convneur.streaming.regions import Span
 from convneur.streaming.sources import open_large
 from convneur.streaming.stream import Streamed, stream
@@ -24,6 +25,7 @@ from convneur.tasks.segmentation.saved import load_segmenter, segmenter_folder
 PREVIEW = 1600  # pixels of the longer side
 
 
+@python_call()
 def stream_saved(
     model: StrPath,
     image: StrPath,

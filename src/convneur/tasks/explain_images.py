@@ -20,12 +20,14 @@ from convneur.models import ConvNeur
 from convneur.notes import files_hash, model_identity
 from convneur.outputs import OutputFolder, made_once
 from convneur.printing import Console, Progress
+from convneur.python_calls import python_call
 from convneur.reports.page import made_by, png, versions
 from convneur.tasks.inspection import open_inspected
 
 Explained = tuple[list[list[str]], list[tuple[str, str]]]
 
 
+@python_call()
 def explain(
     images: StrPath | Sequence[StrPath],
     model: StrPath,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from convneur.files import StrPath
 from convneur.models import load_model
 from convneur.printing import status
+from convneur.python_calls import python_call
 from convneur.tasks.saved import find_model
 
 
@@ -19,6 +20,7 @@ class Pushed(NamedTuple):
     for_timm: bool
 
 
+@python_call()
 def push(model: StrPath, repository: str, private: bool = False, progress: bool = True) -> Pushed:
     """Upload a model, its preprocessing, class names and card.
 
