@@ -17,7 +17,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _CHECKED = (StrPath, StrPath | None, str, str | None, bool)
 # What to type in a shell stays as it is.
 _FLAG = re.compile(r"convneur [a-z]+ --.*|(?<![\w-])--([a-z][a-z0-9-]*(?:\.[a-z][a-z0-9-]*)?)")
-_SWITCHES = ("allow_remote", "compile", "hold_out", "overwrite", "resume", "strict", "trust")
+_SWITCHES = ("allow_remote", "compile", "hold_out", "keep_ops", "overwrite", "resume", "strict", "trust")
 
 
 class _ByRecipe:

@@ -119,7 +119,7 @@ def test_a_part_at_which_workers_die_is_counted(tmp_path):
 def test_a_wrong_address_is_told_at_once(job, tmp_path):
     pytest.importorskip("ray")
     source, model, _ = job
-    with pytest.raises(ConnectionError, match=r"no Ray at 127\.0\.0\.1:9 .*leave --ray-address out"):
+    with pytest.raises(ConnectionError, match=r"no Ray at 127\.0\.0\.1:9 .*leave ray_address out"):
         embed(source, model, tmp_path, EmbedConfig(**SMALL, engine="ray", ray_address="127.0.0.1:9"))
 
 

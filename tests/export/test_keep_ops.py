@@ -138,7 +138,7 @@ def test_what_computes_is_chosen_as_it_runs(kept, monkeypatch):
 @pytest.mark.parametrize("name", ["onnx", "aoti", "openvino"])
 def test_other_formats_have_no_operations_of_ours(name, tmp_path):
     model = small()
-    with pytest.raises(ValueError, match=r"--keep-ops \(keep_ops=True\) is for --format torch"):
+    with pytest.raises(ValueError, match="keep_ops=True is for format torch"):
         export_model(model, tmp_path / f"model{FORMATS[name].suffix}", metadata_of(model), keep_ops=True)
     assert not list(tmp_path.iterdir())
 

@@ -101,7 +101,7 @@ def export_model(
     path = Path(path).expanduser()
     format = FORMATS[format_of(path)]
     if keep_ops and format is not FORMATS["torch"]:
-        raise ValueError("--keep-ops (keep_ops=True) is for --format torch; other runtimes do not have our operations")
+        raise ValueError("--keep-ops is for --format torch; other runtimes do not have our operations")
     format.require()
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the name of a file")
@@ -150,7 +150,7 @@ def load_exported(path: str | Path, trust: bool = False) -> Loaded:
         check_file(file, "give a file that convneur export wrote")
     if format.runs_code and not trust:
         raise ValueError(
-            f"{path} was not opened: a {format.suffix} file runs code in it; add --trust (in Python trust=True) "
+            f"{path} was not opened: a {format.suffix} file runs code in it; add --trust "
             "if you trust whoever made it, or get the model as ONNX (.onnx) or OpenVINO (.xml), which need no trust"
         )
     model, metadata = _loaded(path, format)
