@@ -160,11 +160,18 @@ def test_table_of_what_the_memory_buys_says_what_was_measured():
         runs = json.loads((found / file).read_text())["runs"]
         return f"{100 * mean(run['accuracy'] for run in runs if run['cell'] == cell):.1f} %"
 
-    rows = re.findall(r"^\| (\**[a-z -]+\**) \| ([\d.]+ %) \| ([\d.]+ %) \|$", README, re.MULTILINE)
+    speed = json.loads((ROOT / "docs" / "results" / "speed" / "attention_inference.json").read_text())
+    seconds = {row["model"]: row["seconds"] for row in speed["measurements"] if row["size"] == 1024}
+    forms = {"memory": "convneur_m1", "self-attention": "convneur_m1/attention", "local-only": "convneur_m1/local"}
+    rows = re.findall(r"^\| (\**[a-z() -]+\**) \| ([\d.]+ %) \| ([\d.]+ %) \| ([\d.]*).*\|$", README, re.MULTILINE)
     assert len(rows) == 4
-    for name, far, photographs in rows:
+    for name, far, photographs, time in rows:
         cell = name.strip("*").removeprefix("the ")
-        cell = {"a control that sees nothing global": "pointwise control", "nothing": "local-only"}.get(cell, cell)
+        cell = {"a control that sees nothing global": "pointwise control", "nothing (the baseline)": "local-only"}.get(
+            cell, cell
+        )
         legend = "search_legend.json" if cell == "memory" else "legend.json"
         assert far == accuracy(legend, cell)
         assert photographs == accuracy("search_192px.json", cell)
+        if time:
+            assert float(time) == round(seconds[forms[cell]] / seconds["convneur_m1/local"], 2)
