@@ -409,7 +409,8 @@ def test_voc_counts_pixels_from_one(tmp_path):
     assert objects.boxes.tolist() == [[0, 2, 10, 20], [4, 4, 6, 6]]
     assert objects.labels.tolist() == [1, 0]
     assert objects.crowd.tolist() == [False, True]
-    assert not source.train.has_masks
+    with pytest.raises(ValueError, match="a box and no mask"):
+        source.train.check_masks(source.classes)
 
 
 @pytest.mark.parametrize(

@@ -70,11 +70,6 @@ class ObjectImages(FileImages):
             [self.ids[n] for n in numbers],
         )
 
-    @property
-    def has_masks(self) -> bool:
-        """Whether every object but crowds has a mask."""
-        return next(self._without_mask(), None) is None
-
     def check_masks(self, classes: Sequence[str]) -> None:
         """A ValueError that names the first object without a mask, if there is one."""
         lacking = list(self._without_mask())
