@@ -61,13 +61,14 @@ class PixelAugmentConfig:
 
 
 @dataclass(frozen=True)
-class InferenceConfig:
+class Inference:
     """How the model is asked about an image, in evaluation and later.
 
     Attributes:
         size: Pixels that the shorter side is resized to; 0 to leave images as they are.
-        window: Pixels a side of tiles that are looked at one by one; 0 for whole images.
-        margin: Pixels at each side of a tile that are looked at and not answered.
+        window: Pixels a side of tiles that are looked at one by one, so that memory follows from the tile; 0 for whole
+            images.
+        margin: Pixels at each side of a tile, within the image, that are looked at and not answered.
         scales: Factors; answers are averaged over them.
         flip: Average over the mirrored image, too.
     """
@@ -106,7 +107,7 @@ class SegmentationRecipe:
     loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     augment: PixelAugmentConfig = field(default_factory=PixelAugmentConfig)
-    inference: InferenceConfig = field(default_factory=InferenceConfig)
+    inference: Inference = field(default_factory=Inference)
     fit: FitConfig = field(default_factory=FitConfig)
 
 
@@ -118,7 +119,7 @@ SEGMENTATION_RECIPES: dict[str, SegmentationRecipe] = {
         batch_size=16,
         backbone=BackboneConfig(drop_path_rate=0.1),
         optim=OptimConfig(lr=1e-4, lr_batch=16, warmup=1500 / 80_000),
-        inference=InferenceConfig(size=512),
+        inference=Inference(size=512),
         fit=FitConfig(precision="bf16"),
     ),
     # From a trained backbone or segmentation model, on a few hundred to some ten thousand images of one's own.

@@ -18,10 +18,11 @@ from convneur.models import ConvNeur, load_model, save_model
 from convneur.tasks.detection.models import create_detector
 from convneur.tasks.detection.saved import load_detector, save_detector
 from convneur.tasks.inspection import open_inspected
-from convneur.tasks.segmentation.inference import Inference, segment
+from convneur.tasks.segmentation.inference import segment
 from convneur.tasks.segmentation.models import create_segmenter
 from convneur.tasks.segmentation.saved import load_segmenter, save_segmenter
 from convneur_command.main import main
+from convneur_options.segmentation import Inference
 from tests.cli.test_classify import call
 from tests.data import files
 from tests.models.builders import create

@@ -11,7 +11,8 @@ from PIL import Image
 import convneur
 from convneur.models import save_model
 from convneur.tasks.segmentation import load_segmenter
-from convneur.tasks.segmentation.inference import Inference, segment
+from convneur.tasks.segmentation.inference import segment
+from convneur_options.segmentation import Inference
 from tests.cli.test_classify import call
 from tests.data.semantic.builders import CLASSES, COLOURS, scene, write_scenes
 from tests.training.runs import SMALL_SEGMENTER

@@ -11,9 +11,10 @@ from PIL import Image
 from convneur.data.semantic import MaskEncoding
 from convneur.models import load_model, save_model
 from convneur.tasks.segmentation import create_segmenter, load_segmenter
-from convneur.tasks.segmentation.inference import Inference, segment
+from convneur.tasks.segmentation.inference import segment
 from convneur.tasks.segmentation.saved import save_segmenter
 from convneur_command.main import main
+from convneur_options.segmentation import Inference
 from tests.models.builders import create
 
 TINY = {"dims": (8, 12, 16, 24), "depths": (1, 1, 1, 1), "memory_width": 16}

@@ -19,9 +19,9 @@ from convneur.embedding import EmbedConfig, embed
 from convneur.models import load_model, save_model
 from convneur.tasks.detection import create_detector
 from convneur.tasks.detection.saved import save_detector
-from convneur.tasks.segmentation.inference import Inference
 from convneur.tasks.segmentation.models import create_segmenter
 from convneur.tasks.segmentation.saved import save_segmenter
+from convneur_options.segmentation import Inference
 from tests.embedding import builders
 
 SMALL = {"part_size": 8, "batch_size": 3, "image_size": 64, "workers": 0, "device": "cpu"}

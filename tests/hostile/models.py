@@ -16,7 +16,7 @@ from convneur.data.semantic import MaskEncoding
 from convneur.models import load_model, save_model
 from convneur.tasks.detection import create_detector, load_detector, save_detector
 from convneur.tasks.segmentation import create_segmenter, load_segmenter, save_segmenter
-from convneur.tasks.segmentation.inference import Inference
+from convneur_options.segmentation import Inference
 from tests.models.builders import create
 
 TINY: dict[str, Any] = {"dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "memory_width": 16}

@@ -15,11 +15,11 @@ import convneur
 from convneur.data.semantic import MaskEncoding
 from convneur.models import load_model, save_model
 from convneur.tasks.registry import TASKS, task_named
-from convneur.tasks.segmentation.inference import Inference
 from convneur.tasks.segmentation.models import create_segmenter
 from convneur.tasks.segmentation.saved import load_segmenter, save_segmenter
 from convneur_command.main import main
 from convneur_options.renamed import with_new_values
+from convneur_options.segmentation import Inference
 from tests.memory.builders import stir
 from tests.models.builders import SMALL, stirred
 

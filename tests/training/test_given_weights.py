@@ -18,12 +18,12 @@ from convneur.tasks.backbone_utils import body_of
 from convneur.tasks.classification.model import create_classifier
 from convneur.tasks.detection.models import create_detector
 from convneur.tasks.given_weights import start_from
-from convneur.tasks.segmentation.inference import Inference
 from convneur.tasks.segmentation.models import create_segmenter
 from convneur.tasks.segmentation.saved import save_segmenter
 from convneur_options.backbone import BackboneConfig
 from convneur_options.classification import RECIPES, ClassificationConfig
 from convneur_options.run import RunConfig
+from convneur_options.segmentation import Inference
 from tests.memory.builders import stir
 
 TINY: dict[str, Any] = {"dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}

@@ -7,7 +7,8 @@ from torch import nn
 
 from convneur.data.semantic.loading import normalised
 from convneur.tasks.segmentation import create_segmenter
-from convneur.tasks.segmentation.inference import Inference, segment, tiles
+from convneur.tasks.segmentation.inference import check_inference, segment, tiles
+from convneur_options.segmentation import Inference
 
 CPU = torch.device("cpu")
 TINY = {"dims": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "memory_width": 16}
@@ -100,4 +101,4 @@ def test_tiny_images_are_enlarged():
 
 def test_tiles_without_a_middle_are_refused():
     with pytest.raises(ValueError, match="make it larger"):
-        Inference(window=64, margin=32)
+        check_inference(Inference(window=64, margin=32))

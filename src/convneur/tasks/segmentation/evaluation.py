@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from convneur.data.loading import PADDING
-from convneur.tasks.segmentation.inference import Inference, segment
+from convneur.tasks.segmentation.inference import segment
 from convneur.tasks.segmentation.metrics import SegmentationScores, boundary_scores, confusion_of, require_counted
+from convneur_options.segmentation import Inference
 
 
 @dataclass

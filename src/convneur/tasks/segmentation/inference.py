@@ -14,35 +14,9 @@ from torch import Tensor, nn
 
 from convneur.data.semantic.loading import normalised
 from convneur.data.transforms import scale_to
+from convneur_options.segmentation import Inference
 
 SMALLEST = 32  # pixels a side; smaller images are enlarged to it
-
-
-@dataclass(frozen=True)
-class Inference:
-    """How a model is asked about an image.
-
-    Attributes:
-        size: Pixels that the shorter side is resized to; 0 to leave images as they are.
-        window: Pixels a side of tiles; 0 for whole images. Memory then follows from the tile, not from the image.
-        margin: Pixels at each side of a tile, within the image, that are looked at and not answered.
-        scales: Factors; answers are averaged over them.
-        flip: Average over the mirrored image, too.
-    """
-
-    size: int = 0
-    window: int = 0
-    margin: int = 32
-    scales: tuple[float, ...] = (1.0,)
-    flip: bool = False
-
-    def __post_init__(self) -> None:
-        if self.window and self.window <= 2 * self.margin:
-            raise ValueError(
-                f"a tile of {self.window} px has nothing between margins of {self.margin} px; make it larger"
-            )
-        if self.size < 0 or self.window < 0 or self.margin < 0 or not self.scales or min(self.scales) <= 0:
-            raise ValueError("sizes, windows and margins are 0 or more, and there is a scale above 0")
 
 
 @dataclass(frozen=True)
@@ -83,13 +57,22 @@ def _spans(length: int, window: int, margin: int) -> Iterator[tuple[slice, slice
 
 
 @torch.inference_mode()
+def check_inference(how: Inference) -> Inference:
+    """The same; a ValueError for tiles that have no middle, and for sizes and scales that are none."""
+    if how.window and how.window <= 2 * how.margin:
+        raise ValueError(f"a tile of {how.window} px has nothing between margins of {how.margin} px; make it larger")
+    if how.size < 0 or how.window < 0 or how.margin < 0 or not how.scales or min(how.scales) <= 0:
+        raise ValueError("sizes, windows and margins are 0 or more, and there is a scale above 0")
+    return how
+
+
 def segment(model: nn.Module, pixels: Tensor, how: Inference, device: torch.device) -> Tensor:
     """Ask a model about an image.
 
     Args:
         model: In eval mode, on the device; normalised images (1, 3, H, W) -> logits (1, K, H, W).
         pixels: Bytes (3, H, W).
-        how: See `Inference`.
+        how: See `convneur_options.segmentation.Inference`.
         device: To compute on.
 
     Returns:

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from convneur.data.loading import PADDING
 from convneur.tasks.base import Task
-from convneur.tasks.segmentation.inference import Inference, segment
+from convneur.tasks.segmentation.inference import segment
 from convneur.tasks.segmentation.losses import SegmentationLoss
 from convneur.tasks.segmentation.metrics import SegmentationScores, confusion_of, require_counted
 from convneur.tasks.segmentation.models import Segmenter, parameter_groups
 from convneur_options.optim import OptimConfig
+from convneur_options.segmentation import Inference
 
 
 class Segmentation(Task):

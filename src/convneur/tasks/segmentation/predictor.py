@@ -29,10 +29,11 @@ from convneur.tasks.features import BodyFeatures
 from convneur.tasks.predictor import Predictor, Saver
 from convneur.tasks.results import EvaluationResult, Prediction
 from convneur.tasks.segmentation.evaluation import evaluate_segmenter
-from convneur.tasks.segmentation.inference import Inference, segment
+from convneur.tasks.segmentation.inference import check_inference, segment
 from convneur.tasks.segmentation.models import Segmenter
 from convneur.tasks.segmentation.report import SegmenterEvaluation, marked
 from convneur.tasks.segmentation.saved import load_segmenter, save_segmenter
+from convneur_options.segmentation import Inference
 from convneur_options.use import EvaluateOptions, ImageOptions, PredictOptions
 
 NAMES = {"semantic_fpn": "Semantic FPN", "upernet": "UPerNet", "unet": "U-Net", "deeplabv3plus": "DeepLabV3+"}
@@ -137,7 +138,7 @@ class SegmentationPredictor(Predictor):
         given = {name: value for name, value in given.items() if value is not None}
         if given.get("window"):
             given["margin"] = min(self.inference.margin, given["window"] // 4)
-        return replace(self.inference, **given)
+        return check_inference(replace(self.inference, **given))
 
     def preprocessing(self, image_size: int | None = None) -> Preprocessing:
         """What timm says of the backbone, with our mean and deviation of pixels."""

@@ -23,8 +23,9 @@ from convneur.models.metadata import (
     within,
 )
 from convneur.tasks.saved import bring_back, find_model, named, read_config, write_model
-from convneur.tasks.segmentation.inference import Inference
+from convneur.tasks.segmentation.inference import check_inference
 from convneur.tasks.segmentation.models import Segmenter, check_arguments, create_segmenter
+from convneur_options.segmentation import Inference
 
 KEY = "segmenter"
 MAX_WINDOW = 16_384  # pixels a side of a tile
@@ -103,7 +104,7 @@ def inference_of(given: Any, place: str) -> Inference:
     for name, most in (("size", MAX_SIDE), ("window", MAX_WINDOW), ("margin", MAX_WINDOW)):
         whole(how.get(name, 0), f"{place}.{name}", 0, most)
     several(scales, f"{place}.scales", range(1, 17), lambda each, at: number(each, at, 0.05, 8))
-    return Inference(**how | {"scales": tuple(scales)})
+    return check_inference(Inference(**how | {"scales": tuple(scales)}))
 
 
 def _colour(value: Any, place: str) -> None:
