@@ -129,7 +129,7 @@ def test_variant_table_says_what_is_so():
 def test_every_command_is_known():
     from convneur_command.main import verbs
 
-    assert set(re.findall(r"(?<!import )(?<!from )\bconvneur (\w+)", README)) == set(verbs([]))
+    assert set(re.findall(r"(?<!import )(?<!from )\bconvneur\s+(\w+)", README)) == set(verbs([]))
 
 
 def test_linked_files_exist():
@@ -161,17 +161,19 @@ def test_table_of_what_the_memory_buys_says_what_was_measured():
         return f"{100 * mean(run['accuracy'] for run in runs if run['cell'] == cell):.1f} %"
 
     speed = json.loads((ROOT / "docs" / "results" / "speed" / "attention_inference.json").read_text())
-    seconds = {row["model"]: row["seconds"] for row in speed["measurements"] if row["size"] == 1024}
-    forms = {"memory": "convneur_m1", "self-attention": "convneur_m1/attention", "local-only": "convneur_m1/local"}
-    rows = re.findall(r"^\| (\**[a-z() -]+\**) \| ([\d.]+ %) \| ([\d.]+ %) \| ([\d.]*).*\|$", README, re.MULTILINE)
-    assert len(rows) == 4
-    for name, far, photographs, time in rows:
-        cell = name.strip("*").removeprefix("the ")
-        cell = {"a control that sees nothing global": "pointwise control", "nothing (the baseline)": "local-only"}.get(
-            cell, cell
-        )
-        legend = "search_legend.json" if cell == "memory" else "legend.json"
-        assert far == accuracy(legend, cell)
-        assert photographs == accuracy("search_192px.json", cell)
-        if time:
-            assert float(time) == round(seconds[forms[cell]] / seconds["convneur_m1/local"], 2)
+    seconds = {(row["model"], row["size"]): row["seconds"] for row in speed["measurements"]}
+
+    def times(form: str) -> str:
+        found = [seconds[form, size] / seconds["convneur_m1/local", size] for size in (192, 512, 1024)]
+        return f"{', '.join(f'{each:.2f}' for each in found)} x"
+
+    for name, cell, legend, time in (
+        ("**the memory**", "memory", "search_legend.json", times("convneur_m1")),
+        ("self-attention", "self-attention", "legend.json", times("convneur_m1/attention")),
+        ("a control that sees nothing global", "pointwise control", "legend.json", ""),
+        ("no global branch", "local-only", "legend.json", "1 x"),
+    ):
+        (row,) = re.findall(rf"^\| {re.escape(name)} \| (.*?) \| (.*?) \|(.*)\|$", README, re.MULTILINE)
+        assert row[0].partition(" (")[0] == accuracy(legend, cell)
+        assert row[1] == accuracy("search_192px.json", cell)
+        assert row[2].strip() == time
