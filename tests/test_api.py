@@ -145,9 +145,9 @@ def test_options_that_mean_nothing_are_refused_by_name(run):
     foreign = {"classification": "score", "detection": "top_k", "segmentation": "batch_size"}[task]
     with pytest.raises(ValueError, match=f"^{foreign} means nothing to a"):
         made.model.predict("x.png", **{foreign: 1})
-    with pytest.raises(ValueError, match="flip is no option of it"):
+    with pytest.raises(ValueError, match="flip is no option of a"):
         made.model.embed("x.png", flip=True)
-    with pytest.raises(ValueError, match="sze is no option of it"):
+    with pytest.raises(ValueError, match="sze is no option of a"):
         made.model.evaluate(data, sze=1)
 
 
@@ -342,7 +342,7 @@ def test_arguments_of_other_types_are_refused_with_what_to_give(run):
     for out in (None, made.folder / "judged"):
         with pytest.raises(ValueError, match="workers='x' does not fit"):
             convneur.evaluate(made.folder, data, out, workers="x", progress=False)
-        with pytest.raises(ValueError, match="sze is no option of it"):
+        with pytest.raises(ValueError, match="sze is no option of a"):
             convneur.evaluate(made.folder, data, out, sze=1, progress=False)
 
 
@@ -455,12 +455,15 @@ def test_what_a_recipe_meets_is_told(task):
     """Batches that cannot be filled, what that makes of the rate, and rates that are for trained weights."""
     spec = task_named(task)
     config, recipe = spec.config_class("photos"), spec.recipes["finetune"]
-    fitted, (batch, weights) = _fitted(spec, config, recipe, 3)
+    fitted, (batch, weights, few) = _fitted(spec, config, recipe, 3)
     most = 2 if task == "classification" else 3  # Mixup takes pairs
     assert fitted == dataclasses.replace(recipe, batch_size=most)
     rate = recipe.optim.lr * most / recipe.optim.lr_batch
     assert batch.endswith(f"batches have {most}; the learning rate is {rate:g}, in proportion")
     assert "(--optim.layer-decay 0.8, as in the recipe finetune) are for trained weights; give --weights" in weights
+    assert few == f"{recipe.epochs} optimizer steps in all are few for a model that learns from scratch; give more " + (
+        "--epochs, a smaller --batch-size, or --weights"
+    )
     assert _fitted(spec, dataclasses.replace(config, weights="runs/x"), recipe, 100) == (recipe, [])
     for name in set(spec.recipes) - {"finetune"}:
         assert _fitted(spec, config, spec.recipes[name], 1000) == (spec.recipes[name], [])

@@ -53,6 +53,11 @@ class TrainedRun:
 
     folder: Path
 
+    def __repr__(self) -> str:
+        last = self.curve[-1]
+        told = ", ".join(f"{name} {last[name]:.3f}" for name in ("accuracy", "ap", "miou") if name in last)
+        return f"TrainedRun({str(self.folder)!r}: {told} after {len(self.curve)} epochs)"
+
     @cached_property
     def numbers(self) -> dict[str, Any]:
         """What metrics.json says: of the evaluation on the held-out images, and the learning curve."""

@@ -30,6 +30,17 @@ from convneur_options import __version__
 from convneur_options.renamed import with_new_values
 
 TASKS = ("classification", "detection", "instance", "segmentation")
+# Of other libraries
+FOREIGN = {
+    "train": {"--lr": "--optim.lr", "--lr0": "--optim.lr", "--device": "--fit.accelerator", "--batch": "--batch-size"},
+    "eval": {"--batch": "--batch-size", "--imgsz": "--image-size", "--img-size": "--image-size"},
+    "predict": {
+        "--batch": "--batch-size",
+        "--imgsz": "--image-size",
+        "--img-size": "--image-size",
+        "--conf": "--score",
+    },
+}
 GROUPS = {
     "Train": ("demo", "train"),
     "Use": ("predict", "eval", "embed", "stream"),
@@ -112,7 +123,8 @@ def mistake(arguments: Sequence[str]) -> str | None:
     if verb == "train" and first and not first.startswith("-") and first not in TASKS:
         shown = ascii(first)[1:-1]
         return f"{shown} is no task; {_near(first, TASKS) or f'write convneur train --data {shown}'}"
-    return None
+    foreign = FOREIGN.get(verb, {})
+    return next((f"{word} is called {foreign[word]} here" for word in rest if word in foreign), None)
 
 
 def _near(word: str, known: Sequence[str]) -> str | None:

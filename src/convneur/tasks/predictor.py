@@ -279,7 +279,8 @@ class Predictor(ABC):
         fields = {field.name: field.default for field in dataclasses.fields(kind)}
         uses = fields if kind is FeatureOptions else cls.uses
         for name in options.keys() - fields.keys():
-            raise ValueError(f"{name} is no option of it; give some of {', '.join(fields)}")
+            known = [each for each in fields if each in uses]
+            raise ValueError(f"{name} is no option of {cls.noun}; give some of {', '.join(known)}")
         given = vars(typed(kind(**options)))
         for name in options:
             flag, value = f"--{name.replace('_', '-')}", given[name]

@@ -24,6 +24,7 @@ from convneur.training.run_folder import Length, check_numbers, claim, is_first,
 from convneur_options.run import RunConfig
 
 NAMED = 10  # classes
+FEW_STEPS = 200  # below which nothing is learned from scratch
 
 
 @dataclass(frozen=True)
@@ -186,8 +187,14 @@ def _fitted(spec: Any, config: RunConfig, recipe: Any, images: int) -> tuple[Any
         )
     if config.weights is None and recipe.optim.layer_decay < 1:
         notes.append(
-            f"the model starts from nothing, and rates that are lower for earlier layers (--optim.layer-decay "
+            f"the model starts from scratch, and rates that are lower for earlier layers (--optim.layer-decay "
             f"{recipe.optim.layer_decay:g}, as in the recipe finetune) are for trained weights; give --weights"
+        )
+    steps = recipe.epochs * max(1, images // max(1, recipe.batch_size * recipe.fit.accumulate * devices * nodes))
+    if config.weights is None and steps < FEW_STEPS:
+        notes.append(
+            f"{steps} optimizer steps in all are few for a model that learns from scratch; give more --epochs, a "
+            "smaller --batch-size, or --weights"
         )
     return recipe, notes
 
