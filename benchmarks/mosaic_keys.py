@@ -1,13 +1,15 @@
 """How alike are the keys of one picture? Mean cosine between the keys of different tokens, with and without centring.
 
-    python benchmarks/mosaic_keys.py --seeds 0 1 2
+    python benchmarks/mosaic_keys.py --seeds 0 1 2 --out docs/results/mosaic_keys.json
 
-The pictures and the model are those of benchmarks/mosaic.py, the model as it is before the first step.
+The pictures and the model are those of `convneur demo --task mosaic`, the model as it is before the first step.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 from statistics import mean
 
 import torch
@@ -42,13 +44,17 @@ def cosines(seed: int, center_tokens: bool, images: torch.Tensor) -> list[float]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    found = {}
     images = next(iter(Mosaics(load_digits(16)[0], 16, 128, seed=0))).images
     for name, center in (("tokens as they come", False), ("centred", True)):
-        per_seed = [cosines(seed, center, images) for seed in args.seeds]
+        found[name] = per_seed = [cosines(seed, center, images) for seed in args.seeds]
         stages = zip(*per_seed, strict=True)
         shown = ", ".join(f"{mean(s):.2f} ({min(s):.2f} to {max(s):.2f})" for s in stages)
         print(f"{name:20} stages 1, 2, ...: {shown}")
+    if args.out:
+        args.out.write_text(json.dumps({"seeds": args.seeds, "mean cosine by seed and stage": found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ WITH_COMMANDS = [page for page in [*PAGES, ROOT / "README.md"] if commands_of(pa
 def test_a_page_can_be_read(page):
     text = page.read_text(encoding="utf-8")
     assert len(text.split()) <= 1600
+    assert not re.search(r"@[A-Z]+@|TODO", text)
     assert [
         line for line in text.splitlines() if len(line) > 130 and not line.startswith("|") and "](" not in line
     ] == []
