@@ -177,3 +177,9 @@ def test_table_of_what_the_memory_buys_says_what_was_measured():
         assert row[0].partition(" (")[0] == accuracy(legend, cell)
         assert row[1] == accuracy("search_192px.json", cell)
         assert row[2].strip() == time
+
+
+def test_the_picture_is_what_was_measured():
+    models = json.loads((ROOT / "docs" / "results" / "mosaic.json").read_text())[0]["models"]
+    ours, without = (models[name]["curve"][-1]["iou"] for name in ("convneur", "local-only"))
+    assert f"IoU {ours:.2f} with memory, {without:.2f} without" in README
