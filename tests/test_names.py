@@ -10,7 +10,7 @@ from pkgutil import resolve_name
 import pytest
 
 from convneur.training.run_folder import _differences
-from convneur_command.main import main, verbs
+from convneur_command.main import FOREIGN, main, verbs
 from convneur_command.train import TASKS
 
 ROOT = Path(__file__).parents[1]
@@ -19,8 +19,10 @@ PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "src").rgl
 SCRIPT = re.compile(r"python benchmarks/(?:.*\\\n)*.*")
 TEXTS = {str(page.relative_to(ROOT)): SCRIPT.sub("", page.read_text()) for page in PAGES if page.name != "CHANGELOG.md"}
 FLAG = r"(?<![\w-])--[a-z][a-z0-9]*(?:[.-][a-z0-9]+)*"
-# Of the command and every verb, of pip, of benchmarks/app_under_load.py, and of the style sheet of a page.
-OTHERS = {"--help", "--version", "--no-build-isolation", "--clients", "--strength"}
+# Of the command and every verb, of pip, of benchmarks/app_under_load.py, of the style sheet of a page, and of others.
+OTHERS = {"--help", "--version", "--no-build-isolation", "--clients", "--strength"} | {
+    flag for named in FOREIGN.values() for flag in named
+}
 
 
 @pytest.fixture(scope="module")
