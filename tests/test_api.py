@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -88,6 +89,8 @@ def test_a_run_is_trained_reported_and_loaded(run):
     assert made.report.is_file()
     assert len(made.curve) == 1
     assert made.numbers["images"] > 0
+    assert re.fullmatch(r"TrainedRun\('.*': (accuracy|ap|miou) [\d.]+ after \d+ epochs\)", repr(made))
+    assert repr(dataclasses.replace(made, folder=Path("gone"))) == "TrainedRun('gone')"
     assert made.numbers["command"].startswith(f"convneur.train({str(data)!r}, {task!r}, ")
     with (made.folder / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -54,9 +54,9 @@ class TrainedRun:
     folder: Path
 
     def __repr__(self) -> str:
-        last = self.curve[-1]
+        last = self.curve[-1] if self.report.is_file() else {}  # the folder may be gone
         told = ", ".join(f"{name} {last[name]:.3f}" for name in ("accuracy", "ap", "miou") if name in last)
-        return f"TrainedRun({str(self.folder)!r}: {told} after {len(self.curve)} epochs)"
+        return f"TrainedRun({str(self.folder)!r}{told and f': {told} after {len(self.curve)} epochs'})"
 
     @cached_property
     def numbers(self) -> dict[str, Any]:

@@ -124,7 +124,8 @@ def mistake(arguments: Sequence[str]) -> str | None:
         shown = ascii(first)[1:-1]
         return f"{shown} is no task; {_near(first, TASKS) or f'write convneur train --data {shown}'}"
     foreign = FOREIGN.get(verb, {})
-    return next((f"{word} is called {foreign[word]} here" for word in rest if word in foreign), None)
+    flags = [word.partition("=")[0] for word in rest]
+    return next((f"{flag} is called {foreign[flag]} here" for flag in flags if flag in foreign), None)
 
 
 def _near(word: str, known: Sequence[str]) -> str | None:

@@ -69,7 +69,7 @@ def test_the_version(capsys):
         (["train", "photos"], "photos is no task; write convneur train --data photos"),
         (["train", "detecton"], "detecton is no task; did you mean detection?"),
         (["train", "--data", "photos", "--lr", "1"], "--lr is called --optim.lr here"),
-        (["predict", "a.jpg", "--conf", "0.5"], "--conf is called --score here"),
+        (["predict", "a.jpg", "--conf=0.5"], "--conf is called --score here"),
         (["train", "\x1b[31mred"], r"\x1b[31mred is no task; "),
     ],
 )
