@@ -1,5 +1,6 @@
 """What people call from Python, the same for every task: train, load, predict, evaluate, embed, export."""
 
+import copy
 import csv
 import dataclasses
 import inspect
@@ -141,6 +142,18 @@ def test_features_are_of_each_image(run, images):
     torch.testing.assert_close(vectors[0], vectors[1])
     maps = model.features(images[2], progress=False, image_size=64)
     assert [tuple(each.shape) for each in maps] == [(1, 8, 16, 16), (1, 16, 8, 8), (1, 24, 4, 4), (1, 32, 2, 2)]
+
+
+def test_what_an_answer_does_not_have_is_said_with_what_it_has(run, images):
+    task, _, made = run
+    missing, has = {"classification": ("boxes", "label"), "segmentation": ("label", "mask")}.get(
+        task, ("mask", "boxes")
+    )
+    (answer,) = made.model.predict(images[2], progress=False)
+    with pytest.raises(AttributeError, match=f"Prediction has no {missing}; it has .*{has}"):
+        getattr(answer, missing)
+    assert not hasattr(answer, missing)
+    assert copy.copy(answer).to_dict() == answer.to_dict()
 
 
 def test_options_that_mean_nothing_are_refused_by_name(run):

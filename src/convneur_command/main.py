@@ -5,10 +5,13 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import io
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from typing import Any
 
 import tyro
@@ -90,13 +93,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"convneur: {mistaken}\n")
         return 2
     arguments = with_new_values(arguments, lambda line: sys.stderr.write(f"convneur: {line}\n"))
-    run = tyro.extras.subcommand_cli_from_dict(
-        {name: _later(verb) for name, verb in verbs(arguments).items()},
-        prog="convneur",
-        description="Efficient vision backbones with a neural memory.",
-        args=arguments,
-    )
+    boxed = io.StringIO()
+    try:
+        with redirect_stderr(boxed):
+            run = tyro.extras.subcommand_cli_from_dict(
+                {name: _later(verb) for name, verb in verbs(arguments).items()},
+                prog="convneur",
+                description="Efficient vision backbones with a neural memory.",
+                args=arguments,
+            )
+    except SystemExit as done:
+        if done.code:
+            task = [word for word in arguments[1:2] if word in TASKS]
+            sys.stderr.write(f"convneur: {unboxed(boxed.getvalue(), ' '.join(['convneur', arguments[0], *task]))}\n")
+        raise
+    sys.stderr.write(boxed.getvalue())  # warnings
     return _guarded(run)
+
+
+def unboxed(told: str, command: str) -> str:
+    """What tyro says of options in a box of several lines, as one line: what is wrong, and what to do."""
+    framed = told.startswith("╭")  # else, where the output is not in UTF-8, a title over a line of dashes
+    lines = [line.strip("│").rstrip() for line in told.splitlines() if line[:1] not in ("╭", "╰")]
+    parts = re.split(r"\n +[─-]+\n", "\n".join(lines))[0 if framed else 1 :]
+    verb = " ".join(command.split()[:2])
+    first = re.sub(r" \(applied to [^)]*\)| Arguments are applied .*", "", " ".join(parts[0].split()))
+    if first.startswith("Missing from"):
+        flags = re.findall(r"^ {4,6}(-\S+|[A-Z]\S+)", parts[0], re.MULTILINE)
+        needed = [flag if flag.startswith("-") else "an argument" for flag in flags]
+        return f"{command} needs {' and '.join(needed)}; {command} --help tells what that is"
+    first = first[:1].lower() + first[1:].rstrip(".")
+    for option in re.split(r"^ {4,6}(?=-)", parts[1] if len(parts) > 2 else "", flags=re.MULTILINE)[1:]:
+        if f"in {verb}" in option:  # others are of other verbs
+            return f"{first}; did you mean {re.split('[ ,]', option)[0]}?"
+    return f"{first}; {command} --help lists all options"
 
 
 def overview() -> str:

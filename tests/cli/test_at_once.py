@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
@@ -75,6 +76,36 @@ def test_the_version(capsys):
 )
 def test_what_was_meant_is_said_in_one_line(arguments, told, capsys):
     assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"convneur: {told}")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            "predict x.jpg --model m --foo 3",
+            "unrecognized options: --foo, 3; convneur predict --help lists all options",
+        ),
+        ("train --data x --epochz 3", "unrecognized options: --epochz, 3; did you mean --epochs?"),
+        ("train detection --data x --optim.lrr 3", "unrecognized options: --optim.lrr, 3; did you mean --optim.lr?"),
+        ("train --data x --epochs three", "error parsing --epochs: invalid literal for int() with base 10: 'three'; "),
+        ("eval --model m", "convneur eval needs --data; convneur eval --help tells what that is"),
+        ("train segmentation --data x --compile", "unrecognized or misplaced options: --compile; convneur train seg"),
+        ("stream", "convneur stream needs an argument and --model; "),
+        ("predict x.jpg --model m --format yaml", "invalid choice 'yaml' for argument '--format'. Expected one of ("),
+    ],
+)
+def test_what_is_wrong_with_an_option_is_said_in_one_line(arguments, told, encoding, capsys, monkeypatch):
+    printed = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr("sys.stdout", printed)
+    with pytest.raises(SystemExit) as ended:
+        main(arguments.split())
+    assert ended.value.code == 2
+    printed.flush()
+    assert printed.buffer.getvalue() == b""
     said = capsys.readouterr().err
     assert said.startswith(f"convneur: {told}")
     assert said.count("\n") == 1

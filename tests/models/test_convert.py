@@ -109,6 +109,7 @@ def test_what_cannot_be_converted_is_one_clear_line(tmp_path):
         (lambda: convneur.from_convnext(timm.create_model("resnet18")), ValueError, "no layer scale"),
         (lambda: convneur.from_convnext(timm.create_model("convnext_tiny")), ValueError, "convnext_atto"),
         (lambda: convneur.from_convnext(timm.create_model("convnextv2_atto")), ValueError, "no layer scale"),
+        (lambda: convneur.from_convnext("resnet18.a1_in1k"), ValueError, "no layer scale"),  # before it is fetched
         (lambda: convneur.from_convnext(wrong), ValueError, "head.norm.weight of the state dict is of shape"),
         (lambda: convneur.from_convnext(transposed), ValueError, "is of shape"),
         (lambda: convneur.from_convnext(tmp_path / "broken.pth"), ValueError, "no checkpoint"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
@@ -113,6 +114,8 @@ def _state_dict(source: StrPath | nn.Module | Mapping[str, Tensor]) -> dict[str,
         )
     if ":" in source:
         return load_model(source).model.state_dict()
+    with torch.device("meta"):
+        _variant(timm.create_model(source).state_dict())  # before its weights are fetched
     try:
         return timm.create_model(source, pretrained=True).state_dict()
     except Exception as error:  # no network, no weights of that name: whatever timm and the hub raise

@@ -188,6 +188,13 @@ class Prediction(ABC):
     def plot(self) -> Image.Image:
         """The image with the answer on it."""
 
+    def __getattr__(self, name: str) -> Any:
+        """Say what an answer has where it does not have ``name``, as that of a classifier has no ``boxes``."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        known = ", ".join(each for each in dir(self) if not each.startswith("_"))
+        raise AttributeError(f"{type(self).__name__} has no {name}; it has {known}", name=name, obj=self)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({shortened(str(self.to_dict()), 200)})"
 

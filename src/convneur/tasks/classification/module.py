@@ -18,7 +18,7 @@ from convneur_options.optim import OptimConfig
 
 
 class Classification(Task):
-    """Cross-entropy; logs ``loss``, ``val_loss``, ``accuracy`` and ``top5``.
+    """Cross-entropy; logs ``loss``, ``val_loss``, ``accuracy`` and, where there are more than 5 classes, ``top5``.
 
     Held-out images with a label below 0 count nowhere.
 
@@ -54,7 +54,7 @@ class Classification(Task):
             Mixup(mixup, cutmix, label_smoothing=label_smoothing, num_classes=classes) if mixup or cutmix else None
         )
         self.accuracy = MulticlassAccuracy(classes, average="micro")
-        self.top5 = MulticlassAccuracy(classes, average="micro", top_k=min(5, classes))
+        self.top5 = MulticlassAccuracy(classes, average="micro", top_k=5) if classes > 5 else None
         self.confusion = MulticlassConfusionMatrix(classes) if keep_confusion else None
         self.val_loss = MeanMetric(nan_strategy=NAN)
 
@@ -95,7 +95,9 @@ class Classification(Task):
         if len(labels):
             self.val_loss.update(F.cross_entropy(logits, labels), len(labels))
             self.accuracy.update(logits, labels)
-            self.top5.update(logits, labels)
+            if self.top5 is not None:
+                self.top5.update(logits, labels)
             if self.confusion is not None:
                 self.confusion.update(logits, labels)
-        self.log_dict({"val_loss": self.val_loss, "accuracy": self.accuracy, "top5": self.top5}, on_epoch=True)
+        top5 = {"top5": self.top5} if self.top5 is not None else {}
+        self.log_dict({"val_loss": self.val_loss, "accuracy": self.accuracy, **top5}, on_epoch=True)

@@ -107,9 +107,10 @@ class ClassifierEvaluation(EvaluationResult):
     def summary(self) -> str:
         """Accuracy and calibration."""
         answers = self.answers
+        top5 = f"top-5 {answers.top5:.1%}, " if len(self.classes) > 5 else ""
         return (
             f"{self.name} on {len(answers.labels):,} held-out images of {len(self.classes)} classes: "
-            f"top-1 {answers.top1:.1%}, top-5 {answers.top5:.1%}, calibration error {answers.calibration_error:.3f}."
+            f"top-1 {answers.top1:.1%}, {top5}calibration error {answers.calibration_error:.3f}."
         )
 
     def rows(self) -> list[list[str]]:
@@ -118,7 +119,7 @@ class ClassifierEvaluation(EvaluationResult):
         rows = [
             ["", "value"],
             ["top-1 accuracy", f"{answers.top1:.2%}"],
-            ["top-5 accuracy", f"{answers.top5:.2%}"],
+            *([["top-5 accuracy", f"{answers.top5:.2%}"]] if len(self.classes) > 5 else []),
             ["cross-entropy", f"{answers.loss:.4f}"],
             ["calibration error (ECE)", f"{answers.calibration_error:.4f}"],
         ]
