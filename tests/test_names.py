@@ -4,6 +4,7 @@ import io
 import re
 from contextlib import redirect_stdout
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -71,6 +72,11 @@ def test_places_that_are_named_exist():
 
 
 def _is_there(name: str) -> bool:
+    try:
+        if find_spec(name) is not None:
+            return True  # a module, whether or not what it needs is installed
+    except ModuleNotFoundError:  # the part before the last dot is no package
+        pass
     try:
         resolve_name(name)
     except (ImportError, AttributeError):

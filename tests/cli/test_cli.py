@@ -273,6 +273,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(tmp_path):
 
 def test_the_page_takes_no_files_for_models(tmp_path):
     """An exported file could run code, or be of another kind; it is refused before the page is there."""
+    pytest.importorskip("gradio")
     (tmp_path / "model.pt2").write_bytes(b"PK")
     code, printed, err = call("app", "--model", str(tmp_path / "model.pt2"))
     assert (code, printed) == (2, "")

@@ -20,6 +20,8 @@ from convneur_command.main import main
 from tests.models.builders import create
 from tests.streaming.builders import picture
 
+pytest.importorskip("zarr", reason="TIFF files need zarr, which needs Python 3.11")
+
 TINY = {"dims": (8, 12, 16, 24), "depths": (1, 1, 1, 1), "memory_width": 16, "num_classes": 3}
 SIDE = 64
 RGB = picture(SIDE, SIDE)

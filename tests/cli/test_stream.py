@@ -17,6 +17,8 @@ from convneur_command.main import main
 from convneur_options.segmentation import Inference
 from tests.models.builders import create
 
+pytest.importorskip("zarr", reason="TIFF files need zarr, which needs Python 3.11")
+
 TINY = {"dims": (8, 12, 16, 24), "depths": (1, 1, 1, 1), "memory_width": 16}
 
 

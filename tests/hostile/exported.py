@@ -90,8 +90,8 @@ class Touch:
         return Path.touch, (self.marker,)
 
 
-def poisoned(archive: Path, copy: Path, part: str, content: bytes) -> Path:
-    """A copy of a zip archive in which one part is another."""
+def poisoned(archive: Path, copy: Path, part: str | tuple[str, ...], content: bytes) -> Path:
+    """A copy of a zip archive in which one part is another; a part may have several names."""
     with zipfile.ZipFile(archive) as whole, zipfile.ZipFile(copy, "w") as made:
         assert any(name.endswith(part) for name in whole.namelist()), whole.namelist()
         for name in whole.namelist():

@@ -19,6 +19,7 @@ from tests.cli.test_cli import call
 from tests.export.builders import ONE_STAGE, metadata_of, small
 from tests.hostile.exported import SIZE, WEIGHT, Touch, onnx_model, poisoned, right, write_onnx, write_openvino
 
+SAMPLE_INPUTS = ("sample_inputs/model.pt", "serialized_example_inputs.pt")  # the second in files of torch 2.6
 IMAGES = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
 
 
@@ -40,7 +41,7 @@ def evil(tmp_path_factory) -> tuple[Path, Path]:
     export_model(model, good, metadata_of(model))
     pickled = io.BytesIO()
     torch.save(((Touch(marker),), {}), pickled)
-    return poisoned(good, folder / "evil.pt2", "sample_inputs/model.pt", pickled.getvalue()), marker
+    return poisoned(good, folder / "evil.pt2", SAMPLE_INPUTS, pickled.getvalue()), marker
 
 
 @pytest.fixture

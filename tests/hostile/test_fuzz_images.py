@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-import zarr
 from PIL import Image, features
 
 from tests.data import files
 from tests.embedding.builders import photos
 from tests.hostile.mutations import MUTATIONS, mutated, run_bounded
 from tests.streaming.builders import picture
+
+zarr = pytest.importorskip("zarr", reason="TIFF files need zarr, which needs Python 3.11")
 
 pytestmark = pytest.mark.slow
 

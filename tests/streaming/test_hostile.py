@@ -8,17 +8,18 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import numcodecs
 import numpy as np
 import pytest
 import tifffile
-import zarr
 
 from convneur.data.decode import UnreadableImageError
 from convneur.streaming import open_large
 from convneur.streaming.regions import Span
 from tests.streaming.builders import picture
 from tests.streaming.test_sources import as_ome_zarr
+
+zarr = pytest.importorskip("zarr", reason="TIFF files need zarr, which needs Python 3.11")
+numcodecs = pytest.importorskip("numcodecs", reason="comes with zarr")
 
 
 def refused(match: str = ""):

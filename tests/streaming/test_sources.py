@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tifffile
-import zarr
 from PIL import Image
 
 from convneur.data.decode import UnreadableImageError
 from convneur.streaming import open_large
 from convneur.streaming.regions import Span, spans
 from tests.streaming.builders import picture
+
+zarr = pytest.importorskip("zarr", reason="TIFF files need zarr, which needs Python 3.11")
 
 
 def as_bigtiff(path, pixels):

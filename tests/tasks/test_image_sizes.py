@@ -122,4 +122,4 @@ def test_trying_sizes_draws_nothing():
 
 def test_a_model_that_takes_nothing_small_is_loaded(tmp_path):
     folder = saved(tmp_path / "model", "halonet26t", (256, 256))
-    assert load_model(folder).config["input_size"] == (3, 256, 256)
+    assert tuple(load_model(folder).config["input_size"]) == (3, 256, 256)

@@ -81,7 +81,15 @@ def load(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, str]]:
     options.intra_op_num_threads = torch.get_num_threads()
     # Threads that still wait in a loop when all is done would slow down whatever else runs in this process.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
+    # Before 1.28, constants are folded without the limit of `_bound_memory`: a file of a few bytes could take it all.
+    unbounded = tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 28)
+    session = onnxruntime.InferenceSession(
+        str(path),
+        options,
+        providers=["CPUExecutionProvider"],
+        enable_fallback=0,
+        disabled_optimizers=["ConstantFolding"] if unbounded else None,
+    )
     if (len(session.get_inputs()), len(session.get_outputs())) != (1, 1):
         raise ValueError("it does not have one input and one output, as a classifier has")
     (source,) = session.get_inputs()
