@@ -25,10 +25,11 @@ def export(
 
     The file is loaded again and must agree with PyTorch to 1e-4 at three sizes and two batches, else it is not kept.
     convneur predict and eval take it for a model, a .pt2 with --trust, because loading one runs code that is in it.
+    Of a segmentation model the file gives logits and the class of each pixel; detectors cannot be exported yet.
 
     Args:
-        model: Folder of a run or model, hf-hub:USER/NAME, or a timm name. Names of ours have no trained
-            weights yet: they are exported with random ones, to be measured.
+        model: Folder of a run or model (classifier or segmentation model), hf-hub:USER/NAME, or a timm name. Names of
+            ours have no trained weights yet: they are exported with random ones, to be measured.
         format: onnx for ONNX Runtime and others; torch for a torch.export program; aoti for a package compiled for this
             machine; openvino.
         out: The file; runs/export/NAME and the format's suffix if not given.
@@ -46,11 +47,14 @@ def export(
 
     with status("Loading PyTorch"):
         from convneur.export.checked import export_checked
+        from convneur.tasks.exportable import open_exportable
 
     command = " ".join(["convneur", *sys.argv[1:]])
     try:
         done = export_checked(
-            model, format, out, images, image_size, dynamic, keep_ops, rounds, overwrite, command=command
+            *(model, format, out, images, image_size, dynamic, keep_ops, rounds, overwrite),
+            command=command,
+            open_named=open_exportable,
         )
     except AlreadyDone as there:
         if json_:

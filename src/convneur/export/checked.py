@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
+from torch import nn
 
 from convneur.bench import inference_step, times_in_turn
 from convneur.bench.throughput import spread
@@ -75,6 +76,27 @@ class ExportResult:
         return f"{self.path}   {self.facts['bytes'] / 1e6:.1f} MB   {carries}"
 
 
+class Exportable(NamedTuple):
+    """A model in eval mode, what its file should say of itself, and whether it has trained weights."""
+
+    model: nn.Module
+    metadata: ExportMetadata
+    is_trained: bool = True
+
+
+def classifier_named(name: str) -> Exportable:
+    """A classifier by its name or folder; a name of ours without weights gives one with random ones.
+
+    Raises:
+        FileNotFoundError: If there is no such model.
+        OSError: If it cannot be fetched.
+        ValueError: If it cannot be loaded.
+    """
+    new = name.startswith("convneur_m") and not Path(name).exists()
+    model, config, labels = untrained(name) if new else load_model(name)
+    return Exportable(model, ExportMetadata(config, labels), not new)
+
+
 @python_call()
 def export_checked(
     model: StrPath,
@@ -88,6 +110,7 @@ def export_checked(
     overwrite: bool = False,
     progress: bool = True,
     command: str = "export_checked",
+    open_named: Callable[[str], Exportable] = classifier_named,
 ) -> ExportResult:
     """Write a model for another runtime, with its labels and preprocessing; check it on photographs, and time it.
 
@@ -106,6 +129,7 @@ def export_checked(
         overwrite: Replace what an earlier call with other settings wrote.
         progress: Show a bar on the terminal.
         command: What made it, for the figures.
+        open_named: Gives the model of a name; of other tasks `convneur.tasks.exportable.open_exportable`.
 
     Raises:
         AlreadyDone: If the file is there, made by the same call; ``told`` has its figures.
@@ -132,14 +156,15 @@ def export_checked(
     with OutputFile(chosen.files(path), "export", overwrite) as target:
         target.check(made_from)
         photos = _photos(images)
-        ours = name.startswith("convneur_m") and not Path(name).exists()
         with status(f"Loading {name}", progress):
             chosen.require()
-            loaded, config, labels = untrained(name) if ours else load_model(name)
+            loaded, metadata, is_trained = open_named(name)
+        config = dict(metadata.config)
         if image_size is not None:
             size = (config["input_size"][0], image_size, image_size)
             require_size(loaded, name, size, config["input_size"])
             config |= {"input_size": size}
+            metadata = replace(metadata, config=config)
         preprocessing = Preprocessing.of(config)
         rows: list[dict[str, Any]] = []
         with Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:
@@ -160,7 +185,7 @@ def export_checked(
                         }
                     bar.advance(task)
 
-            any_size, metadata = dynamic and not config.get("fixed_input_size"), ExportMetadata(config, labels)
+            any_size = dynamic and not config.get("fixed_input_size")
             files = export_model(loaded, path, metadata, any_size, keep_ops, check)
         facts = {
             "command": command,
@@ -173,7 +198,7 @@ def export_checked(
             "rows": rows,
         }
         target.finish(facts)
-    return ExportResult(path, facts, metadata, not ours)
+    return ExportResult(path, facts, metadata, is_trained)
 
 
 def _file_name(model: str) -> str:

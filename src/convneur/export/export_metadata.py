@@ -16,6 +16,7 @@ from convneur_options import __version__
 
 # Names of timm's pretrained_cfg, as all below.
 PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct")
+SEGMENTER = "segmenter"
 SIZES = ("fixed_input_size", "min_input_size")
 
 
@@ -26,14 +27,18 @@ class ExportMetadata:
     Attributes:
         config: timm's ``pretrained_cfg``: architecture, number of classes, and what images must look like.
         labels: Names of the classes, if known.
+        segmenter: Of a model that gives a class per pixel, what its task keeps of it, as JSON can hold it; None for a
+            classifier.
     """
 
     config: Mapping[str, Any]
     labels: Sequence[str] | None = None
+    segmenter: Mapping[str, Any] | None = None
 
     def as_text(self) -> dict[str, str]:
         """Key and text, the texts JSON except ``architecture`` and ``made_by``; what `from_text` reads."""
-        return {
+        kind = {} if self.segmenter is None else {SEGMENTER: json.dumps(self.segmenter)}
+        return kind | {
             "architecture": str(self.config.get("architecture", "")),
             "num_classes": str(self.config["num_classes"]),
             "labels": json.dumps(None if self.labels is None else list(self.labels)),
@@ -64,4 +69,6 @@ class ExportMetadata:
                         raise ValueError(f"{name} is missing; write it with convneur export")
                     config[name] = given[name]
             checked = ModelMetadata.checked(config, kept["labels"])
-        return ExportMetadata({**checked.config, "architecture": str(text.get("architecture", ""))}, checked.labels)
+            segmenter = as_object(parse_json(text[SEGMENTER]), SEGMENTER) if SEGMENTER in text else None
+        config = {**checked.config, "architecture": str(text.get("architecture", ""))}
+        return ExportMetadata(config, checked.labels, segmenter)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from convneur.export import onnx_file, openvino_file, torch_file
-from convneur.export.export_metadata import ExportMetadata
-from convneur.export.program import trace
+from convneur.export.export_metadata import SEGMENTER, ExportMetadata
+from convneur.export.program import WithClasses, trace
 from convneur.export.runtime import Runtime
 from convneur.files import check_file, new_for, why_unreadable
 from convneur.models import Loaded, load_model
@@ -35,6 +35,7 @@ class Format(NamedTuple):
         require: Raises an ImportError if something it needs is not here.
         write: Program, file, and what the file should say of itself.
         load: File -> what runs it, and what it says of itself.
+        metadata: File -> what it says of itself, without running any of it.
         beside: Suffix of a second file of the same name.
         runs_code: Whether loading a file runs code that is in it.
         keeps_ops: Whether ``write`` wants our operations by name, to replace them itself.
@@ -44,6 +45,7 @@ class Format(NamedTuple):
     require: Callable[[], None]
     write: Callable[[ExportedProgram, Path, Mapping[str, str]], None]
     load: Callable[[Path], tuple[Callable[[Tensor], Tensor], dict[str, str]]]
+    metadata: Callable[[Path], dict[str, str]]
     beside: str | None = None
     runs_code: bool = False
     keeps_ops: bool = False
@@ -55,13 +57,31 @@ class Format(NamedTuple):
 
 # A suffix that ends with another stands before it.
 FORMATS: dict[FormatName, Format] = {
-    "onnx": Format(".onnx", onnx_file.require, onnx_file.write, onnx_file.load),
+    "onnx": Format(".onnx", onnx_file.require, onnx_file.write, onnx_file.load, onnx_file.read_metadata),
     "aoti": Format(
-        ".aoti.pt2", torch_file.require_compiler, torch_file.write_package, torch_file.load_package, runs_code=True
+        ".aoti.pt2",
+        torch_file.require_compiler,
+        torch_file.write_package,
+        torch_file.load_package,
+        torch_file.read_metadata,
+        runs_code=True,
     ),
-    "torch": Format(".pt2", lambda: None, torch_file.write_program, torch_file.load_program, runs_code=True),
+    "torch": Format(
+        ".pt2",
+        lambda: None,
+        torch_file.write_program,
+        torch_file.load_program,
+        torch_file.read_metadata,
+        runs_code=True,
+    ),
     "openvino": Format(
-        ".xml", openvino_file.require, openvino_file.write, openvino_file.load, beside=".bin", keeps_ops=True
+        ".xml",
+        openvino_file.require,
+        openvino_file.write,
+        openvino_file.load,
+        openvino_file.read_metadata,
+        beside=".bin",
+        keeps_ops=True,
     ),
 }
 
@@ -111,6 +131,10 @@ def export_model(
     classes = getattr(model, "num_classes", metadata.config["num_classes"])
     if metadata.labels is not None and len(metadata.labels) != classes:
         raise ValueError(f"{len(metadata.labels)} labels do not fit {classes} classes; give one for each, or None")
+    if metadata.segmenter is not None:
+        if format is FORMATS["aoti"]:
+            raise ValueError("--format aoti is for classifiers; export a segmentation model as onnx, openvino or torch")
+        model = WithClasses(model)
     program, smallest = trace(model, (channels, height, width), dynamic, keep_ops or format.keeps_ops)
     sizes = {"fixed_input_size": not dynamic, "min_input_size": (channels, *smallest)}
     metadata = replace(metadata, config={**metadata.config, "num_classes": classes, **sizes})
@@ -155,6 +179,18 @@ def load_exported(path: str | Path, trust: bool = False) -> Loaded:
         )
     model, metadata = _loaded(path, format)
     return Loaded(model, dict(metadata.config), None if metadata.labels is None else list(metadata.labels))
+
+
+def is_segmenter(source: str | Path) -> bool:
+    """Whether an exported file says that it gives a class per pixel; False for anything else, and for damaged ones."""
+    path = Path(source).expanduser()
+    format = next((each for each in FORMATS.values() if path.name.endswith(each.suffix)), None)
+    if format is None or not path.is_file():
+        return False
+    try:
+        return SEGMENTER in format.metadata(path)
+    except Exception:  # a missing package, a damaged or hostile file: loading it says so
+        return False
 
 
 def open_model(source: str | Path, trust: bool = False) -> Loaded:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from convneur.export.program import AXES, INPUT, OUTPUT, quiet
-from convneur.export.untrusted import check_onnx
+from convneur.export.export_metadata import SEGMENTER
+from convneur.export.program import AXES, INPUT, OUTPUTS, quiet
+from convneur.export.untrusted import LARGEST, check_onnx
 
 NEEDS = "ONNX needs the packages onnx, onnxscript and onnxruntime; pip install 'convneur[onnx]'"
 MEMORY = 8 * 2**30  # bytes that all files together may take for what they compute
@@ -42,7 +43,7 @@ def write(program: ExportedProgram, path: Path, metadata: Mapping[str, str]) -> 
             verbose=False,
             optimize=True,  # the default but for PyTorch 2.6
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=OUTPUTS[: len(program.graph_signature.user_outputs)],
             dynamic_shapes=(AXES,),
         )
     if made is None:
@@ -90,15 +91,40 @@ def load(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, str]]:
         enable_fallback=0,
         disabled_optimizers=["ConstantFolding"] if unbounded else None,
     )
-    if (len(session.get_inputs()), len(session.get_outputs())) != (1, 1):
-        raise ValueError("it does not have one input and one output, as a classifier has")
-    (source,) = session.get_inputs()
+    kept = dict(session.get_modelmeta().custom_metadata_map)
+    require_outputs(len(session.get_inputs()), len(session.get_outputs()), kept)
+    (source,), answer = session.get_inputs(), session.get_outputs()[0]
 
     def run(images: Tensor) -> Tensor:
-        (logits,) = session.run(None, {source.name: np.ascontiguousarray(images.numpy())})
+        (logits,) = session.run([answer.name], {source.name: np.ascontiguousarray(images.numpy())})
         return torch.from_numpy(logits)
 
-    return run, dict(session.get_modelmeta().custom_metadata_map)
+    return run, kept
+
+
+def require_outputs(inputs: int, outputs: int, metadata: Mapping[str, str]) -> None:
+    """Ask for images in and logits out, and for classes beside them of a model that gives a class per pixel.
+
+    Raises:
+        ValueError: If there are others.
+    """
+    wanted = len(OUTPUTS) if SEGMENTER in metadata else 1
+    if (inputs, outputs) != (1, wanted):
+        told = "one output, as a classifier has" if wanted == 1 else "two outputs, as a segmentation model has"
+        raise ValueError(f"it does not have one input and {told}")
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What the file says of itself, of which nothing is run.
+
+    Raises:
+        ValueError: If it is too large.
+    """
+    import onnx
+
+    if path.stat().st_size >= LARGEST:
+        raise ValueError("it is larger than the 2 GB that an ONNX file can have")
+    return {each.key: each.value for each in onnx.load_model_from_string(path.read_bytes()).metadata_props}
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,8 +73,8 @@ def load(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, str]]:
         raise ImportError(NEEDS) from error
     model = openvino.Core().read_model(str(path))
     check_openvino(model, sum(file.stat().st_size for file in (path, path.with_suffix(".bin"))))
-    if (len(model.inputs), len(model.outputs)) != (1, 1):
-        raise ValueError("it does not have one input and one output, as a classifier has")
+    kept = _metadata_of(model)
+    onnx_file.require_outputs(len(model.inputs), len(model.outputs), kept)
     # On processors that have bfloat16 it would be used, and answers differ by a hundredth.
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = openvino.compile_model(model, "CPU", settings)
@@ -81,5 +82,16 @@ def load(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, str]]:
     def run(images: Tensor) -> Tensor:
         return torch.from_numpy(np.array(compiled(np.ascontiguousarray(images.numpy()))[0]))
 
+    return run, kept
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What the file says of itself, of which nothing is compiled."""
+    import openvino
+
+    return _metadata_of(openvino.Core().read_model(str(path)))
+
+
+def _metadata_of(model: Any) -> dict[str, str]:
     kept = model.get_rt_info(SECTION).value if model.has_rt_info(SECTION) else {}
-    return run, {key: str(value) for key, value in kept.items()}
+    return {key: str(value) for key, value in kept.items()}

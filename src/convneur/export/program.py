@@ -20,7 +20,7 @@ from convneur.memory import NeuralMemory
 from convneur.ops import keep_operations
 
 LEAST = 16  # pixels a side: in smaller images windows of tokens do not fit the feature map, and runtimes differ
-INPUT, OUTPUT = "images", "logits"
+INPUT, OUTPUTS = "images", ("logits", "classes")  # the second of models that give a class per pixel
 AXES = {0: "batch", 2: "height", 3: "width"}
 
 
@@ -48,6 +48,20 @@ def awkward_size(size: tuple[int, int], stride: int) -> tuple[int, int]:
     return height * stride - 1, width * stride - 1
 
 
+class WithClasses(nn.Module):
+    """A model that gives logits (B, K, H, W), and beside them the most probable classes (B, H, W), bytes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.total_stride: int = model.stride  # type: ignore[assignment]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised images (B, C, H, W) -> logits and classes."""
+        logits = self.model(images)
+        return logits, logits.argmax(1).byte()
+
+
 class Traced(NamedTuple):
     """A model as a graph, and the smallest height and width of images that it is for."""
 
@@ -73,6 +87,13 @@ def trace(model: nn.Module, size: tuple[int, int, int], dynamic: bool = True, ke
         raise ValueError(
             "a memory written in chunks takes other paths at other image sizes; "
             "export it for one size with --no-dynamic"
+        )
+    if dynamic and any(
+        isinstance(each, nn.AdaptiveAvgPool2d) and each.output_size not in (1, (1, 1)) for each in model.modules()
+    ):
+        raise ValueError(
+            "a layer that pools to a fixed grid has other windows at other image sizes; export it for one size with "
+            "--no-dynamic"
         )
     channels, height, width = size
     model = _plain_copy(model)
@@ -133,10 +154,15 @@ def _bounds(program: ExportedProgram) -> tuple[int, int]:
     return low, narrow
 
 
+def logits_of(answer: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """The first of what a program gives."""
+    return answer if isinstance(answer, Tensor) else answer[0]
+
+
 @torch.inference_mode()
 def _same(model: nn.Module, traced: ExportedProgram, images: Tensor) -> bool:
     try:
         with quiet():
-            return torch.allclose(traced.module()(images), model(images), rtol=1e-3, atol=1e-3)
+            return torch.allclose(logits_of(traced.module()(images)), logits_of(model(images)), rtol=1e-3, atol=1e-3)
     except Exception:  # guards of the trace, or shapes that do not fit
         return False

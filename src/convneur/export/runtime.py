@@ -14,6 +14,8 @@ from convneur.files import why_unreadable
 class Runtime(nn.Module):
     """An exported model in its runtime: images (B, C, H, W) -> logits (B, classes), on a CPU, without gradients.
 
+    That of a segmentation model gives logits (B, classes, H, W).
+
     Args:
         run: Of the runtime.
         metadata: What the file says of itself.
@@ -21,6 +23,7 @@ class Runtime(nn.Module):
 
     Attributes:
         pretrained_cfg: As that of a model of timm, as far as the file keeps it.
+        segmenter: As in `ExportMetadata`.
         total_stride: The smallest side of an image, which for a model of ours is its total stride.
     """
 
@@ -28,6 +31,7 @@ class Runtime(nn.Module):
         super().__init__()
         self.run, self.name = run, name
         self.pretrained_cfg = dict(metadata.config)
+        self.segmenter = metadata.segmenter
         self.total_stride: int = max(metadata.config["min_input_size"][1:])
 
     @torch.inference_mode()
@@ -48,7 +52,9 @@ class Runtime(nn.Module):
                 "give a smaller --batch-size or --image-size, or export the model again"
             ) from error
         classes = self.pretrained_cfg["num_classes"]  # 0 if it gives features
-        expected = (len(images), classes or answers.shape[-1])
+        expected: tuple[int, ...] = (len(images), classes or answers.shape[-1])
+        if self.segmenter is not None:
+            expected = (len(images), classes, *images.shape[2:])
         if tuple(answers.shape) != expected or not answers.is_floating_point():
             raise ValueError(
                 f"{self.name} answers numbers of shape {tuple(answers.shape)}, {answers.dtype}, where its metadata "

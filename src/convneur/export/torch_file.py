@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from convneur.export.program import quiet
+from convneur.export.program import logits_of, quiet
 from convneur_options import __version__
 
 METADATA = "convneur.json"
@@ -43,7 +43,17 @@ def load_program(path: Path) -> tuple[Callable[[Tensor], Tensor], dict[str, str]
     extra: dict[str, str] = {METADATA: ""}
     with quiet():
         module = torch.export.load(path, extra_files=extra).module()
-    return module.__call__, json.loads(extra[METADATA] or "{}")  # the module itself would refuse eval()
+    return lambda images: logits_of(module(images)), json.loads(extra[METADATA] or "{}")
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What the file says of itself, of which nothing is run; of a compiled package nothing, for it holds no text."""
+    with zipfile.ZipFile(path) as archive:
+        name = next((each for each in archive.namelist() if each.endswith(f"/extra/{METADATA}")), None)
+        if name is None or archive.getinfo(name).file_size > 1 << 24:
+            return {}
+        kept: dict[str, str] = json.loads(archive.read(name))
+    return kept
 
 
 def require_compiler() -> None:

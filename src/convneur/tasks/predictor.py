@@ -341,4 +341,4 @@ class Predictor(ABC):
         Raises:
             ValueError: If such a model cannot be exported.
         """
-        raise ValueError(f"{self.noun} cannot be exported yet; classifiers can")
+        raise ValueError(f"{self.noun} cannot be exported yet; classifiers and segmentation models can")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from convneur.export.formats import is_segmenter
 from convneur.models.registry_utils import choose
 from convneur.tasks.predictor import Predictor
 from convneur.tasks.saved import find_model
@@ -42,6 +43,8 @@ def predictor_class_of(source: str) -> type[Predictor]:
     """
     source = str(model_of_weights(source) or source)
     key = next((key for key in ("detector", "segmenter") if find_model(source, key) is not None), "")
+    if not key and is_segmenter(source):
+        key = "segmenter"
     name = {"detector": "detection", "segmenter": "segmentation"}.get(key, "classification")
     return task_named(name).predictor_class
 

@@ -53,12 +53,14 @@ class Segmenter(nn.Module):
         """Normalised images (B, 3, H, W) -> logits (B, K, H, W); padded inside to multiples of the stride."""
         height, width = images.shape[-2:]
         logits: Tensor = self.net(self.padded(images))
-        return logits[..., :height, :width]
+        # Cut by padding below zero: a slice would have another path in a graph where nothing is cut.
+        return F.pad(logits, (0, width - logits.shape[3], 0, height - logits.shape[2]))
 
     def padded(self, images: Tensor) -> Tensor:
         """Images with zeros below and to the right, up to multiples of the stride."""
-        height, width = images.shape[-2:]
-        return F.pad(images, (0, -width % self.stride, 0, -height % self.stride))
+        height, width = ((side + self.stride - 1) // self.stride * self.stride for side in images.shape[-2:])
+        # A whole stride, then cut: padding has another path in a graph where there is nothing to pad.
+        return F.pad(images, (0, self.stride, 0, self.stride))[..., :height, :width]
 
 
 def create_segmenter(

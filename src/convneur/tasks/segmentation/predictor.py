@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -21,7 +21,11 @@ from convneur.data.semantic import IGNORED, MaskEncoding, PixelSource, open_pixe
 from convneur.data.semantic.loading import MEAN, STD, EvalPixels, listed
 from convneur.data.semantic.masks import ClassMap
 from convneur.data.transforms import Preprocessing
-from convneur.files import write_atomic, write_image
+from convneur.export import ExportMetadata, Runtime, export_model, load_exported
+from convneur.export.checked import Exportable
+from convneur.export.formats import is_segmenter
+from convneur.files import StrPath, write_atomic, write_image
+from convneur.models.metadata import check_labels, within
 from convneur.outputs import OutputFolder
 from convneur.printing import Console, Progress, printable
 from convneur.tasks.backbone_utils import backbone_preprocessing
@@ -30,12 +34,12 @@ from convneur.tasks.predictor import Predictor, Saver
 from convneur.tasks.results import EvaluationResult, Prediction
 from convneur.tasks.segmentation.evaluation import evaluate_segmenter
 from convneur.tasks.segmentation.inference import check_inference, segment
-from convneur.tasks.segmentation.models import Segmenter
 from convneur.tasks.segmentation.report import SegmenterEvaluation, marked
-from convneur.tasks.segmentation.saved import load_segmenter, save_segmenter
+from convneur.tasks.segmentation.saved import encoding_of, inference_of, load_segmenter, save_segmenter
 from convneur_options.segmentation import Inference
 from convneur_options.use import EvaluateOptions, ImageOptions, PredictOptions
 
+EXPORTED = 320  # pixels a side that a model is traced and checked at
 NAMES = {"semantic_fpn": "Semantic FPN", "upernet": "UPerNet", "unet": "U-Net", "deeplabv3plus": "DeepLabV3+"}
 
 
@@ -98,7 +102,7 @@ class SegmentationPredictor(Predictor):
         source: Where it was loaded from.
     """
 
-    model: Segmenter
+    model: Any  # a Segmenter, or a Runtime
     arguments: dict[str, Any]
     code: MaskEncoding
     inference: Inference
@@ -119,9 +123,57 @@ class SegmentationPredictor(Predictor):
 
     @classmethod
     def load(cls, source: str, trust: bool = False) -> SegmentationPredictor:
-        """Load the folder of a run or model."""
+        """Load the folder of a run or model, or a file of ``convneur export``.
+
+        Raises:
+            FileNotFoundError: If there is no such model.
+            ValueError: If it cannot be loaded, or would run code and ``trust`` is not set.
+        """
+        if is_segmenter(source):
+            return cls._of_file(source, trust)
         saved = load_segmenter(source)
         return cls(saved.model, saved.arguments, saved.code, saved.inference, source)
+
+    @classmethod
+    def _of_file(cls, source: str, trust: bool) -> SegmentationPredictor:
+        """An exported file, which says how it is asked as a folder does."""
+        runtime, config, labels = load_exported(source, trust)
+        kept = cast(Runtime, runtime).segmenter or {}
+        with within(f"{source}: its metadata segmenter"):
+            classes = check_labels(labels, config["num_classes"], "segmenter")
+            code = encoding_of(classes, kept.get("colours"))
+            inference = inference_of(kept.get("inference"), "inference")
+            arguments = {name: printable(str(kept.get(name))) for name in ("decoder", "backbone")}
+        return cls(runtime, arguments, code, inference, source)
+
+    def exportable(self) -> Exportable:
+        """The model and what its file says of itself: classes, colours, and how it is asked."""
+        config = vars(self.preprocessing(EXPORTED)) | {
+            "architecture": self.arguments["backbone"],
+            "num_classes": len(self.classes),
+        }
+        kept = {
+            "decoder": self.arguments["decoder"],
+            "backbone": self.arguments["backbone"],
+            "colours": np.asarray(self.code.colours).tolist(),
+            "inference": vars(self.inference) | {"scales": list(self.inference.scales)},
+        }
+        return Exportable(self.model, ExportMetadata(config, self.classes, kept))
+
+    def export(self, path: StrPath, **options: Any) -> Path:
+        """Write a file for another runtime: ONNX, OpenVINO, or PyTorch, by the end of its name.
+
+        It takes normalised images (B, 3, H, W) and gives logits (B, classes, H, W) and the classes (B, H, W).
+
+        Args:
+            path: Of the file: ``.onnx``, ``.xml`` or ``.pt2``.
+            **options: Of `convneur.export.export_model`.
+
+        Returns:
+            The file that is to be loaded.
+        """
+        model, metadata, _ = self.exportable()
+        return export_model(model, Path(path), metadata, **options)[-1]
 
     def _save(self, folder: Path, card: str) -> None:
         """As `convneur.tasks.segmentation.save_segmenter`."""
@@ -146,6 +198,8 @@ class SegmentationPredictor(Predictor):
 
     def feature_module(self) -> BodyFeatures:
         """The backbone."""
+        if isinstance(self.model, Runtime):
+            raise ValueError(f"{self.source} is a file that answers and has no features; give the model itself")
         return BodyFeatures(self.model.body)
 
     @property

@@ -88,12 +88,17 @@ def load_segmenter(source: StrPath) -> SavedSegmenter:
     config = read_config(folder)
     with within(str(folder / CONFIG)):
         classes = check_labels(config.get("label_names"), arguments["num_classes"], KEY)
-        colours = config.get("colours")
-        several(colours, "colours", (len(classes),), _colour)
-        inference = inference_of(config.get("inference"), "inference")
-    return SavedSegmenter(
-        model, {"decoder": "semantic_fpn"} | arguments, MaskEncoding(classes, np.array(colours, np.uint8)), inference
-    )
+        code, inference = (
+            encoding_of(classes, config.get("colours")),
+            inference_of(config.get("inference"), "inference"),
+        )
+    return SavedSegmenter(model, {"decoder": "semantic_fpn"} | arguments, code, inference)
+
+
+def encoding_of(classes: list[str], colours: Any) -> MaskEncoding:
+    """Classes and their colours, as JSON has them; a ValueError for what is no colour of each."""
+    several(colours, "colours", (len(classes),), _colour)
+    return MaskEncoding(classes, np.array(colours, np.uint8))
 
 
 def inference_of(given: Any, place: str) -> Inference:
