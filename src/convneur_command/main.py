@@ -113,9 +113,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def unboxed(told: str, command: str) -> str:
     """What tyro says of options in a box of several lines, as one line: what is wrong, and what to do."""
+    told = "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in told)
     framed = told.startswith("╭")  # else, where the output is not in UTF-8, a title over a line of dashes
     lines = [line.strip("│").rstrip() for line in told.splitlines() if line[:1] not in ("╭", "╰")]
-    parts = re.split(r"\n +[─-]+\n", "\n".join(lines))[0 if framed else 1 :]
+    parts = re.split(r"\n +[─-]+\n", "\n".join(lines))[0 if framed else 1 :] or [told]
     verb = " ".join(command.split()[:2])
     first = re.sub(r" \(applied to [^)]*\)| Arguments are applied .*", "", " ".join(parts[0].split()))
     if first.startswith("Missing from"):

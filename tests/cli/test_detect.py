@@ -248,7 +248,7 @@ def test_pictures_are_never_written_over(trained, scenes, tmp_path, capsys):
 def test_what_no_detector_can_do_is_said(trained, scenes, tmp_path, capsys):
     code, _, stderr = call(capsys, "export", str(trained), "--out", str(tmp_path / "x.onnx"))
     assert code == 2
-    assert "holds no classifier" in stderr
+    assert "is a detector, which cannot be exported yet" in stderr
     code, _, stderr = call(capsys, "eval", "--model", str(trained), "--data", str(scenes), "--image-size", "0")
     assert code == 2
     assert "--image-size 0 is out of range" in stderr

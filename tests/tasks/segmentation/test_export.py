@@ -71,6 +71,7 @@ def file(request, files) -> Path:
     return files(request.param)
 
 
+@pytest.mark.slow
 def test_it_answers_as_the_model_at_any_size(file, folder):
     model, runtime = convneur.load(folder).model, load_exported(file, trust=True).model
     for size in ((320, 320), (64, 96), (50, 77), (33, 200)):

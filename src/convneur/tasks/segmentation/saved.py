@@ -88,10 +88,8 @@ def load_segmenter(source: StrPath) -> SavedSegmenter:
     config = read_config(folder)
     with within(str(folder / CONFIG)):
         classes = check_labels(config.get("label_names"), arguments["num_classes"], KEY)
-        code, inference = (
-            encoding_of(classes, config.get("colours")),
-            inference_of(config.get("inference"), "inference"),
-        )
+        code = encoding_of(classes, config.get("colours"))
+        inference = inference_of(config.get("inference"), "inference")
     return SavedSegmenter(model, {"decoder": "semantic_fpn"} | arguments, code, inference)
 
 
