@@ -107,13 +107,13 @@ def total(result: Tensor | list[Tensor]) -> Tensor:
     return sum((each * torch.arange(each.numel()).cos().view(each.shape).to(each)).sum() for each in several(result))
 
 
-def close(found: Any, expected: Any, to: float = 2e-5) -> None:
-    """Equal but for rounding, by the norm of the difference; near zero, but for the rounding of numbers around 1."""
+def close(found: Any, expected: Any, to: float = 2e-5, near: float = 1e-3) -> None:
+    """Equal but for rounding, by the norm of the difference, relative to that of what is expected and ``near``."""
     found, expected = several(found), several(expected)
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         assert one.shape == other.shape
-        assert (one.double() - other.double()).norm() <= to * (other.double().norm() + 1e-2)
+        assert (one.double() - other.double()).norm() <= to * (other.double().norm() + near)
 
 
 def compiled_for(processor: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,8 @@ def check(operation: ops.Operation, **knobs) -> None:
         expected, alike = operation.reference(*double(args)), operation.reference(*args)
         with poisoned():
             found = operation(*args)
-    close(found, expected)
+    # A GELU below -2 is x (1 + erf) / 2 with erf near -1: alone it is as exact as numbers around 1 are.
+    close(found, expected, near=1e-2 if knobs.get("gelu") else 1e-3)
     for one, other in zip(several(found), several(alike), strict=True):
         assert strides(one) == strides(other)
         assert not one.isnan().any()
